@@ -1,0 +1,1 @@
+//! The dlock command: flock(1) for many hosts.

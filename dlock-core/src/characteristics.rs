@@ -1,0 +1,167 @@
+//! What a store can and cannot do, as it says itself.
+
+use std::time::Duration;
+
+/// What a store can and cannot do.
+///
+/// Core validates options against it, and the testkit holds the store to it: what is declared is tested, and where
+/// something is declared absent the absence is tested.
+///
+/// ```
+/// use dlock_core::Characteristics;
+/// use std::time::Duration;
+///
+/// let slow_clock = Characteristics::default().with_granularity(Duration::from_secs(2));
+/// assert_eq!(slow_clock.max_key, 250);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Characteristics {
+    /// The shortest time to live that the store takes. Default 10 ms.
+    pub ttl_min: Duration,
+    /// The longest time to live that the store takes. Default 365 days.
+    pub ttl_max: Duration,
+    /// How long after its end a lease may still bar others. Never before its end. Default 100 ms.
+    pub granularity: Duration,
+    /// The longest key in bytes; longer names are shortened with a hash. At least 80, default 250: so that every store
+    /// gives a name the same key.
+    pub max_key: usize,
+    /// Who is kept apart. Default [`Reach::Network`].
+    pub reach: Reach,
+    /// Within what fencing tokens rise. Default [`Fencing::None`].
+    pub fencing: Fencing,
+    /// Whether [`watch`](crate::Datastore::watch) wakes a waiter when the key becomes free. Default no.
+    pub wakes: bool,
+    /// The most one call may take, whatever its caller's deadline. Default 2 s.
+    pub call_timeout: Duration,
+    /// How long after a grant or an extend [`confirm`](crate::Datastore::confirm) shall be called. Default never.
+    pub confirm_after: Option<Duration>,
+    /// How many leases [`extend_many`](crate::Datastore::extend_many) takes in about the time of one; 1 if it loops. Default 1.
+    pub batch: usize,
+    /// Whether all calls go through one writer, so that one that hangs holds up the others, for at most its own call. Default no.
+    pub single_writer: bool,
+    /// Whether a call that reaches the store after its [`not_after`](crate::Claim::not_after) changes nothing. If not, a claim given up on may
+    /// hold the key for one time to live. Default no.
+    pub refuses_late_calls: bool,
+}
+
+/// Who is kept apart by the locks of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reach {
+    /// Threads of one process that share the store's value.
+    Process,
+    /// Processes of one host.
+    Host,
+    /// Whoever reaches the server.
+    Network,
+}
+
+/// Within what the fencing tokens of a key strictly increase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fencing {
+    /// There are none.
+    None,
+    /// They rise in grant order; the text says up to what event: "until the folder is deleted".
+    Rising(&'static str),
+}
+
+impl Default for Characteristics {
+    fn default() -> Self {
+        Characteristics {
+            ttl_min: Duration::from_millis(10),
+            ttl_max: Duration::from_secs(365 * 86_400),
+            granularity: Duration::from_millis(100),
+            max_key: 250,
+            reach: Reach::Network,
+            fencing: Fencing::None,
+            wakes: false,
+            call_timeout: Duration::from_secs(2),
+            confirm_after: None,
+            batch: 1,
+            single_writer: false,
+            refuses_late_calls: false,
+        }
+    }
+}
+
+/// Setters, since the struct may grow.
+impl Characteristics {
+    /// With this range of times to live.
+    #[must_use]
+    pub fn with_ttl(mut self, min: Duration, max: Duration) -> Self {
+        (self.ttl_min, self.ttl_max) = (min, max);
+        self
+    }
+
+    /// With this [`granularity`](Self::granularity).
+    #[must_use]
+    pub fn with_granularity(mut self, granularity: Duration) -> Self {
+        self.granularity = granularity;
+        self
+    }
+
+    /// With this [`max_key`](Self::max_key).
+    #[must_use]
+    pub fn with_max_key(mut self, bytes: usize) -> Self {
+        self.max_key = bytes;
+        self
+    }
+
+    /// With this [`reach`](Self::reach).
+    #[must_use]
+    pub fn with_reach(mut self, reach: Reach) -> Self {
+        self.reach = reach;
+        self
+    }
+
+    /// With fencing tokens that rise within `scope`.
+    #[must_use]
+    pub fn with_fencing(mut self, scope: &'static str) -> Self {
+        self.fencing = Fencing::Rising(scope);
+        self
+    }
+
+    /// With wake-ups.
+    #[must_use]
+    pub fn with_wakes(mut self) -> Self {
+        self.wakes = true;
+        self
+    }
+
+    /// With this [`call_timeout`](Self::call_timeout).
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// With a [`confirm`](crate::Datastore::confirm) this long after each grant and extend.
+    #[must_use]
+    pub fn with_confirm_after(mut self, after: Duration) -> Self {
+        self.confirm_after = Some(after);
+        self
+    }
+
+    /// With batches of this many leases.
+    #[must_use]
+    pub fn with_batch(mut self, leases: usize) -> Self {
+        self.batch = leases;
+        self
+    }
+
+    /// With a [`single_writer`](Self::single_writer).
+    #[must_use]
+    pub fn with_single_writer(mut self) -> Self {
+        self.single_writer = true;
+        self
+    }
+
+    /// With [`refuses_late_calls`](Self::refuses_late_calls).
+    #[must_use]
+    pub fn with_late_calls_refused(mut self) -> Self {
+        self.refuses_late_calls = true;
+        self
+    }
+}

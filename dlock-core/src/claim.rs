@@ -1,0 +1,171 @@
+//! One wish to hold a key.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::holder::Phase;
+use crate::{Clock, DatastoreError, ErrorKind, Holder, Time};
+
+/// Who owns a lock, as the store sees it: 128 random bits, fresh for each acquisition.
+///
+/// They come from the operating system each time. A generator kept in the process would be copied by `fork`, parent
+/// and child would draw the same token and, claims being idempotent, both would hold the lock.
+///
+/// [`Display`](fmt::Display) gives all of it (32 hex digits) for a store to keep; [`Debug`](fmt::Debug) only its start, since whoever
+/// knows a token can release the lock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OwnerToken(u128);
+
+impl OwnerToken {
+    /// A token that nobody has.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Refused`] when the operating system has no randomness to give.
+    pub fn random() -> Result<Self, DatastoreError> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| {
+            DatastoreError::not_executed(ErrorKind::Refused, format!("no random numbers: {error}"))
+        })?;
+        Ok(OwnerToken(u128::from_ne_bytes(bytes)))
+    }
+
+    /// Reads what [`Display`](fmt::Display) wrote; `None` for any other text.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        hex.then(|| u128::from_str_radix(text, 16).ok())
+            .flatten()
+            .map(OwnerToken)
+    }
+}
+
+impl fmt::Display for OwnerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for OwnerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnerToken({:06x}…)", self.0 >> 104)
+    }
+}
+
+/// One wish to hold a key.
+///
+/// An adapter reads it; core makes it. [`Claim::new`] is public for tests of adapters.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    key: Arc<str>,
+    owner: OwnerToken,
+    holder: Arc<str>,
+    clock: Clock,
+    not_after: Time,
+    waits_until: Option<Time>,
+}
+
+impl Claim {
+    /// A claim with a fresh owner token, held by this process, whose call ends `call_timeout` from now.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Refused`] when the operating system has no randomness to give.
+    pub fn new(
+        key: impl Into<Arc<str>>,
+        clock: &Clock,
+        call_timeout: Duration,
+    ) -> Result<Self, DatastoreError> {
+        Ok(Claim {
+            key: key.into(),
+            owner: OwnerToken::random()?,
+            holder: Holder::this_process(None, Phase::Running).to_text().into(),
+            clock: clock.clone(),
+            not_after: clock.now().saturating_add(call_timeout),
+            waits_until: None,
+        })
+    }
+
+    /// The same claim with another holder description.
+    #[must_use]
+    pub fn with_holder(mut self, text: impl Into<Arc<str>>) -> Self {
+        self.holder = text.into();
+        self
+    }
+
+    /// The same claim for a call that ends at `not_after`.
+    #[must_use]
+    pub fn until(mut self, not_after: Time) -> Self {
+        self.not_after = not_after;
+        self
+    }
+
+    /// The same claim by a caller who waits until `until` if it is refused.
+    #[must_use]
+    pub fn waiting_until(mut self, until: Time) -> Self {
+        self.waits_until = Some(until);
+        self
+    }
+
+    /// The key: 1 to [`max_key`](crate::Characteristics::max_key) bytes of printable ASCII without space or braces.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Who claims.
+    pub fn owner(&self) -> OwnerToken {
+        self.owner
+    }
+
+    /// What a refusal of others shall say of the holder: opaque text of at most [`Holder::MAX_TEXT`] bytes of printable
+    /// ASCII and spaces. Store it with the key, give it to [`Held::with_holder_text`](crate::Held::with_holder_text).
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// The end of *this call* on [`clock`](Self::clock): it must have returned by then, and must have no effect after.
+    pub fn not_after(&self) -> Time {
+        self.not_after
+    }
+
+    /// How long this call may still take.
+    pub fn time_left(&self) -> Duration {
+        self.clock.now().until(self.not_after)
+    }
+
+    /// Until when the caller waits for the key, over as many calls as it takes; `None` if it only tries. For queues.
+    pub fn waits_until(&self) -> Option<Time> {
+        self.waits_until
+    }
+
+    /// The clock that the claim's times are read on.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_differ_and_survive_the_round_trip() {
+        let (a, b) = (OwnerToken::random().unwrap(), OwnerToken::random().unwrap());
+        assert_ne!(a, b);
+        assert_eq!(OwnerToken::from_hex(&a.to_string()), Some(a));
+        for text in [
+            "",
+            "zz",
+            "+0000000000000000000000000000001",
+            &a.to_string().to_uppercase().replace('0', "A"),
+        ] {
+            assert_eq!(OwnerToken::from_hex(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_does_not_hand_out_the_token() {
+        let claim = Claim::new("dlock:x", &Clock::BOOTTIME, Duration::from_secs(1)).unwrap();
+        assert!(!format!("{claim:?}").contains(&claim.owner().to_string()));
+    }
+}

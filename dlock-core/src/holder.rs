@@ -1,0 +1,336 @@
+//! Who holds a lock, in words that a refusal can show.
+
+use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::key::{decode, encode};
+
+/// Leads the text, so that a record written by somebody else is not mistaken for ours.
+const TAG: &str = "dlock1";
+/// Bytes that the encoded host and label may take, so that the whole stays below [`Holder::MAX_TEXT`].
+const MAX_FIELD: usize = 180;
+
+/// Who holds a lock: host, process, label, since when.
+///
+/// Stores keep it as the opaque text that [`Claim::holder`](crate::Claim::holder) gives them, and a refusal reads it
+/// back: [`Held::holder`](crate::Held::holder). It is a description for people: what it says is as true as the clock and the
+/// host name of the machine that wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    host: String,
+    pid: u32,
+    process: u64,
+    since_millis: u64,
+    phase: Phase,
+    label: Option<String>,
+}
+
+/// What a record stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Somebody holds the lock, or runs the job.
+    Running,
+    /// The job was done at `since`; only run-once marks say so.
+    Done,
+}
+
+impl Holder {
+    /// The most bytes that [`to_text`](Self::to_text) gives.
+    pub const MAX_TEXT: usize = 512;
+
+    /// This process, from now on.
+    pub(crate) fn this_process(label: Option<&str>, phase: Phase) -> Self {
+        Holder {
+            host: host_name(),
+            pid: std::process::id(),
+            process: this_process(),
+            since_millis: millis(SystemTime::now()),
+            phase,
+            label: label.map(str::to_owned),
+        }
+    }
+
+    /// The name of the host, as it calls itself.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The process id on that host.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The label of the lock's options, if there was one.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// When it was written, by the wall clock of the holder's host.
+    pub fn since(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.since_millis)
+    }
+
+    /// Whether the holder is the process that asks.
+    pub fn is_this_process(&self) -> bool {
+        self.process == this_process() && self.pid == std::process::id()
+    }
+
+    /// Whether this is the mark of a job that was done, see [`Lock::once`](crate::Lock::once).
+    pub(crate) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// The text that stores keep: one line of printable ASCII, at most [`MAX_TEXT`](Self::MAX_TEXT) bytes.
+    pub fn to_text(&self) -> String {
+        let phase = match self.phase {
+            Phase::Running => "running",
+            Phase::Done => "done",
+        };
+        let mut text = format!(
+            "{TAG} {} {} {:016x} {} {phase}",
+            clipped(&self.host),
+            self.pid,
+            self.process,
+            self.since_millis
+        );
+        if let Some(label) = &self.label {
+            // Writing to a String cannot fail.
+            let _ = write!(text, " {}", clipped(label));
+        }
+        text
+    }
+
+    /// Reads a stored text; `None` for one that [`to_text`](Self::to_text) did not write.
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text.len() > Self::MAX_TEXT {
+            return None;
+        }
+        let mut fields = text.split(' ');
+        if fields.next() != Some(TAG) {
+            return None;
+        }
+        let host = decode(fields.next()?)?.into_owned();
+        let pid = fields.next()?.parse().ok()?;
+        let process = u64::from_str_radix(fields.next()?, 16).ok()?;
+        // Bounded to the year 9999, so that adding it to the epoch cannot overflow on any platform.
+        let since_millis = fields
+            .next()?
+            .parse()
+            .ok()
+            .filter(|ms| *ms < 253_402_300_800_000)?;
+        let phase = match fields.next()? {
+            "running" => Phase::Running,
+            "done" => Phase::Done,
+            _ => return None,
+        };
+        let label = match fields.next() {
+            Some(label) => Some(decode(label)?.into_owned()),
+            None => None,
+        };
+        fields.next().is_none().then_some(Holder {
+            host,
+            pid,
+            process,
+            since_millis,
+            phase,
+            label,
+        })
+    }
+}
+
+/// "web-3 pid 4121 (label) since 12:04:31 UTC"; "this process since …" where it is so. Control characters are escaped.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_this_process() {
+            f.write_str("this process")?;
+        } else {
+            write!(f, "{} pid {}", self.host.escape_debug(), self.pid)?;
+        }
+        if let Some(label) = &self.label {
+            write!(f, " ({})", label.escape_debug())?;
+        }
+        write!(
+            f,
+            " since {}",
+            ClockTime {
+                millis: self.since_millis,
+                now: millis(SystemTime::now())
+            }
+        )
+    }
+}
+
+/// The time of day, with the date if it is not today's. In UTC, since the reader may sit in another zone than the holder.
+struct ClockTime {
+    millis: u64,
+    now: u64,
+}
+
+impl fmt::Display for ClockTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY: u64 = 86_400;
+        let seconds = self.millis / 1000;
+        if seconds / DAY != self.now / 1000 / DAY {
+            let (year, month, day) = civil_date(seconds / DAY);
+            write!(f, "{year:04}-{month:02}-{day:02} ")?;
+        }
+        let time = seconds % DAY;
+        write!(
+            f,
+            "{:02}:{:02}:{:02} UTC",
+            time / 3600,
+            time / 60 % 60,
+            time % 60
+        )
+    }
+}
+
+/// Year, month and day of a day counted from 1970-01-01, after Howard Hinnant's `civil_from_days`
+/// ("chrono-compatible low-level date algorithms").
+fn civil_date(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The text encoded, cut between characters so that it takes at most [`MAX_FIELD`] bytes.
+fn clipped(text: &str) -> String {
+    let mut encoded = String::new();
+    for character in text.chars() {
+        let next = encode(character.encode_utf8(&mut [0; 4]));
+        if encoded.len() + next.len() > MAX_FIELD {
+            break;
+        }
+        encoded.push_str(&next);
+    }
+    encoded
+}
+
+#[cfg(unix)]
+fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(not(unix))]
+fn host_name() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".to_owned())
+}
+
+/// A number that no other process has: host and pid are the same in two containers, and a forked child has its
+/// parent's memory. The random half is the only state that dlock keeps for a whole process.
+fn this_process() -> u64 {
+    static RANDOM: OnceLock<u64> = OnceLock::new();
+    // Without randomness the pid alone has to do: this number only describes.
+    RANDOM.get_or_init(|| getrandom::u64().unwrap_or(0)) ^ u64::from(std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn web_3() -> Holder {
+        Holder {
+            host: "web-3".to_owned(),
+            pid: 4121,
+            process: 7,
+            since_millis: 1_764_000_271_000,
+            phase: Phase::Running,
+            label: None,
+        }
+    }
+
+    #[test]
+    fn a_holder_reads_like_a_sentence() {
+        assert_eq!(
+            web_3().to_string(),
+            "web-3 pid 4121 since 2025-11-24 16:04:31 UTC"
+        );
+        let label = Some("nightly\n".to_owned());
+        assert_eq!(
+            Holder { label, ..web_3() }.to_string(),
+            "web-3 pid 4121 (nightly\\n) since 2025-11-24 16:04:31 UTC"
+        );
+        let now = 1_764_000_275_000;
+        assert_eq!(
+            ClockTime {
+                millis: 1_764_000_271_000,
+                now
+            }
+            .to_string(),
+            "16:04:31 UTC"
+        );
+    }
+
+    #[test]
+    fn this_process_is_recognised() {
+        let me = Holder::this_process(None, Phase::Running);
+        assert!(me.is_this_process());
+        assert!(me.to_string().starts_with("this process since "), "{me}");
+        assert!(!web_3().is_this_process());
+    }
+
+    #[test]
+    fn a_foreign_text_is_no_holder() {
+        for text in [
+            "",
+            "dlock1",
+            "1",
+            "dlock1 a b c d e",
+            "{\"json\":1}",
+            "dlock1 h 1 1 99999999999999999 running",
+        ] {
+            assert_eq!(Holder::from_text(text), None, "{text}");
+        }
+        assert_eq!(Holder::from_text(&"x".repeat(600)), None);
+        assert_eq!(
+            Holder::from_text(&(web_3().to_text() + " label more")),
+            None
+        );
+    }
+
+    #[test]
+    fn dates_are_right() {
+        assert_eq!(civil_date(0), (1970, 1, 1));
+        assert_eq!(civil_date(11_016), (2000, 2, 29));
+        assert_eq!(civil_date(20_781), (2026, 11, 24));
+    }
+
+    proptest! {
+        #[test]
+        fn text_is_short_one_line_and_survives(host in any::<String>(), label in any::<Option<String>>(), pid: u32) {
+            let holder = Holder { host, label, pid, ..web_3() };
+            let text = holder.to_text();
+            prop_assert!(text.len() <= Holder::MAX_TEXT);
+            prop_assert!(text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
+            let read = Holder::from_text(&text).unwrap();
+            prop_assert!(holder.host.starts_with(&read.host));
+            prop_assert_eq!(read.to_text(), text);
+        }
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let _ = Holder::from_text(&text).map(|holder| holder.to_string());
+        }
+    }
+}

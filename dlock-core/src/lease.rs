@@ -1,0 +1,238 @@
+//! What a store grants, and what it is given back.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Claim, Clock, Extension, OwnerToken, Time};
+
+/// A number that strictly increases from grant to grant of a key, within the scope that the store states.
+///
+/// The guarded resource keeps the highest it has seen and rejects a lower one: that stops a holder which was paused
+/// past the end of its lease and does not know it yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// The token with this number.
+    pub const fn new(number: u64) -> Self {
+        FencingToken(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whatever a store wants to be given back with a lease: a compare-and-set number, a session, nothing.
+#[derive(Clone, Default)]
+pub struct Revision(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Revision {
+    /// Nothing; costs nothing.
+    pub const NONE: Revision = Revision(None);
+
+    /// This value; costs one allocation.
+    pub fn new<T: Any + Send + Sync>(value: T) -> Self {
+        Revision(Some(Arc::new(value)))
+    }
+
+    /// The value, if it is one of this type.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.0
+            .as_deref()
+            .and_then(|value| (value as &dyn Any).downcast_ref())
+    }
+}
+
+impl fmt::Debug for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "Revision(..)"
+        } else {
+            "Revision::NONE"
+        })
+    }
+}
+
+/// What a store answers to a claim that won, or to an extend.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The fencing token; `None` from a store that has none.
+    pub fence: Option<FencingToken>,
+    /// How long the store keeps the key from the moment it ran the call, at least.
+    pub ttl: Duration,
+    /// What the store wants to be given back.
+    pub revision: Revision,
+}
+
+impl Grant {
+    /// A grant of `ttl` without fencing token or revision.
+    pub fn new(ttl: Duration) -> Self {
+        Grant {
+            fence: None,
+            ttl,
+            revision: Revision::NONE,
+        }
+    }
+
+    /// The same with a fencing token.
+    #[must_use]
+    pub fn with_fence(mut self, fence: FencingToken) -> Self {
+        self.fence = Some(fence);
+        self
+    }
+
+    /// The same with a revision.
+    #[must_use]
+    pub fn with_revision(mut self, revision: Revision) -> Self {
+        self.revision = revision;
+        self
+    }
+}
+
+/// A claim and its latest grant: what a store is given back to extend or to release.
+///
+/// They come as one value so that nobody can put one claim beside the grant of another.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    claim: Claim,
+    grant: Grant,
+    sequence: u64,
+}
+
+impl Lease {
+    /// The lease of `claim` by `grant`, before its first call.
+    pub fn new(claim: Claim, grant: Grant) -> Self {
+        Lease {
+            claim,
+            grant,
+            sequence: 0,
+        }
+    }
+
+    /// The same lease for the call numbered `sequence`, which ends at `not_after`.
+    #[must_use]
+    pub fn for_call(&self, sequence: u64, not_after: Time) -> Self {
+        Lease {
+            claim: self.claim.clone().until(not_after),
+            grant: self.grant.clone(),
+            sequence,
+        }
+    }
+
+    /// The same lease with a new description of its holder.
+    #[must_use]
+    pub fn with_holder(mut self, text: impl Into<Arc<str>>) -> Self {
+        self.claim = self.claim.with_holder(text);
+        self
+    }
+
+    /// The same lease after a further grant. The first fencing token stays: an extension cannot change it.
+    #[must_use]
+    pub fn renewed(&self, grant: Grant) -> Self {
+        let fence = self.grant.fence.or(grant.fence);
+        Lease {
+            claim: self.claim.clone(),
+            grant: Grant { fence, ..grant },
+            sequence: self.sequence,
+        }
+    }
+
+    /// The key.
+    pub fn key(&self) -> &str {
+        self.claim.key()
+    }
+
+    /// Who holds it.
+    pub fn owner(&self) -> OwnerToken {
+        self.claim.owner()
+    }
+
+    /// The holder description to store with an extend, see [`Claim::holder`].
+    pub fn holder(&self) -> &str {
+        self.claim.holder()
+    }
+
+    /// The fencing token, if the store gave one.
+    pub fn fence(&self) -> Option<FencingToken> {
+        self.grant.fence
+    }
+
+    /// The claim.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// The latest grant.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// What the store put in the latest grant's [`Revision`], if it is of this type.
+    pub fn revision<T: Any>(&self) -> Option<&T> {
+        self.grant.revision.get()
+    }
+
+    /// The number of this call. Calls of one lease are numbered upwards in the order in which core *sends* them; they may
+    /// arrive in another. A store keeps the highest it saw and lets a lower or equal one change nothing.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The end of *this call* on [`clock`](Self::clock), see [`Claim::not_after`].
+    pub fn not_after(&self) -> Time {
+        self.claim.not_after()
+    }
+
+    /// How long this call may still take.
+    pub fn time_left(&self) -> Duration {
+        self.claim.time_left()
+    }
+
+    /// The clock that the lease's times are read on.
+    pub fn clock(&self) -> &Clock {
+        self.claim.clock()
+    }
+
+    /// The answer "extended": this lease's grant, now for `ttl`.
+    pub fn extended(&self, ttl: Duration) -> Extension {
+        Extension::Extended(Grant {
+            ttl,
+            ..self.grant.clone()
+        })
+    }
+
+    /// The answer "extended" if `done`, else "lost".
+    pub fn extended_if(&self, done: bool, ttl: Duration) -> Extension {
+        if done {
+            self.extended(ttl)
+        } else {
+            Extension::Lost
+        }
+    }
+}
+
+/// How much of a granted time is not relied on: clocks do not run at quite the same pace.
+///
+/// `ttl / 100 + 2 ms`, as in the Redlock description of Redis.
+pub fn drift(ttl: Duration) -> Duration {
+    ttl / 100 + Duration::from_millis(2)
+}
+
+/// Until when a grant is valid on our clock: counted from *before* the request was sent.
+pub(crate) fn valid_until(sent: Time, granted: Duration) -> Time {
+    sent.saturating_add(granted).saturating_sub(drift(granted))
+}

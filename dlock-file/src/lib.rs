@@ -1,0 +1,1 @@
+//! Locks between the processes of one host, kept in a folder: no server needed.

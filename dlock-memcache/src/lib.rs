@@ -1,0 +1,1 @@
+//! Locks kept in memcached, for dlock.

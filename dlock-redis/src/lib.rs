@@ -1,0 +1,1 @@
+//! Locks kept in Redis or Valkey, for dlock.

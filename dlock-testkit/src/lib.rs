@@ -1,0 +1,1 @@
+//! The conformance suite for stores of dlock, with real servers and faults.

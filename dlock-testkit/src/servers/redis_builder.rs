@@ -1,0 +1,88 @@
+//! What a private Redis server is started with.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::RedisServer;
+
+/// How to start a [`RedisServer`].
+///
+/// Every server listens on a port of its own on 127.0.0.1 and on a Unix socket in its own folder, keeps nothing on disk by itself, and
+/// has no password unless it is given one.
+#[derive(Debug, Clone, Default)]
+pub struct RedisBuilder {
+    pub(super) password: Option<String>,
+    pub(super) tls: bool,
+    users: Vec<(String, String, String)>,
+    settings: Vec<(String, String)>,
+}
+
+impl RedisBuilder {
+    /// With a password for the default user.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// With a further user, who may do what `rules` say (`~dlock:* +evalsha`), and nothing else.
+    #[must_use]
+    pub fn user(mut self, name: &str, password: &str, rules: &str) -> Self {
+        self.users
+            .push((name.to_owned(), password.to_owned(), rules.to_owned()));
+        self
+    }
+
+    /// With a TLS port beside the plain one, and a certificate that is made for this server.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// With a line of the server's configuration file: `("appendonly", "yes")`.
+    #[must_use]
+    pub fn config(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start(self) -> RedisServer {
+        RedisServer::started(self)
+    }
+
+    /// The text of the configuration file. Passwords stand there and not on the command line, which everybody can read.
+    pub(super) fn file(&self, folder: &Path, port: u16, tls_port: Option<u16>) -> String {
+        let folder = folder.display();
+        let mut file = format!(
+            "bind 127.0.0.1\nport {port}\nunixsocket {folder}/socket\nunixsocketperm 700\n\
+             dir {folder}\nsave \"\"\nappendonly no\ndaemonize no\n"
+        );
+        let mut line = |text: std::fmt::Arguments<'_>| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(file, "{text}");
+        };
+        if let Some(port) = tls_port {
+            line(format_args!(
+                "tls-port {port}\ntls-cert-file {folder}/server.crt\ntls-key-file {folder}/server.key\n\
+                 tls-ca-cert-file {folder}/ca.crt\ntls-auth-clients no"
+            ));
+        }
+        if let Some(password) = &self.password {
+            line(format_args!("requirepass {password}"));
+        }
+        for (name, password, rules) in &self.users {
+            line(format_args!("user {name} on >{password} {rules}"));
+        }
+        for (name, value) in &self.settings {
+            line(format_args!("{name} {value}"));
+        }
+        file
+    }
+}

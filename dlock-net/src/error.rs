@@ -1,0 +1,59 @@
+//! From what the socket says to what core can act on.
+
+use std::fmt;
+use std::io;
+
+use dlock_core::{DatastoreError, ErrorKind};
+use thiserror::Error;
+
+/// What failed on a connection, and with whom. The address it names never has credentials.
+#[derive(Debug, Error)]
+#[error("{peer}: {doing}: {source}")]
+pub struct NetError {
+    peer: String,
+    doing: &'static str,
+    source: io::Error,
+}
+
+impl NetError {
+    /// The failure `source` of `doing` ("connect", "read the reply") with the server `peer`.
+    pub fn new(peer: impl fmt::Display, doing: &'static str, source: io::Error) -> Self {
+        NetError {
+            peer: peer.to_string(),
+            doing,
+            source,
+        }
+    }
+
+    /// What kind of failure it was.
+    pub fn io_kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match self.source.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ErrorKind::Timeout,
+            io::ErrorKind::InvalidData => ErrorKind::Protocol,
+            io::ErrorKind::InvalidInput => ErrorKind::Invalid,
+            _ => ErrorKind::Unreachable,
+        }
+    }
+}
+
+/// The error of a request that the server cannot have had as a whole.
+pub fn failed_before_sending(error: NetError) -> DatastoreError {
+    DatastoreError::not_executed(error.kind(), error)
+}
+
+/// The error of a request that the server may have had.
+pub fn failed_after_sending(error: NetError) -> DatastoreError {
+    DatastoreError::maybe_executed(error.kind(), error)
+}
+
+/// The same error where something sent earlier in the same call may have been executed.
+pub fn may_have_executed(error: DatastoreError) -> DatastoreError {
+    if error.may_have_executed() {
+        return error;
+    }
+    DatastoreError::maybe_executed(error.kind(), error)
+}

@@ -1,7 +1,7 @@
 //! Requests and replies, and what is known when one fails.
 
 use std::fmt;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 
 use dlock_core::{DatastoreError, Time};
 

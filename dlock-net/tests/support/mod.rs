@@ -1,7 +1,7 @@
 //! A server that answers a line with the same line, or misbehaves; and a client for it.
 
-// Each test binary uses its part.
-#![allow(dead_code)]
+// Each test binary uses its part; a panic is how a helper of a test fails.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};

@@ -31,6 +31,11 @@ impl OwnerToken {
         Ok(OwnerToken(u128::from_ne_bytes(bytes)))
     }
 
+    /// Some of its bits, where any number will do.
+    pub(crate) fn low_bits(self) -> u64 {
+        u64::try_from(self.0 & u128::from(u64::MAX)).unwrap_or(0)
+    }
+
     /// Reads what [`Display`](fmt::Display) wrote; `None` for any other text.
     pub fn from_hex(text: &str) -> Option<Self> {
         let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

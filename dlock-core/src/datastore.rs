@@ -136,7 +136,9 @@ pub trait Datastore: Send + Sync {
 
     /// Makes sure that a claim which may have been carried out holds nothing.
     ///
-    /// The default claims for the shortest time and releases what it is granted.
+    /// Core calls it once at the end of an acquisition that failed, after the [`not_after`](Claim::not_after) of the last call whose answer was lost has
+    /// passed; the claim that is given here has a new one, for this call. The default claims for the shortest time and releases what it
+    /// is granted.
     ///
     /// # Errors
     ///

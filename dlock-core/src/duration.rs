@@ -104,7 +104,7 @@ fn part_nanos(number: &str, per: u128) -> Result<u128, &'static str> {
         decimals.parse().map_err(|_| "too large")?
     };
     let fraction: u128 = per.checked_mul(fraction).ok_or("too large")?;
-    if fraction % scale != 0 {
+    if !fraction.is_multiple_of(scale) {
         return Err("a part is smaller than a nanosecond");
     }
     whole

@@ -1,0 +1,772 @@
+//! What an acquire decides: one state machine without I/O, clock or sleep.
+//!
+//! A driver carries out the [`Action`] and reports the [`Event`]; `now` is an argument. So every path runs in tests in no
+//! time, and a second driver (async) decides the same.
+//!
+//! The rules:
+//!
+//! - One owner token for the whole acquisition, so that a claim whose answer was lost can be repeated: it is idempotent.
+//! - An answer that was lost is asked for again at once, one time. Later only as a waiter retries.
+//! - From then on, until a grant arrives, the lost request may yet be carried out. A later refusal does not disprove it.
+//!   So every failing end after it abandons the claim, and not before the lost request's own end.
+//! - A grant that arrives after its lease's end is no grant. It is released; a waiter starts over under a new token, since a
+//!   late copy of that release must not hit its next grant.
+//! - The first refusal asks the store for a wake-up. If it has one, the claim is repeated before the sleep, since the key may have
+//!   become free in between.
+//! - Transient errors are retried while there is time to wait; then the last answer is reported, be it a refusal or the error.
+
+use std::time::Duration;
+
+use crate::lease::valid_until;
+use crate::{AcquireError, Attempt, Backoff, DatastoreError, ErrorKind, Grant, Held, Time};
+
+/// How long a waiter who can be woken sleeps when it was told nothing about the holder's lease.
+const UNINFORMED: Duration = Duration::from_secs(1);
+/// The least sleep: a lease that ends "now" must not make a waiter spin.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// What the acquisition is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// When the caller wants an answer; [`Time::MAX`] for "whenever".
+    pub(crate) deadline: Time,
+    /// Whether a refusal is waited out.
+    pub(crate) waits: bool,
+    /// Whether the mark of a job that was done ends the wait.
+    pub(crate) until_done: bool,
+    /// The most that one call may take.
+    pub(crate) call_timeout: Duration,
+    /// How to poll.
+    pub(crate) retry: Backoff,
+    /// Where the jitter starts.
+    pub(crate) seed: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The claim sent at `sent` was answered.
+    Answered {
+        sent: Time,
+        reply: Result<Attempt, DatastoreError>,
+    },
+    /// The store was asked to wake us; whether it will.
+    Watched(bool),
+    /// The sleep is over.
+    Woken,
+    /// The claim was abandoned, or the late grant released.
+    Undone,
+    /// The caller does not want it any more.
+    Cancelled,
+}
+
+/// What to do next.
+#[derive(Debug, Clone)]
+pub(crate) enum Action {
+    /// Claim, with a fresh owner token or the same as before.
+    Claim { not_after: Time, fresh: bool },
+    /// Ask the store for a wake-up.
+    Watch,
+    /// Sleep until then, or until woken where that is allowed.
+    Sleep { until: Time, wakeable: bool },
+    /// Make sure that the claim holds nothing.
+    Abandon,
+    /// Release this grant, which came too late.
+    Discard(Grant),
+    /// It is over.
+    Finish,
+}
+
+/// A grant that is valid.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) grant: Grant,
+    pub(crate) until: Time,
+}
+
+/// One acquisition under way.
+#[derive(Debug)]
+pub(crate) struct Acquisition {
+    plan: Plan,
+    outcome: Outcome,
+    state: State,
+    watching: Watching,
+    /// Until when a request whose answer was lost may be carried out.
+    lost_request: Option<Time>,
+    /// Whether the lost answer was asked for again.
+    asked_again: bool,
+    pauses: Pauses,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Open,
+    Won(Granted),
+    Held(Held),
+    Failed(DatastoreError),
+    TooLate,
+    Cancelled,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Claiming {
+        not_after: Time,
+    },
+    AskingForWatch,
+    Sleeping,
+    /// Waiting for the lost request's end before it is abandoned.
+    LettingPass {
+        until: Time,
+    },
+    Undoing,
+    Over,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watching {
+    NotAsked,
+    Yes,
+    No,
+}
+
+impl Acquisition {
+    pub(crate) fn start(plan: Plan, now: Time) -> (Self, Action) {
+        let pauses = Pauses {
+            next: plan.retry.initial,
+            max: plan.retry.max,
+            random: plan.seed | 1,
+        };
+        let mut acquisition = Acquisition {
+            plan,
+            outcome: Outcome::Open,
+            state: State::Over,
+            watching: Watching::NotAsked,
+            lost_request: None,
+            asked_again: false,
+            pauses,
+        };
+        let action = acquisition.claim(now);
+        (acquisition, action)
+    }
+
+    /// Takes in what happened and says what to do next.
+    pub(crate) fn on(&mut self, now: Time, event: Event) -> Action {
+        match (event, &self.state) {
+            (Event::Answered { sent, reply }, State::Claiming { not_after }) => {
+                let not_after = *not_after;
+                self.answered(now, sent, not_after, reply)
+            }
+            (Event::Watched(yes), State::AskingForWatch) => {
+                self.watching = if yes { Watching::Yes } else { Watching::No };
+                if yes {
+                    self.claim_or_end(now)
+                } else {
+                    self.sleep(now)
+                }
+            }
+            (Event::Woken, State::Sleeping) => self.claim_or_end(now),
+            (Event::Woken | Event::Cancelled, &State::LettingPass { until }) => {
+                self.let_pass(now, until)
+            }
+            (Event::Undone, State::Undoing) if self.starts_over(now) => {
+                self.watching = Watching::NotAsked;
+                let Action::Claim { not_after, .. } = self.claim(now) else {
+                    return self.finish();
+                };
+                Action::Claim {
+                    not_after,
+                    fresh: true,
+                }
+            }
+            (Event::Undone, State::Undoing) => self.finish(),
+            (
+                Event::Cancelled,
+                State::Sleeping | State::AskingForWatch | State::Claiming { .. },
+            ) => {
+                self.outcome = Outcome::Cancelled;
+                self.end(now)
+            }
+            // A driver that reports what was not asked for: nothing better than to stop cleanly.
+            _ => self.end(now),
+        }
+    }
+
+    /// Whether the claim must still be abandoned if the acquisition is given up now.
+    #[cfg(test)]
+    pub(crate) fn needs_abandon(&self) -> bool {
+        self.lost_request.is_some() || matches!(self.state, State::Claiming { .. })
+    }
+
+    /// How it ended.
+    pub(crate) fn into_outcome(self) -> Result<Granted, AcquireError> {
+        match self.outcome {
+            Outcome::Won(granted) => Ok(granted),
+            Outcome::Held(held) => Err(AcquireError::Held(held)),
+            Outcome::Failed(error) => Err(AcquireError::Datastore(error)),
+            Outcome::Cancelled => Err(AcquireError::Cancelled),
+            Outcome::TooLate | Outcome::Open => Err(AcquireError::Datastore(
+                DatastoreError::not_executed(
+                    ErrorKind::Timeout,
+                    "the grant arrived after its lease had ended and was released",
+                )
+                .during("acquire"),
+            )),
+        }
+    }
+
+    fn answered(
+        &mut self,
+        now: Time,
+        sent: Time,
+        not_after: Time,
+        reply: Result<Attempt, DatastoreError>,
+    ) -> Action {
+        match reply {
+            Ok(Attempt::Granted(grant)) => {
+                self.lost_request = None;
+                let until = valid_until(sent, grant.ttl);
+                if now < until {
+                    self.outcome = Outcome::Won(Granted { grant, until });
+                    return self.finish();
+                }
+                self.outcome = Outcome::TooLate;
+                self.state = State::Undoing;
+                Action::Discard(grant)
+            }
+            Ok(Attempt::Held(held)) => {
+                self.asked_again = false;
+                let done = held.holder().is_some_and(crate::Holder::is_done);
+                let stop = !self.plan.waits || (self.plan.until_done && done);
+                self.outcome = Outcome::Held(held);
+                if stop {
+                    self.end(now)
+                } else if self.watching == Watching::NotAsked {
+                    self.state = State::AskingForWatch;
+                    Action::Watch
+                } else {
+                    self.sleep(now)
+                }
+            }
+            Err(error) => {
+                let lost = error.may_have_executed();
+                let retry = error.is_transient() && self.plan.waits;
+                self.outcome = Outcome::Failed(error.during("acquire"));
+                if lost {
+                    self.lost_request = self.lost_request.max(Some(not_after));
+                    if !std::mem::replace(&mut self.asked_again, true) && now < self.plan.deadline {
+                        return self.claim(now);
+                    }
+                }
+                if retry {
+                    self.sleep(now)
+                } else {
+                    self.end(now)
+                }
+            }
+        }
+    }
+
+    fn claim(&mut self, now: Time) -> Action {
+        let not_after = now
+            .saturating_add(self.plan.call_timeout)
+            .min(self.plan.deadline);
+        self.state = State::Claiming { not_after };
+        Action::Claim {
+            not_after,
+            fresh: false,
+        }
+    }
+
+    fn claim_or_end(&mut self, now: Time) -> Action {
+        if now < self.plan.deadline {
+            self.claim(now)
+        } else {
+            self.end(now)
+        }
+    }
+
+    fn sleep(&mut self, now: Time) -> Action {
+        if now >= self.plan.deadline {
+            return self.end(now);
+        }
+        let told = match &self.outcome {
+            Outcome::Held(held) => held.retry_in().or(held.expires_in()),
+            _ => None,
+        };
+        let failed = matches!(self.outcome, Outcome::Failed(_));
+        let pause = if self.watching == Watching::Yes && !failed {
+            told.unwrap_or(UNINFORMED)
+        } else {
+            let pause = self.pauses.draw();
+            told.map_or(pause, |told| told.min(pause))
+        };
+        self.state = State::Sleeping;
+        let until = now
+            .saturating_add(pause.max(SHORTEST))
+            .min(self.plan.deadline);
+        Action::Sleep {
+            until,
+            wakeable: true,
+        }
+    }
+
+    /// Ends without a grant, abandoning what may yet be carried out.
+    fn end(&mut self, now: Time) -> Action {
+        match self.lost_request {
+            Some(until) => self.let_pass(now, until),
+            None => self.finish(),
+        }
+    }
+
+    fn let_pass(&mut self, now: Time, until: Time) -> Action {
+        if now < until {
+            self.state = State::LettingPass { until };
+            return Action::Sleep {
+                until,
+                wakeable: false,
+            };
+        }
+        self.lost_request = None;
+        self.state = State::Undoing;
+        Action::Abandon
+    }
+
+    fn starts_over(&self, now: Time) -> bool {
+        matches!(self.outcome, Outcome::TooLate) && self.plan.waits && now < self.plan.deadline
+    }
+
+    fn finish(&mut self) -> Action {
+        self.state = State::Over;
+        Action::Finish
+    }
+}
+
+/// Pauses that double, each with a random part of up to half taken off.
+#[derive(Debug)]
+struct Pauses {
+    next: Duration,
+    max: Duration,
+    random: u64,
+}
+
+impl Pauses {
+    fn draw(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = pause.saturating_mul(2).min(self.max);
+        // xorshift64 (Marsaglia, "Xorshift RNGs", 2003): jitter needs no better.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let part = u32::try_from(self.random % 1024).unwrap_or(0);
+        pause - pause / 2 * part / 1024
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn plan(wait: Option<Duration>) -> (Plan, Time) {
+        let now = Time::from_nanos(1_000_000_000_000);
+        let call_timeout = Duration::from_secs(2);
+        let deadline = now.saturating_add(wait.unwrap_or(call_timeout));
+        let retry = Backoff::default();
+        let waits = wait.is_some();
+        (
+            Plan {
+                deadline,
+                waits,
+                until_done: false,
+                call_timeout,
+                retry,
+                seed: 42,
+            },
+            now,
+        )
+    }
+
+    fn granted() -> Result<Attempt, DatastoreError> {
+        Ok(Attempt::granted(TTL, crate::FencingToken::new(1)))
+    }
+
+    fn held(expires_in: Duration) -> Result<Attempt, DatastoreError> {
+        Ok(Attempt::held(expires_in))
+    }
+
+    fn lost_reply() -> Result<Attempt, DatastoreError> {
+        Err(DatastoreError::maybe_executed(
+            ErrorKind::Timeout,
+            "no answer",
+        ))
+    }
+
+    fn refused_connection() -> Result<Attempt, DatastoreError> {
+        Err(DatastoreError::not_executed(
+            ErrorKind::Unreachable,
+            "connection refused",
+        ))
+    }
+
+    fn later(now: Time, millis: u64) -> Time {
+        now.saturating_add(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_grant_is_valid_from_before_it_was_asked_for() {
+        let (plan, now) = plan(None);
+        let (mut acquisition, action) = Acquisition::start(plan, now);
+        assert!(matches!(action, Action::Claim { fresh: false, .. }));
+        let action = acquisition.on(
+            later(now, 500),
+            Event::Answered {
+                sent: now,
+                reply: granted(),
+            },
+        );
+        assert!(matches!(action, Action::Finish));
+        let until = acquisition.into_outcome().unwrap().until;
+        assert_eq!(until, now.saturating_add(TTL - crate::drift(TTL)));
+    }
+
+    #[test]
+    fn who_only_tries_is_refused_after_one_claim() {
+        let (plan, now) = plan(None);
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let action = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: held(TTL),
+            },
+        );
+        assert!(matches!(action, Action::Finish));
+        assert!(acquisition.into_outcome().unwrap_err().is_held());
+    }
+
+    #[test]
+    fn a_lost_answer_is_asked_for_again_at_once_and_only_once() {
+        let (plan, now) = plan(None);
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let action = acquisition.on(
+            later(now, 1),
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        assert!(
+            matches!(action, Action::Claim { fresh: false, .. }),
+            "the same token: {action:?}"
+        );
+        assert!(acquisition.needs_abandon());
+        let action = acquisition.on(
+            later(now, 2),
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        let Action::Sleep {
+            until,
+            wakeable: false,
+        } = action
+        else {
+            panic!("{action:?}")
+        };
+        assert_eq!(until, later(now, 2000), "the lost request's end");
+        let action = acquisition.on(until, Event::Woken);
+        assert!(matches!(action, Action::Abandon));
+        assert!(matches!(
+            acquisition.on(until, Event::Undone),
+            Action::Finish
+        ));
+        let error = acquisition.into_outcome().unwrap_err();
+        assert!(
+            matches!(error, AcquireError::Datastore(error) if error.kind() == ErrorKind::Timeout)
+        );
+    }
+
+    #[test]
+    fn a_refusal_after_a_lost_answer_does_not_prove_that_the_request_is_dead() {
+        let (plan, now) = plan(None);
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        let action = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: held(TTL),
+            },
+        );
+        assert!(
+            matches!(
+                action,
+                Action::Sleep {
+                    wakeable: false,
+                    ..
+                }
+            ),
+            "{action:?}"
+        );
+        assert!(matches!(
+            acquisition.on(later(now, 2000), Event::Woken),
+            Action::Abandon
+        ));
+    }
+
+    #[test]
+    fn a_grant_after_a_lost_answer_needs_no_cleaning_up() {
+        let (plan, now) = plan(None);
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        let action = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: granted(),
+            },
+        );
+        assert!(matches!(action, Action::Finish) && !acquisition.needs_abandon());
+    }
+
+    #[test]
+    fn a_grant_that_arrives_after_its_end_is_released_and_reported_as_a_timeout() {
+        let (plan, now) = plan(None);
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let late = now.saturating_add(TTL);
+        let action = acquisition.on(
+            late,
+            Event::Answered {
+                sent: now,
+                reply: granted(),
+            },
+        );
+        assert!(matches!(action, Action::Discard(_)), "{action:?}");
+        assert!(matches!(
+            acquisition.on(late, Event::Undone),
+            Action::Finish
+        ));
+        assert!(
+            matches!(acquisition.into_outcome(), Err(AcquireError::Datastore(error)) if error.kind() == ErrorKind::Timeout)
+        );
+    }
+
+    #[test]
+    fn a_waiter_starts_over_under_a_new_token_after_a_late_grant() {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let late = now.saturating_add(TTL);
+        let _ = acquisition.on(
+            late,
+            Event::Answered {
+                sent: now,
+                reply: granted(),
+            },
+        );
+        let action = acquisition.on(late, Event::Undone);
+        assert!(
+            matches!(action, Action::Claim { fresh: true, .. }),
+            "{action:?}"
+        );
+        let action = acquisition.on(
+            late,
+            Event::Answered {
+                sent: late,
+                reply: granted(),
+            },
+        );
+        assert!(matches!(action, Action::Finish));
+        assert!(acquisition.into_outcome().is_ok());
+    }
+
+    #[test]
+    fn a_waiter_claims_again_after_it_asked_to_be_woken() {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let action = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: held(TTL),
+            },
+        );
+        assert!(matches!(action, Action::Watch));
+        let action = acquisition.on(now, Event::Watched(true));
+        assert!(
+            matches!(action, Action::Claim { .. }),
+            "the key may have become free in between"
+        );
+        let action = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: held(TTL),
+            },
+        );
+        let Action::Sleep {
+            until,
+            wakeable: true,
+        } = action
+        else {
+            panic!("{action:?}")
+        };
+        assert_eq!(
+            until,
+            now.saturating_add(TTL),
+            "the end of the holder's lease"
+        );
+        let action = acquisition.on(later(now, 5), Event::Woken);
+        assert!(matches!(action, Action::Claim { .. }));
+    }
+
+    #[test]
+    fn a_poller_sleeps_no_longer_than_the_holders_lease() {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let soon = Duration::from_millis(3);
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: held(soon),
+            },
+        );
+        let action = acquisition.on(now, Event::Watched(false));
+        let Action::Sleep { until, .. } = action else {
+            panic!("{action:?}")
+        };
+        assert_eq!(until, now.saturating_add(soon));
+    }
+
+    #[test]
+    fn pauses_double_up_to_their_maximum_and_lose_at_most_half() {
+        let retry = Backoff::default();
+        let mut pauses = Pauses {
+            next: retry.initial,
+            max: retry.max,
+            random: 7,
+        };
+        let mut full = retry.initial;
+        for _ in 0..40 {
+            let pause = pauses.draw();
+            assert!(full / 2 <= pause && pause <= full, "{pause:?} of {full:?}");
+            full = (full * 2).min(retry.max);
+        }
+    }
+
+    #[test]
+    fn a_waiter_retries_an_unreachable_store_until_its_deadline_and_then_says_so() {
+        let (plan, start) = plan(Some(Duration::from_secs(5)));
+        let deadline = plan.deadline;
+        let (mut acquisition, mut action) = Acquisition::start(plan, start);
+        let (mut now, mut claims) = (start, 0);
+        while !matches!(action, Action::Finish) {
+            action = match action {
+                Action::Claim { not_after, .. } => {
+                    assert!(not_after <= deadline);
+                    claims += 1;
+                    acquisition.on(
+                        now,
+                        Event::Answered {
+                            sent: now,
+                            reply: refused_connection(),
+                        },
+                    )
+                }
+                Action::Sleep { until, .. } => {
+                    now = until;
+                    acquisition.on(now, Event::Woken)
+                }
+                other => panic!("{other:?}"),
+            };
+        }
+        assert_eq!(now, deadline);
+        assert!(claims > 10, "{claims}");
+        let error = acquisition.into_outcome().unwrap_err();
+        assert!(
+            matches!(error, AcquireError::Datastore(error) if error.kind() == ErrorKind::Unreachable)
+        );
+    }
+
+    #[test]
+    fn an_error_that_repeating_cannot_mend_ends_the_wait() {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let reply = Err(DatastoreError::not_executed(
+            ErrorKind::ForeignKey,
+            "a list",
+        ));
+        assert!(matches!(
+            acquisition.on(now, Event::Answered { sent: now, reply }),
+            Action::Finish
+        ));
+    }
+
+    #[test]
+    fn a_cancelled_wait_ends_at_once_and_cleans_up_only_what_may_be_there() {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(plan.clone(), now);
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: held(TTL),
+            },
+        );
+        let _ = acquisition.on(now, Event::Watched(false));
+        assert!(matches!(
+            acquisition.on(now, Event::Cancelled),
+            Action::Finish
+        ));
+        assert!(matches!(
+            acquisition.into_outcome(),
+            Err(AcquireError::Cancelled)
+        ));
+
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        let action = acquisition.on(now, Event::Cancelled);
+        assert!(
+            matches!(
+                action,
+                Action::Sleep {
+                    wakeable: false,
+                    ..
+                }
+            ),
+            "{action:?}"
+        );
+        assert!(matches!(
+            acquisition.on(later(now, 2000), Event::Woken),
+            Action::Abandon
+        ));
+    }
+}

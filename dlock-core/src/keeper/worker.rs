@@ -1,0 +1,126 @@
+//! The renewal worker.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Weak;
+use std::time::Duration;
+
+use super::{Inner, Job};
+use crate::callback::Callback;
+use crate::held_lease::{After, Call, HeldLease};
+use crate::store::Shared;
+use crate::{DatastoreError, ErrorKind, Extension, Lease, LockEvent, Time};
+
+pub(super) fn run(inner: &Inner, store: &Weak<Shared>) {
+    loop {
+        if inner.state().stopped {
+            return;
+        }
+        let Some(store) = store.upgrade() else { return };
+        let jobs = next_batch(inner, store.characteristics().batch.max(1));
+        if jobs.is_empty() {
+            // Not across the sleep: the store ends with its last handle, which must not be this one.
+            drop(store);
+            inner.clock.park(&inner.work, Time::MAX);
+            continue;
+        }
+        let mut callbacks = Vec::new();
+        match jobs[0].call {
+            Call::Extend => extend(&store, &jobs, &mut callbacks),
+            Call::Confirm => confirm(&store, &jobs[0], &mut callbacks),
+        }
+        inner.call(callbacks);
+        let mut state = inner.state();
+        for Job { ticket, lease, .. } in &jobs {
+            inner.look_at(&mut state, *ticket, lease.next_look());
+        }
+    }
+}
+
+/// The oldest jobs of one kind, as many as the store takes at once.
+fn next_batch(inner: &Inner, most: usize) -> Vec<Job> {
+    let mut state = inner.state();
+    let Some(Job { call, .. }) = state.jobs.front() else {
+        return Vec::new();
+    };
+    let (call, mut jobs) = (*call, Vec::new());
+    let most = if call == Call::Confirm { 1 } else { most };
+    while jobs.len() < most && state.jobs.front().is_some_and(|job| job.call == call) {
+        jobs.extend(state.jobs.pop_front());
+    }
+    jobs
+}
+
+fn extend(store: &Shared, jobs: &[Job], callbacks: &mut Vec<Callback>) {
+    let mut sent_jobs = Vec::with_capacity(jobs.len());
+    let mut calls: Vec<(Lease, Duration)> = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        if let Some(call) = job.lease.send() {
+            calls.push(call);
+            sent_jobs.push(job);
+        }
+    }
+    let Some(sent) = sent_jobs.first().map(|job| job.lease.clock().now()) else {
+        return;
+    };
+    let answers = guarded(|| store.datastore().extend_many(&calls)).unwrap_or_default();
+    let mut answers = answers.into_iter();
+    for (job, (_, ttl)) in sent_jobs.into_iter().zip(&calls) {
+        let answer = answers.next().unwrap_or_else(no_answer);
+        let after = job.lease.extended(sent, *ttl, &answer, callbacks);
+        tell(store, &job.lease, &answer, &after);
+        if after == After::Orphaned {
+            release_orphan(store, &job.lease);
+        }
+    }
+}
+
+fn confirm(store: &Shared, job: &Job, callbacks: &mut Vec<Callback>) {
+    let Some((lease, _)) = job.lease.send() else {
+        return;
+    };
+    let sent = job.lease.clock().now();
+    let answer = guarded(|| store.datastore().confirm(&lease)).unwrap_or_else(no_answer);
+    let _: After = job.lease.confirmed(sent, &answer, callbacks);
+}
+
+/// A lease that the store extended after it was declared lost: nobody believes in it, so nobody else should wait for it.
+fn release_orphan(store: &Shared, lease: &HeldLease) {
+    if let Some(lease) = lease.for_orphan() {
+        // If that fails too, the lease ends by itself.
+        let _ = guarded(|| store.datastore().release(&lease));
+    }
+}
+
+fn tell(
+    store: &Shared,
+    lease: &HeldLease,
+    answer: &Result<Extension, DatastoreError>,
+    after: &After,
+) {
+    if !store.is_observed() {
+        return;
+    }
+    let key = &**lease.key();
+    let _ = guarded(|| match (answer, after) {
+        (Ok(_), After::Valid(remaining)) => {
+            store.tell(&LockEvent::Renewed {
+                key,
+                remaining: *remaining,
+            });
+        }
+        (Err(error), After::Valid(_)) => store.tell(&LockEvent::RenewalFailed { key, error }),
+        _ => {}
+    });
+}
+
+/// Runs code that is not ours. If it panics, the other leases of the store must still be renewed.
+fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+fn no_answer() -> Result<Extension, DatastoreError> {
+    Err(DatastoreError::maybe_executed(
+        ErrorKind::Protocol,
+        "the store panicked or gave no answer",
+    ))
+}

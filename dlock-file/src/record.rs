@@ -1,0 +1,268 @@
+//! What stands in a record file: lines of text, so that an operator can read them with `cat`.
+//!
+//! ```text
+//! dlock record 1
+//! key dlock:hourly-import
+//! fence 1795476271000000
+//! owner 6f1d…              (32 hex digits; who has them can release the lock)
+//! sequence 3
+//! boot 406f2a9e-93b7-49b2-bdb9-e159d8c7eb78
+//! ends-boottime 86400.000000000
+//! ends-wall 1795476301.000000
+//! holder dlock1 web-3 4121 … running
+//! check 0123456789abcdef
+//! ```
+//!
+//! A key that nobody holds keeps its last fence: the line `free` then stands instead of those from `owner` to `holder`.
+
+use std::fmt::Write as _;
+
+use dlock_core::{OwnerToken, Time};
+use hmac_sha256::Hash;
+
+use crate::place::push_hex;
+
+/// The first line without its version.
+const TITLE: &str = "dlock record ";
+const VERSION: &str = "1";
+/// The longest record: a key of 250 bytes, a holder of 512 and some 350 bytes of the rest, with room to spare.
+pub(crate) const MAX_BYTES: usize = 4096;
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) key: String,
+    /// The fencing token of the latest grant.
+    pub(crate) fence: u64,
+    /// The latest grant, over or not; `None` after a release.
+    pub(crate) holding: Option<Holding>,
+}
+
+/// A grant as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub(crate) owner: OwnerToken,
+    /// The highest extend that was carried out.
+    pub(crate) sequence: u64,
+    pub(crate) ends: End,
+    pub(crate) holder: String,
+}
+
+/// When a grant ends, in the terms of the boot in which it was made and in wall-clock time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The boot whose clock `boottime` was read on; empty if the system does not tell boots apart.
+    pub(crate) boot: String,
+    pub(crate) boottime: Time,
+    /// Microseconds since 1970.
+    pub(crate) wall: u64,
+}
+
+/// Why a file is no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// Cut off, damaged or written by somebody else.
+    Garbage,
+    /// A record of a version of dlock that this one does not know.
+    Newer,
+}
+
+impl Record {
+    /// The file's content.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::with_capacity(1024);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "{TITLE}{VERSION}\nkey {}\nfence {}\n",
+            self.key, self.fence
+        );
+        let _ = match &self.holding {
+            None => writeln!(text, "free"),
+            Some(holding) => writeln!(
+                text,
+                "owner {}\nsequence {}\nboot {}\nends-boottime {}\nends-wall {}\nholder {}",
+                holding.owner,
+                holding.sequence,
+                holding.ends.boot,
+                Decimal::<9>(holding.ends.boottime.as_nanos()),
+                Decimal::<6>(holding.ends.wall),
+                holding.holder
+            ),
+        };
+        let check = check(&text);
+        let _ = writeln!(text, "check {check}");
+        text
+    }
+
+    /// Reads a file's content. The check at its end makes sure that the file is whole, so that nothing else needs to.
+    pub(crate) fn from_text(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Garbage)?;
+        let version = text
+            .strip_prefix(TITLE)
+            .and_then(|rest| rest.split_once('\n'));
+        match version {
+            Some((VERSION, _)) => Self::of_version_1(text).ok_or(Unreadable::Garbage),
+            Some((other, _)) if other.parse::<u32>().is_ok() => Err(Unreadable::Newer),
+            _ => Err(Unreadable::Garbage),
+        }
+    }
+
+    fn of_version_1(text: &str) -> Option<Self> {
+        let (body, end) = text.split_at_checked(text.rfind("check ")?)?;
+        if end.strip_prefix("check ")?.strip_suffix('\n')? != check(body) {
+            return None;
+        }
+        let mut lines = body.lines().skip(1);
+        let mut field = |name: &str| lines.next()?.strip_prefix(name);
+        let key = field("key ")?.to_owned();
+        let fence = field("fence ")?.parse().ok()?;
+        let first = field("")?;
+        let holding = if first == "free" {
+            None
+        } else {
+            Some(Holding {
+                owner: OwnerToken::from_hex(first.strip_prefix("owner ")?)?,
+                sequence: field("sequence ")?.parse().ok()?,
+                ends: End {
+                    boot: field("boot ")?.to_owned(),
+                    boottime: Time::from_nanos(Decimal::<9>::parse(field("ends-boottime ")?)?.0),
+                    wall: Decimal::<6>::parse(field("ends-wall ")?)?.0,
+                },
+                holder: field("holder ")?.to_owned(),
+            })
+        };
+        lines.next().is_none().then_some(Record {
+            key,
+            fence,
+            holding,
+        })
+    }
+}
+
+/// A number of units of which 10^DIGITS make a second, written in seconds: what `date -d @…` reads.
+struct Decimal<const DIGITS: u32>(u64);
+
+impl<const DIGITS: u32> std::fmt::Display for Decimal<DIGITS> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let unit = 10_u64.pow(DIGITS);
+        let width = DIGITS as usize;
+        write!(f, "{}.{:0width$}", self.0 / unit, self.0 % unit)
+    }
+}
+
+impl<const DIGITS: u32> Decimal<DIGITS> {
+    fn parse(text: &str) -> Option<Self> {
+        let (seconds, fraction) = text.split_once('.')?;
+        if fraction.len() != DIGITS as usize {
+            return None;
+        }
+        let seconds: u64 = seconds.parse().ok()?;
+        let whole = seconds.checked_mul(10_u64.pow(DIGITS))?;
+        whole.checked_add(fraction.parse().ok()?).map(Decimal)
+    }
+}
+
+/// Half of the SHA-256 in hex: against damage, not against malice.
+fn check(body: &str) -> String {
+    let mut hex = String::with_capacity(32);
+    push_hex(&mut hex, &Hash::hash(body.as_bytes())[..16]);
+    hex
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn records() -> impl Strategy<Value = Record> {
+        let end = ("[0-9a-f+-]{0,40}", any::<u64>(), any::<u64>());
+        let holding = (any::<u64>(), any::<u64>(), end, "[ -~]{0,512}");
+        let holding =
+            holding.prop_map(
+                |(owner, sequence, (boot, boottime, wall), holder)| Holding {
+                    owner: OwnerToken::from_hex(&format!("{owner:032x}")).unwrap(),
+                    sequence,
+                    ends: End {
+                        boot,
+                        boottime: Time::from_nanos(boottime),
+                        wall,
+                    },
+                    holder,
+                },
+            );
+        let record = ("[!-~]{1,250}", any::<u64>(), proptest::option::of(holding));
+        record.prop_map(|(key, fence, holding)| Record {
+            key,
+            fence,
+            holding,
+        })
+    }
+
+    #[test]
+    fn the_times_are_seconds_that_date_can_read() {
+        assert_eq!(
+            Decimal::<6>(1_795_476_301_000_042).to_string(),
+            "1795476301.000042"
+        );
+        assert_eq!(Decimal::<9>(42).to_string(), "0.000000042");
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_told_apart_from_garbage() {
+        let read = |text: &str| Record::from_text(text.as_bytes());
+        assert_eq!(read("dlock record 2\nanything"), Err(Unreadable::Newer));
+        for garbage in [
+            "",
+            "dlock record",
+            "dlock record x\n",
+            "dlock record 1\n",
+            "{}",
+        ] {
+            assert_eq!(read(garbage), Err(Unreadable::Garbage), "{garbage}");
+        }
+        assert_eq!(Record::from_text(&[0; 512]), Err(Unreadable::Garbage));
+        assert_eq!(Record::from_text(&[0xff; 512]), Err(Unreadable::Garbage));
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_survives_the_round_trip(record in records()) {
+            let text = record.to_text();
+            prop_assert!(text.len() <= MAX_BYTES);
+            prop_assert_eq!(Record::from_text(text.as_bytes()), Ok(record));
+        }
+
+        #[test]
+        fn a_record_cut_anywhere_is_garbage(record in records(), cut in any::<proptest::sample::Index>()) {
+            let text = record.to_text();
+            let cut = cut.index(text.len());
+            prop_assert_eq!(Record::from_text(&text.as_bytes()[..cut]), Err(Unreadable::Garbage));
+        }
+
+        #[test]
+        fn a_record_with_a_byte_changed_is_never_read(
+            record in records(), at in any::<proptest::sample::Index>(), byte in any::<u8>()
+        ) {
+            let mut bytes = record.to_text().into_bytes();
+            let at = at.index(bytes.len());
+            prop_assume!(bytes[at] != byte);
+            bytes[at] = byte;
+            prop_assert!(Record::from_text(&bytes).is_err());
+        }
+
+        #[test]
+        fn no_content_panics(bytes in any::<Vec<u8>>(), text in "(dlock record 1\n)?[a-z0-9. \n-]*") {
+            let _ = Record::from_text(&bytes);
+            prop_assert!(Record::from_text(text.as_bytes()).is_err());
+        }
+
+        #[test]
+        fn no_body_with_a_right_check_panics(body in "dlock record 1\n(key a\n)?(fence [0-9]{0,30}\n)?(free\n|owner [0-9a-f]{30,34}\n)?[ -~\n]{0,200}") {
+            let text = format!("{body}check {}\n", check(&body));
+            if let Ok(record) = Record::from_text(text.as_bytes()) {
+                prop_assert_eq!(Record::from_text(record.to_text().as_bytes()), Ok(record));
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The lock that a process takes before it looks at a record, and what it may do while it has it.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::FileError;
+use crate::fault::{Step, reached};
+use crate::folder::Folder;
+use crate::lock_owner::lock_owner;
+use crate::moment::Moment;
+use crate::place::Place;
+use crate::record::{MAX_BYTES, Record, Unreadable};
+
+/// The first pause between two tries, about as long as a holder needs.
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+/// The longest: what a call may lose of its turn after a long holder.
+const LAST_PAUSE: Duration = Duration::from_millis(5);
+
+/// A locked shard.
+///
+/// The lock is `flock`'s, which belongs to the open file: each call opens the shard anew, so that threads and handles
+/// of one process exclude each other like processes do, and it ends with the process however that ends.
+#[derive(Debug)]
+pub(crate) struct Shard<'a> {
+    folder: &'a Folder,
+    number: u8,
+    file: File,
+}
+
+impl<'a> Shard<'a> {
+    /// Locks the shard, for which it waits as long as `time_left` is not zero.
+    pub(crate) fn lock(
+        folder: &'a Folder,
+        number: u8,
+        time_left: impl Fn() -> Duration,
+    ) -> Result<Self, FileError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(shard) = Self::try_lock(folder, number)? {
+                return Ok(shard);
+            }
+            let left = time_left();
+            if left.is_zero() {
+                let shard = folder.shard(number);
+                let pid = lock_owner(&shard);
+                return Err(FileError::Busy { shard, pid });
+            }
+            thread::sleep(pause.min(left));
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// Locks the shard if nobody has.
+    pub(crate) fn try_lock(folder: &'a Folder, number: u8) -> Result<Option<Self>, FileError> {
+        let path = folder.shard(number);
+        let failed = |error: io::Error| match error.kind() {
+            ErrorKind::NotFound => FileError::FolderGone {
+                folder: folder.path().to_owned(),
+            },
+            _ => FileError::io(&path, "lock", error),
+        };
+        loop {
+            let mut options = folder.files();
+            let options = options.read(true).write(true);
+            let file = match options.open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let file = options.create(true).open(&path).map_err(failed)?;
+                    folder.set_mode(&file).map_err(failed)?;
+                    file
+                }
+                file => file.map_err(failed)?,
+            };
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => return Err(failed(errno.into())),
+            }
+            let shard = Shard {
+                folder,
+                number,
+                file,
+            };
+            // Somebody who empties the folder by hand leaves us with the lock of a file that others do not see any more.
+            if shard.file.metadata().map_err(failed)?.nlink() > 0 {
+                return Ok(Some(shard));
+            }
+        }
+    }
+
+    /// The record of `key`. What a crash of the whole machine left behind half-written is as good as none.
+    pub(crate) fn read(
+        &self,
+        place: &Place,
+        key: &str,
+        now: &Moment<'_>,
+    ) -> Result<Option<Record>, FileError> {
+        match self.read_any(place, now)? {
+            Some(record) if record.key != key => {
+                let record = self.folder.record(&place.file);
+                Err(FileError::Unreadable { record })
+            }
+            record => Ok(record),
+        }
+    }
+
+    /// The record of whatever key it is that has this place.
+    pub(crate) fn read_any(
+        &self,
+        place: &Place,
+        now: &Moment<'_>,
+    ) -> Result<Option<Record>, FileError> {
+        let path = self.folder.record(&place.file);
+        let mut file = match self.folder.files().read(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|error| FileError::io(&path, "read", error))?,
+        };
+        let mut bytes = [0; MAX_BYTES + 1];
+        let mut length = 0;
+        while length < bytes.len() {
+            match file.read(&mut bytes[length..]) {
+                Ok(0) => break,
+                Ok(more) => length += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::IsADirectory => break,
+                Err(error) => return Err(FileError::io(&path, "read", error)),
+            }
+        }
+        match Record::from_text(&bytes[..length]) {
+            Ok(record) => Ok(Some(record)),
+            Err(Unreadable::Newer) => Err(FileError::Newer { record: path }),
+            Err(Unreadable::Garbage) => {
+                let modified = file.metadata().and_then(|found| found.modified());
+                let modified = modified.map_err(|error| FileError::io(&path, "look at", error))?;
+                if now.is_older_boot(modified) {
+                    return Ok(None);
+                }
+                Err(FileError::Unreadable { record: path })
+            }
+        }
+    }
+
+    /// Puts the record in the place of the one that was there. `durable`: also a crash of the machine right after it leaves the new
+    /// one.
+    pub(crate) fn write(
+        &self,
+        place: &Place,
+        record: &Record,
+        durable: bool,
+    ) -> Result<(), WriteError> {
+        let path = self.folder.record(&place.file);
+        let text = record.to_text();
+        let new = self.folder.new_record(self.number);
+        if let Err(error) = self.write_new(&new, text.as_bytes(), durable) {
+            // Without effect if it cannot be removed either: the next one who writes removes it.
+            let _ = fs::remove_file(&new);
+            let full = matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            );
+            return match full && self.overwrite(&path, text.as_bytes(), durable).is_ok() {
+                true => Ok(()),
+                false => Err(WriteError::Before(FileError::io(&new, "write", error))),
+            };
+        }
+        fs::rename(&new, &path).map_err(|error| {
+            let unsure = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+            let error = FileError::io(&path, "replace", error);
+            match unsure {
+                true => WriteError::After(error),
+                false => WriteError::Before(error),
+            }
+        })?;
+        let done = reached(Step::Replaced).and_then(|()| match durable {
+            true => File::open(self.folder.path())?.sync_all(),
+            false => Ok(()),
+        });
+        done.map_err(|error| WriteError::After(FileError::io(self.folder.path(), "sync", error)))
+    }
+
+    /// Deletes the record.
+    pub(crate) fn remove(&self, place: &Place) -> io::Result<()> {
+        fs::remove_file(self.folder.record(&place.file))
+    }
+
+    fn write_new(&self, new: &Path, text: &[u8], durable: bool) -> io::Result<()> {
+        let mut options = self.folder.files();
+        let options = options.write(true).create_new(true);
+        let mut file = match options.open(new) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                // Somebody died between making it and putting it in place.
+                fs::remove_file(new)?;
+                options.open(new)?
+            }
+            file => file?,
+        };
+        reached(Step::Created)?;
+        self.folder.set_mode(&file)?;
+        file.write_all(text)?;
+        reached(Step::Written)?;
+        if durable {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// What is left on a full disk: to use the space that the record has. A crash in the midst of these few hundred bytes would
+    /// damage it, which is better than a lock that can be neither renewed nor released.
+    fn overwrite(&self, path: &Path, text: &[u8], durable: bool) -> io::Result<()> {
+        let file = self.folder.files().write(true).open(path)?;
+        file.write_all_at(text, 0)?;
+        file.set_len(text.len() as u64)?;
+        match durable {
+            true => file.sync_data(),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Shard<'_> {
+    fn drop(&mut self) {
+        // Closing would not do: a child that another thread forks at this moment has the same open file, and the lock with it.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// A record was not written, or nobody knows.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The old record still stands.
+    Before(FileError),
+    /// The new one may stand.
+    After(FileError),
+}

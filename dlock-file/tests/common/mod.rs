@@ -1,0 +1,90 @@
+//! What the tests of this crate share.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dlock_core::{Attempt, Claim, Clock, Datastore, DatastoreError, Grant, Held, Lease};
+use dlock_file::FileDatastore;
+use tempfile::TempDir;
+
+/// What a call may take in these tests.
+pub const CALL: Duration = Duration::from_secs(2);
+
+/// A folder for locks, deleted in the end.
+pub struct Scratch(TempDir);
+
+impl Scratch {
+    pub fn new() -> Self {
+        Scratch(tempfile::tempdir().unwrap())
+    }
+
+    /// The folder for locks; beside it there is nothing.
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("locks")
+    }
+
+    pub fn open(&self) -> FileDatastore {
+        FileDatastore::open(self.path()).unwrap()
+    }
+
+    /// The content of the record whose file name starts with `key`.
+    pub fn record(&self, key: &str) -> String {
+        std::fs::read_to_string(record_file(&self.path(), key)).unwrap()
+    }
+
+    /// How many files there are whose names end with `suffix`.
+    pub fn files(&self, suffix: &str) -> usize {
+        let files = self.path().read_dir().unwrap();
+        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(suffix)).count()
+    }
+}
+
+/// The record whose file name starts with `key`.
+pub fn record_file(folder: &Path, key: &str) -> PathBuf {
+    let start = format!("{key}.");
+    let mut files = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let is_it = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(&start)
+    };
+    files.find(is_it).unwrap()
+}
+
+pub fn claim(key: &str) -> Claim {
+    Claim::new(key, &Clock::BOOTTIME, CALL).unwrap()
+}
+
+pub fn lease(claim: Claim, grant: Grant) -> Lease {
+    Lease::new(claim, grant)
+}
+
+/// A lease on a key that is free.
+pub fn acquire(store: &FileDatastore, key: &str, ttl: Duration) -> Lease {
+    let claim = claim(key);
+    let grant = granted(store.acquire(&claim, ttl));
+    Lease::new(claim, grant)
+}
+
+#[track_caller]
+pub fn granted(attempt: Result<Attempt, DatastoreError>) -> Grant {
+    match attempt.unwrap() {
+        Attempt::Granted(grant) => grant,
+        Attempt::Held(held) => panic!("{held}"),
+    }
+}
+
+#[track_caller]
+pub fn held(attempt: Result<Attempt, DatastoreError>) -> Held {
+    match attempt.unwrap() {
+        Attempt::Held(held) => held,
+        Attempt::Granted(grant) => panic!("{grant:?}"),
+    }
+}

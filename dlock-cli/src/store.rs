@@ -1,0 +1,125 @@
+//! From a URL to a store.
+
+use std::env;
+
+use dlock_core::Datastore;
+use dlock_file::FileDatastore;
+
+use crate::say::{chain, plain, say};
+
+/// A store that was opened.
+pub(crate) struct Opened {
+    pub(crate) datastore: Box<dyn Datastore>,
+    /// The URL without its secrets, for messages.
+    pub(crate) shown: String,
+    /// The URL as it was given; `None` if none was.
+    pub(crate) url: Option<String>,
+}
+
+/// Why there is no store; the text says what to do.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// The URL cannot be understood.
+    Usage(String),
+    /// The URL is understood, and the store cannot be used.
+    Unusable(String),
+}
+
+/// The environment variable with the URL of the store.
+const VARIABLE: &str = "DLOCK_STORE";
+
+/// Opens the store that the flag names, or else the environment, or else the folder for this host.
+pub(crate) fn open(flag: Option<&str>) -> Result<Opened, OpenError> {
+    let url = match flag {
+        Some(url) => Some(url.to_owned()),
+        None => match env::var(VARIABLE) {
+            Ok(url) => Some(url).filter(|url| !url.is_empty()),
+            Err(env::VarError::NotPresent) => None,
+            Err(env::VarError::NotUnicode(_)) => {
+                return Err(OpenError::Usage(format!("{VARIABLE} is no UTF-8 text")));
+            }
+        },
+    };
+    let Some(url) = url else {
+        // Cron drops the environment: that each of many hosts now locks only itself must not go unseen.
+        say(format_args!(
+            "no --store and no {VARIABLE}: the lock keeps apart the processes of this user on this host only \
+             (--store file: says so on purpose)"
+        ));
+        return Ok(Opened {
+            datastore: file("file:")?,
+            shown: "file:".to_owned(),
+            url: None,
+        });
+    };
+    Ok(Opened {
+        datastore: connect(&url)?,
+        shown: shown(&url),
+        url: Some(url),
+    })
+}
+
+fn connect(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+    match scheme {
+        Some("file") => file(url),
+        _ => Err(OpenError::Usage(format!(
+            "`{}` is no store that this dlock knows; write {}",
+            shown(url),
+            KNOWN.join(" or ")
+        ))),
+    }
+}
+
+/// What URLs look like.
+const KNOWN: &[&str] = &["file:/path/to/folder"];
+
+fn file(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
+    match FileDatastore::from_url(url) {
+        Ok(store) => Ok(Box::new(store)),
+        // Its text says what to do.
+        Err(error @ dlock_file::OpenError::Url { .. }) => Err(OpenError::Usage(chain(&error))),
+        Err(error) => Err(OpenError::Unusable(chain(&error))),
+    }
+}
+
+/// The URL without user, password and query.
+fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let shown = match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            // A password may hold an unescaped slash: then what follows is a part of it.
+            match rest.rsplit_once('@') {
+                Some((_, place)) => format!("{scheme}://{place}"),
+                None => format!("{scheme}://{authority}{path}"),
+            }
+        }
+        None => url.to_owned(),
+    };
+    plain(&shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_show_no_secrets() {
+        for (url, text) in [
+            ("redis://user:secret@host:1/2", "redis://host:1/2"),
+            ("redis://:se/cret@host", "redis://host"),
+            ("redis://:se@cret@host", "redis://host"),
+            (
+                "unix:///run/redis.sock?pass=secret",
+                "unix:///run/redis.sock",
+            ),
+            ("memcache://host:11211", "memcache://host:11211"),
+            ("file:/var/lib/locks", "file:/var/lib/locks"),
+            ("file:", "file:"),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+        ] {
+            assert_eq!(shown(url), text, "{url}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! One case of the suite: whose law it shows, on which store, with which times.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use dlock_core::{Characteristics, Clock, Lock, LockOptions, Signal, Store, Time, drift};
+
+use crate::Subject;
+use crate::client::Client;
+use crate::subject::Handle;
+
+/// Which promise a case shows: what its failure begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Law {
+    Atomic,
+    Independent,
+    Held,
+    Own,
+    Idempotent,
+    Expiry,
+    Extend,
+    Fencing,
+    Bounded,
+    Clean,
+    /// What the store declares of itself.
+    Declared,
+}
+
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Law::Atomic => "law 1 (atomic)",
+            Law::Independent => "law 2 (independent)",
+            Law::Held => "law 3 (held)",
+            Law::Own => "law 4 (own)",
+            Law::Idempotent => "law 5 (idempotent)",
+            Law::Expiry => "law 6 (expiry)",
+            Law::Extend => "law 7 (extend)",
+            Law::Fencing => "law 8 (fencing)",
+            Law::Bounded => "law 9 (bounded)",
+            Law::Clean => "law 10 (clean)",
+            Law::Declared => "declaration",
+        })
+    }
+}
+
+/// How often a sample that this machine was too slow for is taken again.
+const SAMPLES: u32 = 20;
+/// What a machine under load may be late by, over and above what a store declares.
+const SLACK: Duration = Duration::from_millis(50);
+
+pub(crate) struct Case<'s> {
+    pub(crate) subject: &'s Subject,
+    pub(crate) traits: Characteristics,
+    law: Law,
+    keys: AtomicU32,
+}
+
+/// Ends the case with a failure that names the law.
+macro_rules! broken {
+    ($case:expr, $($text:tt)+) => { $case.broken(format_args!($($text)+)) };
+}
+
+/// Ends the case with a failure that names the law, unless the condition holds.
+macro_rules! check {
+    ($case:expr, $holds:expr, $($text:tt)+) => {
+        if !$holds { $case.broken(format_args!($($text)+)) }
+    };
+}
+
+pub(crate) use {broken, check};
+
+/// What came of one sample of a timed promise.
+pub(crate) enum Sample {
+    Judged,
+    /// The machine did not come to it in time: nothing was shown, for or against.
+    TooSlow,
+}
+
+impl<'s> Case<'s> {
+    pub(crate) fn new(subject: &'s Subject, law: Law) -> Self {
+        Case {
+            traits: subject.first().characteristics(),
+            subject,
+            law,
+            keys: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn broken(&self, what: fmt::Arguments<'_>) -> ! {
+        panic!("{}: {what}", self.law)
+    }
+
+    /// A key that nothing else uses.
+    pub(crate) fn key(&self) -> String {
+        let number = self.keys.fetch_add(1, Ordering::Relaxed);
+        format!("{}{number}", self.subject.prefix())
+    }
+
+    /// A claimant on the first handle.
+    pub(crate) fn client(&self, key: &str) -> Client<'_> {
+        self.client_on(&self.subject.first(), key)
+    }
+
+    /// A claimant on this handle.
+    pub(crate) fn client_on(&self, store: &Handle, key: &str) -> Client<'_> {
+        Client::new(self, store, key)
+    }
+
+    /// A lock whose key has the subject's prefix, with a time to live that shall not end during the case unless `with` says so.
+    pub(crate) fn lock(
+        &self,
+        store: &Store,
+        id: &str,
+        with: impl FnOnce(LockOptions) -> LockOptions,
+    ) -> Lock {
+        let options = LockOptions::default()
+            .with_key_prefix(self.subject.prefix().trim_end_matches(':'))
+            .with_ttl(self.long());
+        match Lock::with_options(store, id, with(options)) {
+            Ok(lock) => lock,
+            Err(error) => broken!(self, "a lock could not be made: {error}"),
+        }
+    }
+
+    /// Takes samples until one could be judged.
+    pub(crate) fn sampled(&self, what: &str, mut sample: impl FnMut() -> Sample) {
+        for _ in 0..SAMPLES {
+            match sample() {
+                Sample::Judged => return,
+                Sample::TooSlow => {}
+            }
+        }
+        broken!(
+            self,
+            "not shown: {SAMPLES} times this machine was too slow to see {what}"
+        )
+    }
+
+    /// The time to live of a lease that shall end during the case.
+    pub(crate) fn short(&self) -> Duration {
+        self.live(Duration::from_millis(400))
+    }
+
+    /// The time to live of a lease that shall not end during the case.
+    pub(crate) fn long(&self) -> Duration {
+        self.live(Duration::from_secs(60))
+    }
+
+    fn live(&self, base: Duration) -> Duration {
+        base.max(self.traits.ttl_min).min(self.traits.ttl_max)
+    }
+
+    /// How long after the end of a lease of `ttl` its key is free for certain.
+    pub(crate) fn tail(&self, ttl: Duration) -> Duration {
+        self.traits.granularity + drift(ttl) + SLACK
+    }
+
+    pub(crate) fn sleep_until(&self, end: Time) {
+        // Nobody notifies it.
+        Clock::BOOTTIME.park(&Signal::new(), end);
+    }
+}
+
+pub(crate) fn now() -> Time {
+    Clock::BOOTTIME.now()
+}

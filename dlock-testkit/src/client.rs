@@ -1,0 +1,301 @@
+//! One claimant: an owner token, the handle it uses, and the numbers of its calls.
+
+use std::error::Error as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dlock_core::{
+    Attempt, Claim, Clock, DatastoreError, Extension, FencingToken, Grant, Held, Lease, Released,
+    Time, drift,
+};
+
+use crate::case::{Case, broken, check, now};
+use crate::subject::Handle;
+
+/// How often a call is repeated when the store says that it may work later.
+const PATIENCE: u32 = 4;
+
+pub(crate) struct Client<'c> {
+    case: &'c Case<'c>,
+    store: Handle,
+    claim: Claim,
+    calls: AtomicU64,
+}
+
+/// An answer, and the instants between which the store gave it.
+pub(crate) struct Answer<T> {
+    pub(crate) sent: Time,
+    pub(crate) received: Time,
+    pub(crate) value: T,
+    /// Whether an earlier try failed and may have been carried out.
+    pub(crate) repeated: bool,
+}
+
+/// A lease, and when it was granted.
+pub(crate) struct Holding {
+    pub(crate) lease: Lease,
+    pub(crate) sent: Time,
+    pub(crate) received: Time,
+}
+
+impl Holding {
+    /// Nobody else may be granted the key in an answer received before this.
+    pub(crate) fn barred_until(&self) -> Time {
+        let ttl = self.lease.grant().ttl;
+        self.sent.saturating_add(ttl.saturating_sub(drift(ttl)))
+    }
+
+    /// From then on the key is free, unless the lease was extended.
+    pub(crate) fn free_from(&self, case: &Case<'_>) -> Time {
+        let ttl = self.lease.grant().ttl;
+        self.received.saturating_add(ttl + case.tail(ttl))
+    }
+
+    /// What the lease has left, at least.
+    pub(crate) fn left(&self) -> Duration {
+        now().until(self.barred_until())
+    }
+}
+
+impl<'c> Client<'c> {
+    pub(crate) fn new(case: &'c Case<'c>, store: &Handle, key: &str) -> Self {
+        let claim = Claim::new(key, &Clock::BOOTTIME, case.traits.call_timeout);
+        let Ok(claim) = claim else {
+            broken!(case, "the operating system gave no random numbers")
+        };
+        Client {
+            case,
+            store: Handle::clone(store),
+            claim,
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    /// The same claimant on another handle.
+    pub(crate) fn on(&self, store: &Handle) -> Self {
+        Client {
+            case: self.case,
+            store: Handle::clone(store),
+            claim: self.claim.clone(),
+            // Far ahead: calls of both claimants are calls of one lease.
+            calls: AtomicU64::new(self.calls.load(Ordering::Relaxed) + 1000),
+        }
+    }
+
+    pub(crate) fn with_holder(mut self, text: &str) -> Self {
+        self.claim = self.claim.with_holder(text);
+        self
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.claim.key()
+    }
+
+    /// The claim for a call that starts now.
+    pub(crate) fn claim(&self) -> Claim {
+        self.claim.clone().until(self.call_end())
+    }
+
+    fn call_end(&self) -> Time {
+        now().saturating_add(self.case.traits.call_timeout)
+    }
+
+    /// Claims once; an error is an answer.
+    pub(crate) fn try_once(&self, ttl: Duration) -> Answer<Result<Attempt, DatastoreError>> {
+        let sent = now();
+        let value = self.store.acquire(&self.claim(), ttl);
+        Answer {
+            sent,
+            received: now(),
+            value,
+            repeated: false,
+        }
+    }
+
+    /// Claims.
+    pub(crate) fn ask(&self, ttl: Duration) -> Answer<Attempt> {
+        self.patiently("acquire", || self.store.acquire(&self.claim(), ttl))
+    }
+
+    /// Claims a key that is free because of what `since` says.
+    pub(crate) fn take(&self, ttl: Duration, since: &str) -> Holding {
+        let answer = self.ask(ttl);
+        match answer.value {
+            Attempt::Granted(grant) => Holding {
+                lease: Lease::new(self.claim.clone(), grant),
+                sent: answer.sent,
+                received: answer.received,
+            },
+            Attempt::Held(held) => broken!(
+                self.case,
+                "{since}, but a claim was refused: the key was {held}"
+            ),
+        }
+    }
+
+    /// Claims a key that somebody holds, which `since` explains.
+    pub(crate) fn refused(&self, ttl: Duration, since: &str) -> Held {
+        match self.ask(ttl).value {
+            Attempt::Held(held) => held,
+            Attempt::Granted(_) => {
+                broken!(self.case, "{since}, but somebody else was granted the key")
+            }
+        }
+    }
+
+    /// Claims a key that `holding` has by its own word; whether that could be judged, since the lease may have ended meanwhile.
+    pub(crate) fn refused_before_end(&self, ttl: Duration, holding: &Holding, since: &str) -> bool {
+        let answer = self.ask(ttl);
+        match answer.value {
+            Attempt::Held(_) => answer.received <= holding.barred_until(),
+            Attempt::Granted(_) => {
+                let early = answer.received.until(holding.barred_until());
+                check!(
+                    self.case,
+                    early.is_zero(),
+                    "{since}, but somebody else was granted the key {early:?} before the lease ended"
+                );
+                false
+            }
+        }
+    }
+
+    /// The lease for the next call.
+    pub(crate) fn next_call(&self, lease: &Lease) -> Lease {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        lease.for_call(number, self.call_end())
+    }
+
+    /// Extends in the next call.
+    pub(crate) fn extend(&self, lease: &Lease, ttl: Duration) -> Answer<Extension> {
+        self.patiently("extend", || self.store.extend(&self.next_call(lease), ttl))
+    }
+
+    /// Extends in a call with this number.
+    pub(crate) fn extend_numbered(
+        &self,
+        number: u64,
+        lease: &Lease,
+        ttl: Duration,
+    ) -> Answer<Extension> {
+        self.calls.fetch_max(number, Ordering::Relaxed);
+        self.patiently("extend", || {
+            self.store
+                .extend(&lease.for_call(number, self.call_end()), ttl)
+        })
+    }
+
+    /// Extends a lease that lives.
+    pub(crate) fn prolong(&self, lease: &Lease, ttl: Duration, since: &str) -> Holding {
+        let answer = self.extend(lease, ttl);
+        self.prolonged(lease, answer, since)
+    }
+
+    /// What an extend that must succeed gave.
+    pub(crate) fn prolonged(
+        &self,
+        lease: &Lease,
+        answer: Answer<Extension>,
+        since: &str,
+    ) -> Holding {
+        match answer.value {
+            Extension::Extended(grant) => Holding {
+                lease: lease.renewed(grant),
+                sent: answer.sent,
+                received: answer.received,
+            },
+            Extension::Lost => broken!(self.case, "{since}, but an extend was answered `Lost`"),
+        }
+    }
+
+    /// Extends a lease that is over, which `since` explains.
+    pub(crate) fn lost(&self, lease: &Lease, since: &str) {
+        if let Extension::Extended(_) = self.extend(lease, self.case.long()).value {
+            broken!(self.case, "{since}, but an extend was answered `Extended`");
+        }
+    }
+
+    pub(crate) fn release(&self, lease: &Lease) -> Answer<Released> {
+        self.patiently("release", || self.store.release(&self.next_call(lease)))
+    }
+
+    /// Releases a lease that lives.
+    pub(crate) fn frees(&self, lease: &Lease, since: &str) {
+        let answer = self.release(lease);
+        check!(
+            self.case,
+            answer.value == Released::Ours || answer.repeated,
+            "{since}, but the holder's release was answered `NotOurs`"
+        );
+    }
+
+    /// Releases a lease that is over, which `since` explains.
+    pub(crate) fn frees_nothing(&self, lease: &Lease, since: &str) {
+        let answer = self.release(lease).value;
+        check!(
+            self.case,
+            answer == Released::NotOurs,
+            "{since}, but a release was answered `Ours`"
+        );
+    }
+
+    pub(crate) fn abandon(&self) {
+        let done = self.patiently("abandon", || self.store.abandon(&self.claim()));
+        let () = done.value;
+    }
+
+    pub(crate) fn store(&self) -> &Handle {
+        &self.store
+    }
+
+    /// Makes a call that may be repeated, as core does, while the store says that it may work later.
+    fn patiently<T>(
+        &self,
+        operation: &str,
+        call: impl Fn() -> Result<T, DatastoreError>,
+    ) -> Answer<T> {
+        let mut repeated = false;
+        let mut tries = 1;
+        loop {
+            let sent = now();
+            match call() {
+                Ok(value) => {
+                    return Answer {
+                        sent,
+                        received: now(),
+                        value,
+                        repeated,
+                    };
+                }
+                Err(error) if error.is_transient() && tries < PATIENCE => {
+                    repeated |= error.may_have_executed();
+                    tries += 1;
+                }
+                Err(error) => broken!(
+                    self.case,
+                    "{operation} failed after {tries} of at most {PATIENCE} tries: {}",
+                    described(&error)
+                ),
+            }
+        }
+    }
+}
+
+/// The error and its source.
+pub(crate) fn described(error: &DatastoreError) -> String {
+    match error.source() {
+        Some(source) => format!("{error} ({source})"),
+        None => error.to_string(),
+    }
+}
+
+/// A grant's fencing token.
+pub(crate) fn fence_of(case: &Case<'_>, grant: &Grant) -> FencingToken {
+    match grant.fence {
+        Some(fence) => fence,
+        None => broken!(
+            case,
+            "the store declares fencing tokens, but a grant has none"
+        ),
+    }
+}

@@ -1,0 +1,290 @@
+//! Law 9: every call ends by its deadline, with an answer or a typed error.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dlock_core::{Attempt, Datastore, DatastoreError, Extension, Lease, Released, Signal, Time};
+
+use crate::case::{Case, Law, broken, check, now};
+use crate::client::described;
+use crate::subject::Handle;
+use crate::threads::{together, within};
+use crate::{Subject, Verdict};
+
+/// How much later than its end a call may return on a machine under load.
+const LATE: Duration = Duration::from_secs(2);
+/// After how long a call is taken to hang.
+const HANGS: Duration = Duration::from_secs(20);
+/// How many times in a row a call must be late before it is the store's fault and not the machine's.
+const TRIES: u32 = 3;
+
+/// What a call may answer, without what it says.
+type Outcome = Result<&'static str, DatastoreError>;
+type Call = Box<dyn Fn(&dyn Datastore, Time) -> Outcome + Send + Sync>;
+
+/// A free key and a held one, and each kind of call on them.
+fn calls(case: &Case<'_>) -> Vec<(&'static str, Call)> {
+    let free = case.client(&case.key());
+    let holder = case.client(&case.key());
+    let lease = holder.take(case.long(), "nobody had claimed the key").lease;
+    let stranger = case.client(holder.key());
+    let long = case.long();
+    let (free, refused) = (free.claim(), stranger.claim());
+    let waiting = refused.clone();
+    let abandoned = free.clone();
+    let watched = refused.clone();
+    let (extended, batched, released) = (lease.clone(), lease.clone(), lease.clone());
+    let confirmed = lease;
+    vec![
+        (
+            "an acquire of a held key",
+            Box::new(move |store, end| attempted(store.acquire(&refused.clone().until(end), long))),
+        ),
+        (
+            "an acquire by a claimant who would wait for a minute",
+            Box::new(move |store, end| {
+                let until = now().saturating_add(Duration::from_secs(60));
+                let claim = waiting.clone().until(end).waiting_until(until);
+                attempted(store.acquire(&claim, long))
+            }),
+        ),
+        (
+            "a watch",
+            Box::new(move |store, end| {
+                let watch = store.watch(&watched.clone().until(end), &Signal::new())?;
+                Ok(if watch.is_some() { "Some" } else { "None" })
+            }),
+        ),
+        (
+            "an acquire of a free key",
+            Box::new(move |store, end| attempted(store.acquire(&free.clone().until(end), long))),
+        ),
+        (
+            "an abandon",
+            Box::new(move |store, end| store.abandon(&abandoned.clone().until(end)).map(|()| "()")),
+        ),
+        (
+            "an extend",
+            Box::new(move |store, end| extended_to(store.extend(&extended.for_call(1, end), long))),
+        ),
+        (
+            "an extend of many",
+            Box::new(move |store, end| {
+                let call = (batched.for_call(2, end), long);
+                let many = vec![call.clone(), call];
+                store
+                    .extend_many(&many)
+                    .into_iter()
+                    .map(extended_to)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map(|_| "a batch")
+            }),
+        ),
+        (
+            "a confirm",
+            Box::new(move |store, end| extended_to(store.confirm(&confirmed.for_call(3, end)))),
+        ),
+        (
+            "a release",
+            Box::new(move |store, end| {
+                store
+                    .release(&released.for_call(4, end))
+                    .map(|answer| match answer {
+                        Released::Ours => "Ours",
+                        Released::NotOurs => "NotOurs",
+                    })
+            }),
+        ),
+    ]
+}
+
+fn attempted(answer: Result<Attempt, DatastoreError>) -> Outcome {
+    answer.map(|answer| match answer {
+        Attempt::Granted(_) => "Granted",
+        Attempt::Held(_) => "Held",
+    })
+}
+
+fn extended_to(answer: Result<Extension, DatastoreError>) -> Outcome {
+    answer.map(|answer| match answer {
+        Extension::Extended(_) => "Extended",
+        Extension::Lost => "Lost",
+    })
+}
+
+/// Makes the call so that it ends `allowed` from now, which it must.
+fn ends_in_time(case: &Case<'_>, store: &Handle, what: &str, call: &Arc<Call>, allowed: Duration) {
+    for last in [false, false, true] {
+        let (store, call) = (Arc::clone(store), Arc::clone(call));
+        let started = now();
+        let end = started.saturating_add(allowed);
+        let Some(ended) = within(HANGS, move || call(&*store, end)) else {
+            broken!(
+                case,
+                "{what} with {allowed:?} left had not returned after {HANGS:?}"
+            )
+        };
+        let took = started.until(now());
+        match ended {
+            Err(panic) => {
+                check!(
+                    case,
+                    panic
+                        .downcast_ref::<String>()
+                        .is_some_and(|text| text.starts_with("law ")),
+                    "{what} with {allowed:?} left panicked instead of returning an error"
+                );
+                resume_unwind(panic)
+            }
+            Ok(Err(error)) => check!(
+                case,
+                error.is_transient(),
+                "{what} with {allowed:?} left failed with an error that is not transient: {}",
+                described(&error)
+            ),
+            Ok(Ok(_)) => {}
+        }
+        if took <= allowed + LATE {
+            return;
+        }
+        check!(
+            case,
+            !last,
+            "{what} with {allowed:?} left took {took:?}, {TRIES} times in a row"
+        );
+    }
+}
+
+/// Each call returns by the end that core gives it, however little time is left, none included.
+pub fn every_call_ends_by_its_deadline(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Bounded);
+    for allowed in [
+        Duration::from_millis(200),
+        Duration::from_millis(5),
+        Duration::ZERO,
+    ] {
+        for (what, call) in calls(&case) {
+            ends_in_time(&case, &subject.first(), what, &Arc::new(call), allowed);
+        }
+    }
+    Verdict::Kept
+}
+
+/// A call with a minute left takes no longer than the store's own limit for a call.
+pub fn every_call_ends_by_the_stores_own_limit(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Bounded);
+    let limit = case.traits.call_timeout;
+    for (what, call) in calls(&case) {
+        for last in [false, false, true] {
+            let started = now();
+            let outcome = call(
+                &*subject.first(),
+                started.saturating_add(Duration::from_secs(60)),
+            );
+            let took = started.until(now());
+            if let Err(error) = outcome {
+                check!(
+                    case,
+                    error.is_transient(),
+                    "{what} failed: {}",
+                    described(&error)
+                );
+            }
+            if took <= limit + LATE {
+                break;
+            }
+            check!(
+                case,
+                !last,
+                "{what} took {took:?}, {TRIES} times in a row, though the store declares that a call takes at most {limit:?}"
+            );
+        }
+    }
+    Verdict::Kept
+}
+
+/// Calls that come together end in time as well.
+pub fn a_crowd_of_calls_ends_in_time(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Bounded);
+    let key = case.key();
+    let holder = case.client(&key);
+    let lease = holder.take(case.long(), "nobody had claimed the key").lease;
+    let limit = case.traits.call_timeout;
+    let slowest = || {
+        let times = together(32, |_| {
+            let stranger = case.client(&key);
+            let started = now();
+            for _ in 0..5 {
+                let answer = stranger.try_once(case.long()).value;
+                if let Err(error) = answer {
+                    check!(
+                        case,
+                        error.is_transient(),
+                        "a claim failed: {}",
+                        described(&error)
+                    );
+                }
+            }
+            started.until(now())
+        });
+        times.into_iter().max().unwrap_or_default() / 5
+    };
+    let mut tries = 0;
+    loop {
+        let took = slowest();
+        tries += 1;
+        if took <= limit + LATE {
+            break;
+        }
+        check!(
+            case,
+            tries < TRIES,
+            "of 32 claimants at once one waited {took:?} for an answer, though a call takes at most {limit:?}"
+        );
+    }
+    holder.frees(&lease, "only refused claims came");
+    Verdict::Kept
+}
+
+/// While the store's writer is busy each call still ends by its deadline, and says that it did not get its turn.
+pub fn a_busy_writer_does_not_hold_calls_up(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Bounded);
+    let all = calls(&case);
+    let allowed = Duration::from_millis(300);
+    let Some(busy) = subject.hold_writer() else {
+        check!(
+            case,
+            !case.traits.single_writer,
+            "not shown: the store declares a single writer, but the subject does not say how to keep it busy: add \
+             `.writer_held_by(|place| …)`"
+        );
+        // Without one writer, calls do not queue behind each other.
+        let Verdict::Kept = a_crowd_of_calls_ends_in_time(subject) else {
+            broken!(case, "not shown: a crowd of calls did not apply")
+        };
+        return Verdict::NotApplicable("the store has no single writer that could be busy");
+    };
+    for (what, call) in all {
+        let what = format!("{what}, while the store's writer was busy,");
+        ends_in_time(&case, &subject.first(), &what, &Arc::new(call), allowed);
+    }
+    // A claim for a key whose holder is not known cannot have been granted behind the writer's back.
+    let client = case.client(&case.key());
+    let answer = client.store().acquire(
+        &client.claim().until(now().saturating_add(allowed)),
+        case.long(),
+    );
+    if let Ok(Attempt::Granted(grant)) = answer {
+        drop(busy);
+        // It wrote by another way, or the subject holds something else than the writer: either way nothing was shown.
+        let lease = Lease::new(client.claim(), grant);
+        client.frees(&lease, "the claim had just been granted");
+        broken!(
+            case,
+            "not shown: a claim was granted while `writer_held_by` was to keep the store's writer busy"
+        );
+    }
+    drop(busy);
+    Verdict::Kept
+}

@@ -1,0 +1,218 @@
+//! Law 5: what core repeats after a lost reply does no harm.
+
+use std::time::Duration;
+
+use dlock_core::{Attempt, Lease};
+
+use crate::case::{Case, Law, Sample, check, now};
+use crate::threads::together;
+use crate::{Subject, Verdict};
+
+/// The same claim repeated is granted again with the same fencing token, on any handle.
+pub fn a_repeated_claim_is_the_same_grant(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    let key = case.key();
+    let holder = case.client(&key);
+    let lease = holder.take(case.long(), "nobody had claimed the key").lease;
+    let elsewhere = holder.on(&subject.another());
+    for client in [&holder, &elsewhere, &holder] {
+        let again = client
+            .take(case.long(), "the claim that holds the key was repeated")
+            .lease;
+        check!(
+            case,
+            again.fence() == lease.fence(),
+            "a repeated claim got the fencing token {:?} after {:?}",
+            again.fence(),
+            lease.fence()
+        );
+    }
+    case.client(&key)
+        .refused(case.long(), "the claim that holds the key was repeated");
+    Verdict::Kept
+}
+
+/// Repeats of one claim that arrive together are all granted, with one fencing token.
+pub fn concurrent_repeats_are_one_grant(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    for _ in 0..10 {
+        let client = case.client(&case.key());
+        let since = "only repeats of one claim arrived";
+        let fences = together(6, |_| client.take(case.long(), since).lease.fence());
+        check!(
+            case,
+            fences.iter().all(|fence| *fence == fences[0]),
+            "concurrent repeats of one claim got the fencing tokens {fences:?}"
+        );
+    }
+    Verdict::Kept
+}
+
+/// A claim repeated late in its lease holds for as long as the repeated grant says.
+pub fn a_repeated_claim_holds_as_long_as_it_says(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    case.sampled("a repeat shortly before the lease ended", || {
+        let key = case.key();
+        let holder = case.client(&key);
+        let ttl = case.short();
+        let first = holder.take(ttl, "nobody had claimed the key");
+        case.sleep_until(first.sent.saturating_add(ttl * 4 / 5));
+        let again = holder.take(ttl, "the claim that holds the key was repeated");
+        if again.received > first.barred_until() {
+            // It may have been a new grant.
+            return Sample::TooSlow;
+        }
+        // After the first end, before the second.
+        let probe_at = first.received.saturating_add(ttl + case.tail(ttl));
+        case.sleep_until(probe_at.min(again.barred_until().saturating_sub(ttl / 10)));
+        let says = again.lease.grant().ttl;
+        if again.left().is_zero() && says < ttl / 2 {
+            // It said the true remaining time, and that is over.
+            return Sample::Judged;
+        }
+        let since = format!("a claim repeated at 0.8 of its lease was granted for {says:?}");
+        let stranger = case.client(&key);
+        let mut seen = false;
+        while now() < again.barred_until() {
+            seen |= stranger.refused_before_end(case.traits.ttl_min, &again, &since)
+                && now() > first.barred_until();
+            std::thread::sleep(ttl / 50);
+        }
+        if seen || says < ttl / 2 {
+            Sample::Judged
+        } else {
+            Sample::TooSlow
+        }
+    });
+    Verdict::Kept
+}
+
+/// A claim repeated for less time does not take away what it had.
+pub fn a_repeated_claim_takes_nothing_away(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    let key = case.key();
+    let holder = case.client(&key);
+    let first = holder.take(case.long(), "nobody had claimed the key").lease;
+    let brief = case.traits.ttl_min;
+    let again = holder.take(brief, "the claim that holds the key was repeated");
+    case.sleep_until(again.received.saturating_add(brief + case.tail(brief)));
+    let since = "a claim with a minute left was repeated for a shorter time";
+    case.client(&key).refused(brief, since);
+    holder.frees(&first, since);
+    Verdict::Kept
+}
+
+/// A lease made of an older grant of the same claim extends and releases like the latest.
+pub fn an_older_grant_still_works(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    let key = case.key();
+    let holder = case.client(&key);
+    let oldest = holder.take(case.long(), "nobody had claimed the key").lease;
+    holder.take(case.long(), "the claim that holds the key was repeated");
+    holder.prolong(
+        &oldest,
+        case.long(),
+        "a newer grant of the same claim was made",
+    );
+    holder.prolong(
+        &oldest,
+        case.long(),
+        "the lease was extended since its first grant",
+    );
+    let elsewhere = holder.on(&subject.another());
+    elsewhere.prolong(
+        &oldest,
+        case.long(),
+        "the lease was extended since its first grant",
+    );
+    let since = "the lease was extended since its first grant";
+    elsewhere.frees(&oldest, since);
+    case.client(&key).take(
+        case.long(),
+        "the holder released the key with its first grant",
+    );
+    Verdict::Kept
+}
+
+/// A release repeated is harmless, while the key is free and when somebody else holds it by then.
+pub fn a_repeated_release_is_harmless(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    let key = case.key();
+    let former = case.client(&key);
+    let old = former.take(case.long(), "nobody had claimed the key").lease;
+    former.frees(&old, "the lease had a minute left");
+    let since = "the same lease had been released";
+    former.frees_nothing(&old, since);
+    former.frees_nothing(&old, since);
+    let present = case.client(&key);
+    let lease = present.take(case.long(), "a release was repeated").lease;
+    former.release(&old);
+    let next = case.client(&key).ask(case.traits.ttl_min).value;
+    check!(
+        case,
+        matches!(next, Attempt::Held(_)),
+        "a repeated release freed the key of somebody else"
+    );
+    former.frees_nothing(&old, since);
+    present.frees(&lease, "a former holder repeated its release");
+    Verdict::Kept
+}
+
+/// A release whose number was used already, as a copy that the network made, is as harmless.
+pub fn a_copied_release_is_harmless(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    let key = case.key();
+    let former = case.client(&key);
+    let old = former.take(case.long(), "nobody had claimed the key").lease;
+    let call = former.next_call(&old);
+    let copies = together(4, |_| former.store().release(&call));
+    let freed = copies
+        .iter()
+        .filter(|copy| matches!(copy, Ok(dlock_core::Released::Ours)))
+        .count();
+    let failed = copies.iter().filter(|copy| copy.is_err()).count();
+    check!(
+        case,
+        freed == 1 || failed > 0,
+        "{freed} of 4 copies of one release were answered `Ours`"
+    );
+    let present = case.client(&key);
+    let lease = present
+        .take(case.long(), "the holder had released the key")
+        .lease;
+    // A copy that arrives late. What it answers is nobody's business any more.
+    drop(former.store().release(&call));
+    present.prolong(
+        &lease,
+        case.long(),
+        "a copy of a former holder's release arrived",
+    );
+    Verdict::Kept
+}
+
+/// A claim repeated after its release is a new grant.
+pub fn a_claim_repeated_after_its_release_is_a_new_grant(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    let key = case.key();
+    let holder = case.client(&key);
+    let first = holder.take(case.long(), "nobody had claimed the key").lease;
+    holder.frees(&first, "the lease had a minute left");
+    let second: Lease = holder
+        .take(case.long(), "the holder had released the key")
+        .lease;
+    check!(
+        case,
+        first.fence().is_none() || second.fence() > first.fence(),
+        "a claim repeated after its release got the fencing token {:?} after {:?}",
+        second.fence(),
+        first.fence()
+    );
+    case.client(&key)
+        .refused(case.long(), "the claim was granted anew");
+    holder.frees(&second, "the claim was granted anew");
+    case.client(&key).take(
+        Duration::max(case.traits.ttl_min, case.short()),
+        "the holder had released the key",
+    );
+    Verdict::Kept
+}

@@ -1,0 +1,174 @@
+//! What a second process can be told to do with the store.
+
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use dlock_core::{
+    AcquireError, Attempt, Extension, Lease, LockGuard, Once, ReleaseError, Released, Store,
+};
+
+use crate::Subject;
+use crate::case::{Case, Law};
+use crate::client::Client;
+
+/// Does what standard input says, a line an order, until it ends. `say` is given an answer for each.
+pub(crate) fn obey(subject: &Subject, say: &mut dyn FnMut(&str)) {
+    let case = Case::new(subject, Law::Declared);
+    let mut servant = Servant {
+        case: &case,
+        store: Store::new(subject.first()),
+        clients: HashMap::new(),
+        guards: HashMap::new(),
+    };
+    say("ready");
+    for order in io::stdin().lock().lines().map_while(Result::ok) {
+        let words: Vec<&str> = order.split(' ').collect();
+        say(&servant.does(&words));
+    }
+}
+
+struct Servant<'c> {
+    case: &'c Case<'c>,
+    store: Store,
+    clients: HashMap<String, (Client<'c>, Option<Lease>)>,
+    guards: HashMap<String, (LockGuard, Arc<AtomicU32>)>,
+}
+
+impl Servant<'_> {
+    fn does(&mut self, words: &[&str]) -> String {
+        match *words {
+            ["claim", key, ttl] => self.claim(key, millis(ttl)),
+            ["extend", key, ttl] => self.extend(key, millis(ttl)),
+            ["release", key] => self.release(key),
+            ["lock", id, ttl, renew] => self.lock(id, millis(ttl), renew == "renewed"),
+            ["valid", id] => self.guards[id].0.is_valid().to_string(),
+            ["losses", id] => self.guards[id].1.load(Ordering::SeqCst).to_string(),
+            ["unlock", id] => self.unlock(id),
+            ["turns", id, turns, marker] => {
+                self.turns(id, millis(turns).as_millis(), Path::new(marker))
+            }
+            ["once", id, job, keep, end] => self.once(id, job, millis(keep), end),
+            ["leaks"] => crate::leaks::counted(self.case),
+            _ => format!("error no such order: {words:?}"),
+        }
+    }
+
+    fn claim(&mut self, key: &str, ttl: Duration) -> String {
+        let case = self.case;
+        let (client, lease) = self
+            .clients
+            .entry(key.to_owned())
+            .or_insert_with(|| (case.client(key), None));
+        match client.ask(ttl).value {
+            Attempt::Granted(grant) => {
+                let fence = grant.fence.map_or(0, |fence| fence.get());
+                *lease = Some(Lease::new(client.claim(), grant));
+                format!("granted {fence}")
+            }
+            Attempt::Held(held) => {
+                let pid = held.holder().map_or(0, |holder| holder.pid());
+                format!("held {pid}")
+            }
+        }
+    }
+
+    fn extend(&mut self, key: &str, ttl: Duration) -> String {
+        let Some((client, Some(lease))) = self.clients.get(key) else {
+            return "error no lease".to_owned();
+        };
+        match client.extend(lease, ttl).value {
+            Extension::Extended(_) => "extended".to_owned(),
+            Extension::Lost => "lost".to_owned(),
+        }
+    }
+
+    fn release(&mut self, key: &str) -> String {
+        let Some((client, Some(lease))) = self.clients.get(key) else {
+            return "error no lease".to_owned();
+        };
+        match client.release(lease).value {
+            Released::Ours => "ours".to_owned(),
+            Released::NotOurs => "not ours".to_owned(),
+        }
+    }
+
+    fn lock(&mut self, id: &str, ttl: Duration, renewed: bool) -> String {
+        let lock = self.case.lock(&self.store, id, |options| {
+            options.with_ttl(ttl).with_renew(renewed)
+        });
+        match lock.try_acquire() {
+            Ok(guard) => {
+                let losses = Arc::new(AtomicU32::new(0));
+                let counted = Arc::clone(&losses);
+                guard.on_lost(move || {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                });
+                let fence = guard.fencing_token().map_or(0, |fence| fence.get());
+                self.guards.insert(id.to_owned(), (guard, losses));
+                format!("granted {fence}")
+            }
+            Err(AcquireError::Held(held)) => format!("held {held}"),
+            Err(error) => format!("error {error:?}"),
+        }
+    }
+
+    fn unlock(&mut self, id: &str) -> String {
+        let Some((guard, _)) = self.guards.remove(id) else {
+            return "error no guard".to_owned();
+        };
+        match guard.release() {
+            Ok(()) => "released".to_owned(),
+            Err(ReleaseError::Lost) => "lost".to_owned(),
+            Err(error) => format!("error {error:?}"),
+        }
+    }
+
+    /// Takes the lock so many times; while it is held nobody else may have made the marker.
+    fn turns(&self, id: &str, turns: u128, marker: &Path) -> String {
+        let lock = self.case.lock(&self.store, id, |options| options);
+        for turn in 0..turns {
+            let guard = match lock.acquire_within(Duration::from_secs(30)) {
+                Ok(guard) => guard,
+                Err(error) => return format!("error in turn {turn}: {error:?}"),
+            };
+            if let Err(error) = OpenOptions::new().write(true).create_new(true).open(marker) {
+                return format!("overlap in turn {turn}: {error}");
+            }
+            if let Err(error) = fs::remove_file(marker) {
+                return format!("overlap in turn {turn}: {error}");
+            }
+            if let Err(error) = guard.release() {
+                return format!("error in turn {turn}: {error:?}");
+            }
+        }
+        "done".to_owned()
+    }
+
+    fn once(&self, id: &str, job: &str, keep: Duration, end: &str) -> String {
+        let lock = self.case.lock(&self.store, id, |options| options);
+        let outcome = lock.once(job, keep, |_| match end {
+            "well" => Ok(()),
+            // As by a crash: nothing is cleaned up.
+            "abort" => std::process::abort(),
+            reason => Err(reason.to_owned()),
+        });
+        match outcome {
+            Ok(Ok(Once::Ran(()))) => "ran".to_owned(),
+            Ok(Ok(Once::RanUnmarked(()))) => "ran unmarked".to_owned(),
+            Ok(Ok(Once::AlreadyDone { .. })) => "already done".to_owned(),
+            Ok(Err(reason)) => format!("failed {reason}"),
+            Err(AcquireError::Held(held)) => format!("held {held}"),
+            Err(error) => format!("error {error:?}"),
+        }
+    }
+}
+
+/// A number of milliseconds, as orders are written.
+fn millis(word: &str) -> Duration {
+    Duration::from_millis(word.parse().unwrap_or(0))
+}

@@ -6,12 +6,14 @@ use std::io;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) enum Step {
-    /// The shard was locked and the record read.
-    Read,
+    /// The shard was locked, and the record is about to be read.
+    Entered,
     /// The file for the new record was made.
     Created,
     /// The new record was written, but not yet put in place.
     Written,
+    /// The new record was brought to the disk, since it must outlive the process.
+    Synced,
     /// The new record was put in place.
     Replaced,
 }

@@ -27,10 +27,13 @@ mod folder;
 mod lock_owner;
 mod moment;
 mod place;
+mod protocol;
 mod record;
 mod shard;
 mod store;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use config::FileBuilder;
 pub use error::{FileError, OpenError};

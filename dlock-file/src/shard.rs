@@ -117,6 +117,7 @@ impl<'a> Shard<'a> {
         now: &Moment<'_>,
     ) -> Result<Option<Record>, FileError> {
         let path = self.folder.record(&place.file);
+        reached(Step::Entered).map_err(|error| FileError::io(&path, "read", error))?;
         let mut file = match self.folder.files().read(true).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file.map_err(|error| FileError::io(&path, "read", error))?,
@@ -206,6 +207,7 @@ impl<'a> Shard<'a> {
         reached(Step::Written)?;
         if durable {
             file.sync_data()?;
+            reached(Step::Synced)?;
         }
         Ok(())
     }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension, FencingToken,
-    Held, Holder, Lease, Reach, Released,
+    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension, Holder, Lease,
+    Reach, Released,
 };
 
 use crate::config::FileBuilder;
 use crate::error::may_be_done;
-use crate::fault::{Step, reached};
 use crate::folder::Folder;
 use crate::moment::{Clocks, Moment};
 use crate::place::Place;
-use crate::record::{Holding, Record};
+use crate::protocol::{self, FencesUsedUp, Verdict};
+use crate::record::Record;
 use crate::shard::{Shard, WriteError};
-use crate::sweep::Sweeper;
+use crate::sweep::{self, Sweeper};
 use crate::{FileError, OpenError};
 
 const MAX_KEY: usize = 250;
@@ -26,10 +26,6 @@ const FENCING: &str = "until a record is gone (the folder deleted, the machine c
                        wall clock is behind the record's token";
 const TTL_MIN: Duration = Duration::from_millis(10);
 const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
-/// What a crash of the machine may take along without anybody noticing: no machine is back within this time.
-const SHORTER_THAN_A_RESTART: Duration = Duration::from_secs(1);
-/// From this length on a claim is taken to be meant to outlive its process.
-const LONG_CLAIM: Duration = Duration::from_secs(3600);
 
 /// Locks between the processes of one host, kept in a folder.
 ///
@@ -93,7 +89,7 @@ impl FileDatastore {
         Self::with_clocks(folder, call_timeout, Clocks::of_this_boot())
     }
 
-    fn with_clocks(folder: Folder, call_timeout: Duration, clocks: Clocks) -> Self {
+    pub(crate) fn with_clocks(folder: Folder, call_timeout: Duration, clocks: Clocks) -> Self {
         FileDatastore {
             shared: Arc::new(Shared {
                 folder,
@@ -118,29 +114,32 @@ impl FileDatastore {
         }
     }
 
-    /// Frees the key if `claim` holds it.
-    fn free(&self, claim: &Claim) -> Result<Released, DatastoreError> {
-        check_key(claim.key())?;
-        let place = Place::of(claim.key());
-        let shard = self.enter(place.shard, claim)?;
+    /// What every call is: under the key's shard lock read its record and the clocks, decide, write.
+    fn call<A>(
+        &self,
+        call: &Claim,
+        decide: impl FnOnce(Option<Record>, &Moment<'_>) -> Result<Verdict<A>, FencesUsedUp>,
+    ) -> Result<A, DatastoreError> {
+        let place = Place::of(call.key());
+        let shard = self.enter(place.shard, call)?;
         let now = self.shared.clocks.now();
-        let Some(record) = shard.read(&place, claim.key(), &now)? else {
-            return Ok(Released::NotOurs);
-        };
-        if live(&record, &now).is_none_or(|(holding, _)| holding.owner != claim.owner()) {
-            return Ok(Released::NotOurs);
+        let stored = shard.read(&place, call.key(), &now)?;
+        let verdict = decide(stored, &now).map_err(|FencesUsedUp| FileError::FencesUsedUp {
+            record: self.shared.folder.record(&place.file),
+        })?;
+        if let Some(write) = verdict.write {
+            shard
+                .write(&place, &write.record, write.durable)
+                .map_err(not_written)?;
         }
-        // The record stays, for its fence.
-        let freed = Record {
-            holding: None,
-            ..record
-        };
-        shard.write(&place, &freed, false).map_err(not_written)?;
-        Ok(Released::Ours)
+        Ok(verdict.answer)
     }
 
-    fn path_of(&self, place: &Place) -> std::path::PathBuf {
-        self.shared.folder.record(&place.file)
+    fn free(&self, claim: &Claim) -> Result<Released, DatastoreError> {
+        check_key(claim.key())?;
+        self.call(claim, |stored, now| {
+            Ok(protocol::release(stored, claim, now))
+        })
     }
 }
 
@@ -149,58 +148,14 @@ impl Datastore for FileDatastore {
         check_key(claim.key())?;
         check_holder(claim.holder())?;
         check_ttl(ttl, TTL_MIN)?;
-        let place = Place::of(claim.key());
-        let shard = self.enter(place.shard, claim)?;
-        let now = self.shared.clocks.now();
-        let stored = shard.read(&place, claim.key(), &now)?;
-        reached(Step::Read).map_err(|error| FileError::io(self.path(), "read", error))?;
-
-        let mut last_fence = None;
-        if let Some(record) = stored {
-            if let Some((holding, left)) = live(&record, &now) {
-                let fence = FencingToken::new(record.fence);
-                if holding.owner != claim.owner() {
-                    let held = Held::new().with_expires_in(left).with_fence(fence);
-                    return Ok(Attempt::Held(held.with_holder_text(&holding.holder)));
-                }
-                if left >= ttl {
-                    return Ok(Attempt::granted(left, fence));
-                }
-                let ends = now.after(ttl);
-                let holding = Some(Holding {
-                    ends,
-                    ..holding.clone()
-                });
-                let raised = Record { holding, ..record };
-                shard
-                    .write(&place, &raised, ttl >= LONG_CLAIM)
-                    .map_err(not_written)?;
-                return Ok(Attempt::granted(ttl, fence));
-            }
-            last_fence = Some(record.fence);
-        }
-
-        let fence = next_fence(last_fence, now.wall).ok_or_else(|| FileError::FencesUsedUp {
-            record: self.path_of(&place),
+        let attempt = self.call(claim, |stored, now| {
+            protocol::acquire(stored, claim, ttl, now)
         })?;
-        let record = Record {
-            key: claim.key().to_owned(),
-            fence,
-            holding: Some(Holding {
-                owner: claim.owner(),
-                sequence: 0,
-                ends: now.after(ttl),
-                holder: claim.holder().to_owned(),
-            }),
-        };
-        shard
-            .write(&place, &record, ttl >= LONG_CLAIM)
-            .map_err(not_written)?;
-        drop(shard);
-        self.shared
-            .sweeper
-            .sweep_if_due(&self.shared.folder, &self.shared.clocks);
-        Ok(Attempt::granted(ttl, FencingToken::new(fence)))
+        if claim.time_left() > sweep::TIME {
+            let shared = &self.shared;
+            shared.sweeper.sweep_if_due(&shared.folder, &shared.clocks);
+        }
+        Ok(attempt)
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
@@ -208,33 +163,9 @@ impl Datastore for FileDatastore {
         check_holder(lease.holder())?;
         // Core may ask for less than a claim can have, so that a lease ends at a certain time.
         check_ttl(ttl, Duration::ZERO)?;
-        let place = Place::of(lease.key());
-        let shard = self.enter(place.shard, lease.claim())?;
-        let now = self.shared.clocks.now();
-        let Some(record) = shard.read(&place, lease.key(), &now)? else {
-            return Ok(Extension::Lost);
-        };
-        let (holding, left) = match live(&record, &now) {
-            Some((holding, left)) if holding.owner == lease.owner() => (holding, left),
-            _ => return Ok(Extension::Lost),
-        };
-        if lease.sequence() <= holding.sequence {
-            return Ok(lease.extended(left));
-        }
-        let durable = must_outlive_the_process(lease, holding, ttl);
-        let extended = Record {
-            holding: Some(Holding {
-                owner: lease.owner(),
-                sequence: lease.sequence(),
-                ends: now.after(ttl),
-                holder: lease.holder().to_owned(),
-            }),
-            ..record
-        };
-        shard
-            .write(&place, &extended, durable)
-            .map_err(not_written)?;
-        Ok(lease.extended(ttl))
+        self.call(lease.claim(), |stored, now| {
+            Ok(protocol::extend(stored, lease, ttl, now))
+        })
     }
 
     fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
@@ -255,28 +186,6 @@ impl Datastore for FileDatastore {
             .with_single_writer()
             .with_late_calls_refused()
     }
-}
-
-/// The grant that a record stands for and how long it lasts, if it is not over.
-fn live<'r>(record: &'r Record, now: &Moment<'_>) -> Option<(&'r Holding, Duration)> {
-    let holding = record.holding.as_ref()?;
-    Some((holding, now.until(&holding.ends)?))
-}
-
-/// The clock keeps tokens rising when the record is gone, the record when the clock was set back.
-fn next_fence(last: Option<u64>, wall: u64) -> Option<u64> {
-    match last {
-        None => Some(wall),
-        Some(last) => Some(last.checked_add(1)?.max(wall)),
-    }
-}
-
-/// Whether an extend must be on the disk when it returns. A lease that is being renewed need not: with the machine its holder is gone.
-/// What core keeps for after the holder's end (`min_hold`, the mark of `once`) is asked for by an extend which is not like the
-/// one before: another time, or another description. A needless yes costs one sync.
-fn must_outlive_the_process(lease: &Lease, stored: &Holding, ttl: Duration) -> bool {
-    let unlike = ttl != lease.grant().ttl || lease.holder() != stored.holder;
-    unlike && ttl >= SHORTER_THAN_A_RESTART
 }
 
 fn not_written(error: WriteError) -> DatastoreError {

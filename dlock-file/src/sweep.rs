@@ -18,7 +18,7 @@ pub(crate) const KEPT_FOR: Duration = Duration::from_secs(86_400);
 /// How often somebody looks, of all the processes that use the folder.
 const EVERY: Duration = Duration::from_secs(3600);
 /// How long the one who looks may take.
-const TIME: Duration = Duration::from_millis(20);
+pub(crate) const TIME: Duration = Duration::from_millis(20);
 
 /// Knows when to look again.
 #[derive(Debug, Default)]

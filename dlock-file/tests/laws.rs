@@ -17,7 +17,10 @@ fn a_key_is_held_until_it_is_released() {
     let (a, b) = (scratch.open(), scratch.open());
     let first = acquire(&a, "dlock:x", TTL);
     let refusal = held(b.acquire(&claim("dlock:x"), TTL));
-    assert_eq!(refusal.holder().map(|h| h.pid()), Some(std::process::id()));
+    assert_eq!(
+        refusal.holder().map(dlock_core::Holder::pid),
+        Some(std::process::id())
+    );
     assert_eq!(refusal.fence(), first.fence());
     assert!(
         refusal

@@ -1,5 +1,6 @@
 //! What the tests of this crate share.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test's helper fails with its test")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -7,8 +7,9 @@
 //!
 //! - One owner token for the whole acquisition, so that a claim whose answer was lost can be repeated: it is idempotent.
 //! - An answer that was lost is asked for again at once, one time. Later only as a waiter retries.
-//! - From then on, until a grant arrives, the lost request may yet be carried out. A later refusal does not disprove it.
-//!   So every failing end after it abandons the claim, and not before the lost request's own end.
+//! - From then on, until its own end, the lost request may yet be carried out. A later refusal does not disprove it. So every
+//!   failing end after it abandons the claim, and not before the lost request's own end. A winner has to do the same after a
+//!   release that comes earlier than that.
 //! - A grant that arrives after its lease's end is no grant. It is released; a waiter starts over under a new token, since a
 //!   late copy of that release must not hit its next grant.
 //! - The first refusal asks the store for a wake-up. If it has one, the claim is repeated before the sleep, since the key may have
@@ -82,6 +83,9 @@ pub(crate) enum Action {
 pub(crate) struct Granted {
     pub(crate) grant: Grant,
     pub(crate) until: Time,
+    /// Until when a lost copy of the claim may yet be carried out. Harmless while the lease lasts; after a release it would
+    /// take the key again, for nobody.
+    pub(crate) lost_request: Option<Time>,
 }
 
 /// One acquisition under way.
@@ -179,7 +183,7 @@ impl Acquisition {
                     fresh: true,
                 }
             }
-            (Event::Undone, State::Undoing) => self.finish(),
+            (Event::Undone, State::Undoing) => self.end(now),
             (
                 Event::Cancelled,
                 State::Sleeping | State::AskingForWatch | State::Claiming { .. },
@@ -224,12 +228,17 @@ impl Acquisition {
     ) -> Action {
         match reply {
             Ok(Attempt::Granted(grant)) => {
-                self.lost_request = None;
                 let until = valid_until(sent, grant.ttl);
+                let lost_request = self.lost_request.take();
                 if now < until {
-                    self.outcome = Outcome::Won(Granted { grant, until });
+                    self.outcome = Outcome::Won(Granted {
+                        grant,
+                        until,
+                        lost_request,
+                    });
                     return self.finish();
                 }
+                self.lost_request = lost_request;
                 self.outcome = Outcome::TooLate;
                 self.state = State::Undoing;
                 Action::Discard(grant)

@@ -43,8 +43,17 @@ impl Clock {
     /// Sleeps until `signal` is notified or `until` has come; whether it was notified. The notification is consumed.
     pub fn park(&self, signal: &Signal, until: Time) -> bool {
         match &self.0 {
+            Source::Fake(fake) if fake.jumps => fake.jump(signal, until),
+            _ => self.stand_by(signal, until),
+        }
+    }
+
+    /// As [`park`](Self::park), for threads whose sleep does not make time pass.
+    pub(crate) fn stand_by(&self, signal: &Signal, until: Time) -> bool {
+        match &self.0 {
+            Source::Boottime if until == Time::MAX => signal.wait(Duration::MAX, || Duration::MAX),
             Source::Boottime => signal.wait(LOOK_AGAIN, || system::now().until(until)),
-            Source::Fake(fake) => fake.park(signal, until),
+            Source::Fake(fake) => fake.stand_by(signal, until),
         }
     }
 }
@@ -92,8 +101,8 @@ impl FakeClock {
         Self::starting(false)
     }
 
-    /// A clock that a sleep moves: [`Clock::park`] jumps to its end at once. For single-threaded runs through
-    /// hours of virtual time.
+    /// A clock that a sleep moves: [`Clock::park`] jumps to its end at once. For runs of one thread through hours of
+    /// virtual time, such as a wait for a lock. The threads that renew leases do not move it, nor keep pace with it.
     pub fn jumping() -> Self {
         Self::starting(true)
     }
@@ -142,14 +151,15 @@ impl Fake {
         }
     }
 
-    fn park(&self, signal: &Signal, until: Time) -> bool {
-        if self.jumps {
-            if signal.take() {
-                return true;
-            }
-            self.move_to(until);
-            return false;
+    fn jump(&self, signal: &Signal, until: Time) -> bool {
+        if signal.take() {
+            return true;
         }
+        self.move_to(until);
+        false
+    }
+
+    fn stand_by(&self, signal: &Signal, until: Time) -> bool {
         self.parked
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

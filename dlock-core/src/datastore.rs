@@ -87,7 +87,8 @@ pub trait Datastore: Send + Sync {
     ///   queued waiter).
     /// - **Held (law 3).** A refused claim MUST change nothing: not the holder, not its expiry.
     /// - **Idempotent (law 5).** The same claim repeated while it holds MUST be granted again, with the same fencing token and at least
-    ///   `ttl` from this call, never less than it had; or the grant says the true remaining time.
+    ///   `ttl` from this call, never less than it had; or the grant says the true remaining time. It MUST leave the stored holder as it is: a late
+    ///   copy of a claim may come after an extend that described the holder anew.
     /// - **Expiry (law 6).** The key MUST stay the owner's for the granted time, and MUST be free for anyone at most
     ///   [`granularity`](Characteristics::granularity) after it, without anybody's help.
     /// - **Fencing (law 8).** A new grant's token MUST be greater than every earlier one of that key, within the declared scope.
@@ -179,6 +180,9 @@ pub trait Datastore: Send + Sync {
 
     /// Reads back how long the store really keeps the lease; called
     /// [`confirm_after`](Characteristics::confirm_after) each grant and extend.
+    ///
+    /// The grant that is answered counts from this call. If it ends before the lease did so far, core shortens the lease and extends
+    /// at once: so a store that counts in whole seconds answers less only when it is sure.
     ///
     /// # Errors
     ///

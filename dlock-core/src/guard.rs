@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::callback::Callback;
-use crate::drive::Won;
+use crate::drive::{self, Won};
 use crate::held_lease::{HeldLease, Terms};
 use crate::keeper::Ticket;
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 /// guard is **lost**, finally. Look at [`is_valid`](Self::is_valid) before a step that must not be done twice, and give
 /// [`fencing_token`](Self::fencing_token) to the resource that is guarded: between the look and the step only the token protects.
 ///
-/// - Dropping releases the lock, bounded in time by two calls to the store, and never panics. What goes wrong is told to the store's
+/// - Dropping releases the lock as [`release`](Self::release) does, bounded in time, and never panics. What goes wrong is told to the store's
 ///   [`Observer`](crate::Observer); whoever must know calls [`release`](Self::release).
 /// - `std::mem::forget` leaves the lease renewed until [`max_hold`](crate::LockOptions::max_hold) or the end of the process.
 /// - In a forked child an inherited guard is lost, and dropping it does nothing.
@@ -30,16 +30,20 @@ pub struct LockGuard {
     held: Arc<HeldLease>,
     /// `None` when released.
     ticket: Option<Ticket>,
+    /// Until when a lost copy of the claim may yet be carried out.
+    lost_request: Option<Time>,
 }
 
 impl LockGuard {
     /// Takes over what was won and keeps it.
     pub(crate) fn keep(store: &Store, won: Won, terms: Terms) -> Result<Self, DatastoreError> {
+        let lost_request = won.lost_request;
         let held = Arc::new(HeldLease::new(won.lease, won.until, terms));
         let mut guard = LockGuard {
             store: store.clone(),
             held,
             ticket: None,
+            lost_request,
         };
         match store.keeper().keep(&guard.held, store.shared()) {
             Ok(ticket) => guard.ticket = Some(ticket),
@@ -106,8 +110,11 @@ impl LockGuard {
         }
     }
 
-    /// Releases the lock, or leaves it to the end of its [`min_hold`](crate::LockOptions::min_hold). Takes at most
-    /// two calls to the store.
+    /// Releases the lock, or leaves it to the end of its [`min_hold`](crate::LockOptions::min_hold).
+    ///
+    /// One call to the store; if that fails a second one within the time of one call. Only where an answer was lost when the lock was
+    /// acquired and it is released within the time of one call after, it also waits for the end of that time: the lost request might be carried out
+    /// late and take the lock again for nobody.
     ///
     /// # Errors
     ///
@@ -144,6 +151,9 @@ impl LockGuard {
             (end, _) => end,
         };
         let result = self.finish(&lease, &end);
+        if !matches!(end, End::Keep(..)) {
+            drive::outlive_lost_request(&self.store, lease.claim(), self.lost_request);
+        }
         let key = self.key();
         match &result {
             Ok(()) => self.store.tell(&LockEvent::Released { key }),

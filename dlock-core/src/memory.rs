@@ -99,7 +99,6 @@ impl Datastore for MemoryDatastore {
             }
             record.handed_to = None;
             record.until = record.until.max(until);
-            record.holder = claim.holder().into();
             return Ok(Attempt::granted(now.until(record.until), record.fence));
         }
         let fence = state.grant(claim, until, None);

@@ -52,7 +52,7 @@ pub(super) fn run(inner: &Inner) {
         }
         state.next_look = Some(next);
         drop(state);
-        inner.clock.park(&inner.timing, next);
+        inner.clock.stand_by(&inner.timing, next);
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn run(inner: &Inner, store: &Weak<Shared>) {
         if jobs.is_empty() {
             // Not across the sleep: the store ends with its last handle, which must not be this one.
             drop(store);
-            inner.clock.park(&inner.work, Time::MAX);
+            inner.clock.stand_by(&inner.work, Time::MAX);
             continue;
         }
         let mut callbacks = Vec::new();

@@ -1,0 +1,220 @@
+//! What run-once promises.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime};
+
+use dlock_core::{
+    AcquireError, FakeClock, Inspect as _, Lock, LockOptions, MemoryDatastore, Once, Released,
+    Store, Wait,
+};
+use support::{Fault, Flaky};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const MARK: &str = "dlock:import%once:19";
+
+fn ok() -> Result<u32, &'static str> {
+    Ok(42)
+}
+
+#[test]
+fn a_job_that_succeeded_is_not_run_again_by_anybody() {
+    let store = Flaky::new();
+    let before = SystemTime::now() - Duration::from_secs(1);
+    assert_eq!(
+        Lock::new(store.clone(), "import")
+            .once("19", DAY, |_| ok())
+            .unwrap(),
+        Ok(Once::Ran(42))
+    );
+    let again = Lock::new(store.clone(), "import")
+        .once("19", DAY, |_| -> Result<u32, ()> { panic!("it ran twice") });
+    let Ok(Once::AlreadyDone { since }) = again.unwrap() else {
+        panic!("not done?")
+    };
+    assert!(since >= before && since <= SystemTime::now());
+    assert!(store.is_free("dlock:import"), "the lock itself is free");
+    assert_eq!(
+        Lock::new(store, "import")
+            .once("20", DAY, |_| ok())
+            .unwrap(),
+        Ok(Once::Ran(42)),
+        "another job"
+    );
+}
+
+#[test]
+fn a_job_counts_as_done_for_as_long_as_was_said() {
+    let fake = FakeClock::new();
+    let store = Store::builder(MemoryDatastore::with_clock(fake.clock()))
+        .clock(fake.clock())
+        .build();
+    let lock = Lock::new(&store, "import");
+    assert_eq!(lock.once("19", DAY, |_| ok()).unwrap(), Ok(Once::Ran(42)));
+    fake.advance(DAY - Duration::from_secs(1));
+    assert!(matches!(
+        lock.once("19", DAY, |_| ok()).unwrap(),
+        Ok(Once::AlreadyDone { .. })
+    ));
+    fake.advance(Duration::from_secs(1));
+    assert_eq!(lock.once("19", DAY, |_| ok()).unwrap(), Ok(Once::Ran(42)));
+}
+
+#[test]
+fn a_job_that_failed_or_panicked_is_free_to_be_run_again() {
+    let store = Flaky::new();
+    let lock = Lock::new(store.clone(), "import");
+    assert_eq!(
+        lock.once("19", DAY, |_| Err::<(), _>("failed")).unwrap(),
+        Err("failed")
+    );
+    assert!(store.is_free(MARK) && store.is_free("dlock:import"));
+    let panic = catch_unwind(AssertUnwindSafe(|| {
+        lock.once("19", DAY, |_| -> Result<(), ()> {
+            panic!("as the test wants")
+        })
+    }));
+    assert!(panic.is_err() && store.is_free(MARK) && store.is_free("dlock:import"));
+    assert_eq!(lock.once("19", DAY, |_| ok()).unwrap(), Ok(Once::Ran(42)));
+}
+
+#[test]
+fn while_it_runs_others_are_refused_and_the_mark_says_running() {
+    let store = Flaky::new();
+    let lock = Lock::new(store.clone(), "import");
+    lock.once("19", DAY, |_| {
+        let other = Lock::new(store.clone(), "import").once("19", DAY, |_| ok());
+        assert!(other.unwrap_err().is_held());
+        assert!(!store.is_free(MARK));
+        ok()
+    })
+    .unwrap()
+    .unwrap();
+}
+
+#[test]
+fn what_a_crash_left_is_waited_for_and_then_the_job_runs() {
+    let store = Flaky::new();
+    let short = LockOptions::default().with_ttl(Duration::from_millis(200));
+    let lock = Lock::with_options(store.clone(), "import", short).unwrap();
+    leave_a_crash(&store);
+    let tried = lock.once("19", DAY, |_| ok());
+    assert!(
+        tried.unwrap_err().is_held(),
+        "who does not wait is told that the job runs"
+    );
+    assert!(store.is_free("dlock:import"), "and holds nothing");
+    let wait = Wait::within(Duration::from_secs(20));
+    assert_eq!(
+        lock.once_with(&wait, "19", DAY, |_| ok()).unwrap(),
+        Ok(Once::Ran(42))
+    );
+}
+
+/// A process that dies under the lock leaves lock and mark to their leases. Here the lock is broken by an operator and the mark stays.
+fn leave_a_crash(store: &Flaky) {
+    let options = LockOptions::default()
+        .with_ttl(Duration::from_millis(400))
+        .with_renew(false);
+    let lock = Lock::with_options(store.clone(), "import", options).unwrap();
+    let crash: Result<_, AcquireError> = lock.once("19", DAY, |guard| {
+        let fence = guard.fencing_token().unwrap();
+        assert_eq!(
+            store.memory.break_lease("dlock:import", fence).unwrap(),
+            Released::Ours
+        );
+        // The mark cannot be released any more.
+        store.releases.fail_next(&[Fault::Refuse, Fault::Refuse]);
+        Err::<(), _>("crash")
+    });
+    assert_eq!(crash.unwrap(), Err("crash"));
+    assert!(!store.is_free(MARK));
+}
+
+#[test]
+fn if_the_mark_was_lost_while_the_job_ran_it_is_claimed_afresh() {
+    let store = Flaky::new();
+    let lock = Lock::new(store.clone(), "import");
+    let outcome = lock.once("19", DAY, |_| {
+        let fence = store.memory.holder(MARK).unwrap().unwrap().fence().unwrap();
+        assert_eq!(
+            store.memory.break_lease(MARK, fence).unwrap(),
+            Released::Ours
+        );
+        ok()
+    });
+    assert_eq!(outcome.unwrap(), Ok(Once::Ran(42)));
+    assert!(matches!(
+        lock.once("19", DAY, |_| ok()).unwrap(),
+        Ok(Once::AlreadyDone { .. })
+    ));
+}
+
+#[test]
+fn a_job_that_ran_and_could_not_be_marked_says_so() {
+    let store = Flaky::new();
+    let lock = Lock::new(store.clone(), "import");
+    let outcome = lock.once("19", DAY, |_| {
+        store.extends.fail_always(Some(Fault::Refuse));
+        store.acquires.fail_always(Some(Fault::Refuse));
+        ok()
+    });
+    assert_eq!(outcome.unwrap(), Ok(Once::RanUnmarked(42)));
+}
+
+#[test]
+fn a_mark_whose_reply_was_lost_is_set_once_more_with_the_same_result() {
+    let store = Flaky::new();
+    let lock = Lock::new(store.clone(), "import");
+    let outcome = lock.once("19", DAY, |_| {
+        store.extends.fail_next(&[Fault::LoseReply]);
+        ok()
+    });
+    assert_eq!(outcome.unwrap(), Ok(Once::Ran(42)));
+    assert!(matches!(
+        lock.once("19", DAY, |_| ok()).unwrap(),
+        Ok(Once::AlreadyDone { .. })
+    ));
+}
+
+#[test]
+fn a_late_copy_of_the_marks_claim_does_not_turn_done_into_running() {
+    let store = Flaky::new();
+    let lock = Lock::new(store.clone(), "import");
+    // The first claim is the lock's, the second the mark's.
+    store.acquires.fail_next(&[Fault::Pass, Fault::ArriveLate]);
+    assert_eq!(lock.once("19", DAY, |_| ok()).unwrap(), Ok(Once::Ran(42)));
+    std::thread::sleep(support::LATE * 2);
+    assert!(matches!(
+        lock.once("19", DAY, |_| ok()).unwrap(),
+        Ok(Once::AlreadyDone { .. })
+    ));
+}
+
+#[test]
+fn a_job_that_was_done_before_does_not_hold_the_lock_for_its_min_hold() {
+    let store = Flaky::new();
+    let options = LockOptions::default().with_min_hold(Duration::from_millis(50));
+    let lock = Lock::with_options(store.clone(), "import", options).unwrap();
+    assert_eq!(lock.once("19", DAY, |_| ok()).unwrap(), Ok(Once::Ran(42)));
+    let wait = Wait::within(Duration::from_secs(20));
+    assert!(matches!(
+        lock.once_with(&wait, "19", DAY, |_| ok()).unwrap(),
+        Ok(Once::AlreadyDone { .. })
+    ));
+    assert!(store.is_free("dlock:import"));
+}
+
+#[test]
+fn a_keep_that_the_store_cannot_keep_is_refused_before_the_job_runs() {
+    let lock = Lock::new(MemoryDatastore::new(), "import");
+    for (job, keep) in [("19", Duration::MAX), ("19", Duration::ZERO), ("", DAY)] {
+        let refused = lock.once(job, keep, |_| -> Result<(), ()> { panic!("it ran") });
+        assert!(
+            matches!(refused, Err(AcquireError::Invalid(_))),
+            "{job:?} {keep:?}"
+        );
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::options::between;
+use crate::{DatastoreError, ErrorKind};
+
 /// What a store can and cannot do.
 ///
 /// Core validates options against it, and the testkit holds the store to it: what is declared is tested, and where
@@ -83,6 +86,18 @@ impl Default for Characteristics {
             single_writer: false,
             refuses_late_calls: false,
         }
+    }
+}
+
+impl Characteristics {
+    /// Refuses a time to live that this store cannot keep: what a store asks first, so that no lock is immortal and none ends at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for less than [`ttl_min`](Self::ttl_min) or more than [`ttl_max`](Self::ttl_max).
+    pub fn check_ttl(&self, ttl: Duration) -> Result<(), DatastoreError> {
+        between("the time to live", ttl, self.ttl_min, self.ttl_max)
+            .map_err(|error| DatastoreError::not_executed(ErrorKind::Invalid, error))
     }
 }
 

@@ -77,7 +77,7 @@ impl Holder {
     }
 
     /// Whether this is the mark of a job that was done, see [`Lock::once`](crate::Lock::once).
-    pub(crate) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.phase == Phase::Done
     }
 

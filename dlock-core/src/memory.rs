@@ -84,6 +84,7 @@ impl fmt::Debug for MemoryDatastore {
 
 impl Datastore for MemoryDatastore {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        self.characteristics().check_ttl(ttl)?;
         let mut state = self.lock();
         refuse_late(claim)?;
         let now = self.clock.now();
@@ -106,6 +107,7 @@ impl Datastore for MemoryDatastore {
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        self.characteristics().check_ttl(ttl)?;
         let mut state = self.lock();
         refuse_late(lease.claim())?;
         let now = self.clock.now();

@@ -64,7 +64,7 @@ fn a_held_lock_outlives_its_ttl_because_it_is_renewed() {
 fn the_lock_is_released_on_return_on_error_and_on_panic() {
     let store = Flaky::new();
     let lock = lock(&store, short());
-    assert!(lock.locked(|guard| guard.is_valid()).unwrap());
+    assert!(lock.locked(LockGuard::is_valid).unwrap());
     assert!(store.is_free(KEY));
     let error = lock.locked(|_| "x".parse::<u32>()).unwrap();
     assert!(error.is_err() && store.is_free(KEY));

@@ -40,6 +40,14 @@ pub(crate) struct Folder {
 impl Folder {
     /// Makes the folder if it is not there, and checks that locks can be kept in it.
     pub(crate) fn open(path: &Path, manner: Manner) -> Result<Self, OpenError> {
+        Self::open_on(file_system::refused, path, manner)
+    }
+
+    fn open_on(
+        refused: impl FnOnce(&Path) -> io::Result<Option<&'static str>>,
+        path: &Path,
+        manner: Manner,
+    ) -> Result<Self, OpenError> {
         // Absolute, so that a later change of the working directory changes nothing.
         let path = std::path::absolute(path).map_err(|error| failed(path, "look at it", error))?;
         let found = match fs::metadata(&path) {
@@ -61,8 +69,8 @@ impl Folder {
         let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
         rustix::fs::accessat(CWD, &path, all, AtFlags::EACCESS)
             .map_err(|errno| failed(&path, "read, write and search it", errno.into()))?;
-        let refused = file_system::refused(&path);
-        if let Some(file_system) = refused.map_err(|error| failed(&path, "look at it", error))? {
+        let refused = refused(&path).map_err(|error| failed(&path, "look at it", error))?;
+        if let Some(file_system) = refused {
             return Err(OpenError::NotLocal { path, file_system });
         }
         let folder = Folder {
@@ -193,6 +201,30 @@ fn failed(path: &Path, doing: &'static str, source: io::Error) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_local_is_refused_and_left_as_it_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let manner = Manner {
+            mode: None,
+            private: false,
+        };
+        let error = Folder::open_on(|_| Ok(Some("NFS")), scratch.path(), manner).unwrap_err();
+        assert!(matches!(error, OpenError::NotLocal { .. }), "{error}");
+        assert!(error.to_string().contains("is on NFS"), "{error}");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_read_only_file_system_is_told_apart_from_missing_rights() {
+        let read_only = failed(Path::new("/x"), "make it", rustix::io::Errno::ROFS.into());
+        assert!(
+            read_only.to_string().contains("is read-only"),
+            "{read_only}"
+        );
+        let denied = failed(Path::new("/x"), "make it", rustix::io::Errno::ACCESS.into());
+        assert!(denied.to_string().contains("may not make it"), "{denied}");
+    }
 
     #[test]
     fn files_are_for_those_who_may_write_in_the_folder() {

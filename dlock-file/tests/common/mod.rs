@@ -13,16 +13,36 @@ use tempfile::TempDir;
 pub const CALL: Duration = Duration::from_secs(2);
 
 /// A folder for locks, deleted in the end.
-pub struct Scratch(TempDir);
+pub struct Scratch {
+    place: PathBuf,
+    _deleted_in_the_end: Option<TempDir>,
+}
 
 impl Scratch {
     pub fn new() -> Self {
-        Scratch(tempfile::tempdir().unwrap())
+        let folder = tempfile::tempdir().unwrap();
+        Scratch {
+            place: folder.path().to_owned(),
+            _deleted_in_the_end: Some(folder),
+        }
+    }
+
+    /// The one of another process, whose folder is beside nothing in `place`.
+    pub fn at(place: PathBuf) -> Self {
+        Scratch {
+            place,
+            _deleted_in_the_end: None,
+        }
+    }
+
+    /// What another process gives to [`at`](Self::at).
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// The folder for locks; beside it there is nothing.
     pub fn path(&self) -> PathBuf {
-        self.0.path().join("locks")
+        self.place.join("locks")
     }
 
     pub fn open(&self) -> FileDatastore {

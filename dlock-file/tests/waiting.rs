@@ -1,0 +1,220 @@
+//! Calls whose shard somebody else is in: they wait until their end, say who it is, and do nothing late.
+
+mod common;
+
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{CALL, Scratch, acquire, claim, held};
+use dlock_core::{Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, Lease};
+use dlock_file::FileError;
+use rustix::fs::{FlockOperation, flock};
+
+const TTL: Duration = Duration::from_secs(30);
+
+/// Nobody gets into a shard while this lives.
+struct AllShards(Vec<File>);
+
+impl AllShards {
+    fn lock(scratch: &Scratch) -> Self {
+        let shards = (0..64).map(|shard| {
+            let path = scratch.path().join(format!("shard-{shard:02}"));
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            let file = options.open(path).unwrap();
+            flock(&file, FlockOperation::LockExclusive).unwrap();
+            file
+        });
+        AllShards(shards.collect())
+    }
+}
+
+fn short_claim(key: &str, call: Duration) -> Claim {
+    Claim::new(key, &Clock::BOOTTIME, call).unwrap()
+}
+
+fn busy(error: &DatastoreError) -> Option<u32> {
+    let source = std::error::Error::source(error).unwrap();
+    match source.downcast_ref() {
+        Some(FileError::Busy { pid, .. }) => *pid,
+        _ => panic!("{source}"),
+    }
+}
+
+#[test]
+fn a_call_ends_at_its_deadline_and_names_who_is_in_the_way() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let ours = acquire(&store, "x", TTL);
+    let before = scratch.record("x");
+    let shards = AllShards::lock(&scratch);
+    let call = Duration::from_millis(100);
+    let end = Clock::BOOTTIME.now().saturating_add(call);
+    let start = Instant::now();
+    let errors = [
+        store.acquire(&short_claim("x", call), TTL).unwrap_err(),
+        store.extend(&ours.for_call(1, end), TTL).unwrap_err(),
+        store.release(&ours.for_call(2, end)).unwrap_err(),
+    ];
+    assert!(start.elapsed() >= call && start.elapsed() < Duration::from_secs(2));
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(!error.may_have_executed());
+        assert_eq!(busy(&error), Some(std::process::id()));
+    }
+    drop(shards);
+    assert_eq!(scratch.record("x"), before);
+}
+
+#[test]
+fn a_call_waits_no_longer_than_the_store_allows() {
+    let scratch = Scratch::new();
+    drop(scratch.open());
+    let store = dlock_file::FileDatastore::builder(scratch.path())
+        .call_timeout(Duration::from_millis(50))
+        .open()
+        .unwrap();
+    assert_eq!(
+        store.characteristics().call_timeout,
+        Duration::from_millis(50)
+    );
+    let _shards = AllShards::lock(&scratch);
+    let start = Instant::now();
+    let error = store
+        .acquire(&short_claim("x", Duration::from_secs(3600)), TTL)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn another_process_in_the_way_is_named() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    acquire(&store, "x", TTL);
+    let mut sitter = sit_in_every_shard(&scratch);
+    let error = store
+        .acquire(&short_claim("x", Duration::from_millis(50)), TTL)
+        .unwrap_err();
+    let named = (busy(&error), sitter.id());
+    sitter.kill().unwrap();
+    sitter.wait().unwrap();
+    assert_eq!(named.0, Some(named.1));
+    let text = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        text.contains(&format!("process {}", named.1)) && text.contains("continue or end it"),
+        "{text}"
+    );
+    // Its end is the end of its locks.
+    held(store.acquire(&claim("x"), TTL));
+}
+
+/// Another process that locks every shard and stays.
+fn sit_in_every_shard(scratch: &Scratch) -> Child {
+    let mut sitter = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sitter", "--ignored", "--nocapture"])
+        .env("DLOCK_TEST_FOLDER", scratch.place())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(sitter.stdout.take().unwrap());
+    let ready = std::io::BufRead::lines(output).any(|line| line.unwrap().contains("sitting"));
+    assert!(ready);
+    sitter
+}
+
+/// Not a test by itself.
+#[test]
+#[ignore = "run by the other tests, in a process of its own"]
+fn sitter() {
+    let folder = std::env::var_os("DLOCK_TEST_FOLDER").expect("run by another test");
+    let _shards = AllShards::lock(&Scratch::at(folder.into()));
+    println!("sitting");
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn a_call_that_gets_its_turn_after_its_end_does_nothing() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let ours = acquire(&store, "x", TTL);
+    let before = scratch.record("x");
+    // The turn is there at once, the end was before.
+    let error = store
+        .acquire(&short_claim("new", Duration::ZERO), TTL)
+        .unwrap_err();
+    let over = Clock::BOOTTIME.now();
+    let errors = [
+        error,
+        store.extend(&ours.for_call(1, over), TTL).unwrap_err(),
+        store.release(&ours.for_call(2, over)).unwrap_err(),
+        store
+            .abandon(&ours.claim().clone().until(over))
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Stale);
+        assert!(!error.may_have_executed());
+    }
+    assert_eq!(scratch.record("x"), before);
+    assert_eq!(scratch.files(".lease"), 1);
+}
+
+#[test]
+fn an_extend_that_waits_over_the_end_of_its_lease_does_not_revive_it() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let ttl = Duration::from_millis(100);
+    let ours = acquire(&store, "x", ttl);
+    let shards = AllShards::lock(&scratch);
+    let (sent, received) = mpsc::channel();
+    let extending = store.clone();
+    let call = ours.for_call(1, Clock::BOOTTIME.now().saturating_add(CALL));
+    thread::spawn(move || sent.send(extending.extend(&call, TTL)));
+    thread::sleep(ttl + Duration::from_millis(20));
+    drop(shards);
+    let extension = received.recv().unwrap().unwrap();
+    assert!(matches!(extension, Extension::Lost), "{extension:?}");
+    acquire(&store, "x", TTL);
+}
+
+#[test]
+fn a_claim_that_waits_counts_its_time_from_when_it_is_granted() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let ttl = Duration::from_secs(1);
+    let shards = AllShards::lock(&scratch);
+    let waiting = thread::spawn({
+        let store = store.clone();
+        move || acquire(&store, "x", ttl)
+    });
+    thread::sleep(Duration::from_millis(300));
+    let released = Clock::BOOTTIME.now();
+    drop(shards);
+    let ours: Lease = waiting.join().unwrap();
+    let left = held(store.acquire(&claim("x"), TTL)).expires_in().unwrap();
+    let end = Clock::BOOTTIME.now().saturating_add(left);
+    assert!(end >= released.saturating_add(ttl), "{:?}", ours.grant());
+}
+
+#[test]
+fn a_shard_that_is_held_up_does_not_hold_up_the_others() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    acquire(&store, "x", TTL);
+    let shards = AllShards::lock(&scratch);
+    let mut shards = shards.0;
+    shards.truncate(1);
+    let outcomes = (0..200).map(|n| {
+        let claim = short_claim(&format!("key-{n}"), Duration::from_millis(20));
+        store.acquire(&claim, TTL).is_ok()
+    });
+    let granted = outcomes.filter(|granted| *granted).count();
+    // Two hundred keys over 64 shards: about three of them are held up.
+    assert!((150..200).contains(&granted), "{granted}");
+}

@@ -1,1 +1,48 @@
-//! Locks kept in Redis or Valkey, for dlock.
+//! Locks kept in Redis or Valkey, for [dlock](dlock_core).
+//!
+//! ```no_run
+//! use dlock_core::Lock;
+//! use dlock_redis::RedisDatastore;
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = RedisDatastore::connect("redis://127.0.0.1/")?;
+//! let lock = Lock::new(store, "hourly-import");
+//! let rows = lock.locked_within(Duration::from_secs(30), |guard| {
+//!     println!("importing under token {:?}", guard.fencing_token());
+//!     42
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One round trip to acquire, to extend and to release. Each claim carries the server time after which it must do nothing: a server
+//! that was stopped and goes on holds no lock for a client that gave up long ago. What one server can promise and what
+//! it cannot is said at [`RedisDatastore`].
+//!
+//! The rights that a Redis user needs, with the default key prefix:
+//!
+//! ```text
+//! user dlock on >password resetchannels -@all ~dlock:* ~{dlock:*}:fence +eval +evalsha +time +get +set +pexpire +pttl +del
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod connection;
+mod error;
+mod pool;
+mod protocol;
+mod store;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
+
+pub use config::{RedisBuilder, UrlError};
+pub use connection::Connection;
+pub use error::ServerError;
+pub use pool::ConnectionManager;
+pub use store::RedisDatastore;
+
+/// The r2d2 whose pools [`RedisDatastore::from_pool`] takes.
+pub use dlock_net::r2d2;

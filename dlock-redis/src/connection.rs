@@ -1,0 +1,311 @@
+//! One connection: a script call is one request and one reply.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
+use dlock_net::{Link, NetError, Transport as _, Wire, failed_before_sending, may_have_executed};
+use redis::{Cmd, Parser, Value};
+
+use crate::config::Login;
+use crate::protocol::{self, Answer, Call, Form, Packer, ServerTime, Unanswered};
+use crate::stream::Stream;
+
+/// No reply that we ask for comes near it. What is no Redis server could fill the memory.
+const LONGEST_REPLY: usize = 64 * 1024;
+
+/// One open connection to a server, logged in.
+///
+/// It is here for [`r2d2`](crate::r2d2) pools; there is nothing to do with one but to give it to a
+/// [`RedisDatastore`](crate::RedisDatastore).
+pub struct Connection {
+    wire: Wire<Stream>,
+    parser: Parser,
+    packer: Packer,
+    /// What to add to our clock to get the server's, in µs. Taken when a reply has arrived, so the server's clock is ahead of it by up
+    /// to a round trip: a call that must not run after an instant is refused early rather than late.
+    offset: i64,
+}
+
+impl Connection {
+    /// Logs in over a fresh stream.
+    ///
+    /// # Errors
+    ///
+    /// Not executed. None has a password in it.
+    pub(crate) fn open(
+        stream: Stream,
+        peer: impl fmt::Display,
+        login: &Login,
+    ) -> Result<Self, DatastoreError> {
+        let mut connection = Connection {
+            wire: Wire::new(stream, peer),
+            parser: Parser::new(),
+            packer: Packer::default(),
+            offset: 0,
+        };
+        connection.greet(login)?;
+        Ok(connection)
+    }
+
+    /// AUTH, SELECT and TIME in one trip, all answered before anything else is sent.
+    fn greet(&mut self, login: &Login) -> Result<(), DatastoreError> {
+        let mut request = Vec::new();
+        if let Some(password) = &login.password {
+            let mut auth = Cmd::new();
+            auth.arg("AUTH");
+            if let Some(user) = &login.user {
+                auth.arg(user);
+            }
+            auth.arg(password).write_packed_command(&mut request);
+        }
+        if login.database != 0 {
+            let mut select = Cmd::new();
+            select.arg("SELECT").arg(login.database);
+            select.write_packed_command(&mut request);
+        }
+        Cmd::new().arg("TIME").write_packed_command(&mut request);
+        self.wire.send(&request)?;
+
+        if login.password.is_some() {
+            let reply = self.greeting()?;
+            // A server that does not know AUTH repeats its arguments.
+            protocol::done(&reply).map_err(|error| match error {
+                Unanswered::Refused(error) => refused_login(error.without_message()),
+                Unanswered::Odd => odd_greeting(),
+            })?;
+        }
+        if login.database != 0 {
+            let reply = self.greeting()?;
+            protocol::done(&reply).map_err(not_greeted)?;
+        }
+        let reply = self.greeting()?;
+        let time = protocol::time(&reply).map_err(not_greeted)?;
+        self.wire.finish();
+        self.learn(Some(time));
+        Ok(())
+    }
+
+    fn greeting(&mut self) -> Result<Value, DatastoreError> {
+        self.reply().map_err(|error| {
+            failed_before_sending(NetError::new(self.wire.peer(), "log in", error))
+        })
+    }
+
+    /// Calls a script: one round trip, but for a server that does not know the script yet, or whose clock was set.
+    ///
+    /// # Errors
+    ///
+    /// Whatever goes wrong, with what is known about it.
+    pub(crate) fn call(&mut self, call: Call<'_>) -> Result<Answer, DatastoreError> {
+        let mut form = Form::Hash;
+        let mut stale = false;
+        loop {
+            self.packer.clear();
+            let not_after = self.not_after();
+            self.packer.push(call, form, not_after);
+            self.wire.send(self.packer.bytes())?;
+            let answer = self.answer()?;
+            self.wire.finish();
+            match answer? {
+                Answer::NoScript if form == Form::Hash => form = Form::Text,
+                // The reply carried the server's time: if its clock was set forward, the second try is right.
+                Answer::Stale if !stale => stale = true,
+                answer => return finally(answer),
+            }
+        }
+    }
+
+    /// Calls many scripts in one trip. The answers are in the order of the calls.
+    ///
+    /// # Errors
+    ///
+    /// If the connection fails; each call may have been executed then.
+    pub(crate) fn call_many(
+        &mut self,
+        calls: &[Call<'_>],
+    ) -> Result<Vec<Result<Answer, DatastoreError>>, DatastoreError> {
+        let mut answers = self.pipeline(calls.iter().map(|call| (*call, Form::Hash)))?;
+        let again: Vec<_> = (0..calls.len())
+            .filter(|at| matches!(answers[*at], Ok(Answer::NoScript | Answer::Stale)))
+            .collect();
+        if !again.is_empty() {
+            // The first one brings the script along, the others follow it.
+            let second = again.iter().enumerate().map(|(place, at)| {
+                let form = if place == 0 { Form::Text } else { Form::Hash };
+                (calls[*at], form)
+            });
+            let second = self.pipeline(second).map_err(may_have_executed)?;
+            for (at, answer) in again.into_iter().zip(second) {
+                answers[at] = answer;
+            }
+        }
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer.and_then(finally))
+            .collect())
+    }
+
+    fn pipeline<'a>(
+        &mut self,
+        calls: impl Iterator<Item = (Call<'a>, Form)>,
+    ) -> Result<Vec<Result<Answer, DatastoreError>>, DatastoreError> {
+        self.packer.clear();
+        let not_after = self.not_after();
+        let mut count = 0;
+        for (call, form) in calls {
+            self.packer.push(call, form, not_after);
+            count += 1;
+        }
+        self.wire
+            .send(self.packer.bytes())
+            .map_err(may_have_executed)?;
+        let mut answers = Vec::with_capacity(count);
+        for place in 0..count {
+            let answer = match place {
+                0 => self.answer(),
+                // The ones before it have run.
+                _ => self.answer().map_err(may_have_executed),
+            };
+            answers.push(answer?);
+        }
+        self.wire.finish();
+        Ok(answers)
+    }
+
+    /// Reads one answer. The outer error is the connection's, the inner one the server's about this call; a server that says
+    /// that it is the wrong one ends the connection.
+    fn answer(&mut self) -> Result<Result<Answer, DatastoreError>, DatastoreError> {
+        let reply = self.reply().map_err(|error| self.wire.failed(error))?;
+        match protocol::answer(&reply) {
+            Ok((answer, time)) => {
+                self.learn(time);
+                Ok(Ok(answer))
+            }
+            Err(Unanswered::Refused(error)) if error.ends_connection() => Err(error.into()),
+            Err(Unanswered::Refused(error)) => Ok(Err(error.into())),
+            Err(Unanswered::Odd) => {
+                let odd = io::Error::new(io::ErrorKind::InvalidData, "not an answer to the script");
+                Err(self.wire.failed(odd))
+            }
+        }
+    }
+
+    /// Reads one reply to its end and not a byte further.
+    fn reply(&mut self) -> io::Result<Value> {
+        let mut lines = Lines {
+            wire: &mut self.wire,
+            room: LONGEST_REPLY,
+            failed: None,
+        };
+        let value = self.parser.parse_value(&mut lines);
+        if let Some(error) = lines.failed {
+            return Err(error);
+        }
+        value.map_err(|_| {
+            // Without the parser's text: it may quote what the server sent.
+            io::Error::new(io::ErrorKind::InvalidData, "this is no Redis reply")
+        })
+    }
+
+    fn learn(&mut self, time: ServerTime) {
+        if let Some(time) = time {
+            self.offset = time.saturating_sub(micros(Clock::BOOTTIME.now()));
+        }
+    }
+
+    /// The server time, in µs, from which on the present call must do nothing.
+    fn not_after(&mut self) -> u64 {
+        let end = micros(self.wire.transport().deadline().time());
+        u64::try_from(end.saturating_add(self.offset)).unwrap_or(0)
+    }
+}
+
+impl Link for Connection {
+    fn set_deadline(&mut self, deadline: Time) {
+        self.wire.set_deadline(deadline);
+    }
+
+    fn is_usable(&mut self) -> bool {
+        self.wire.is_usable()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connection").field(&self.wire).finish()
+    }
+}
+
+/// The wire as a reader that gives one line at a time. Every reply ends with a line's end, so the parser cannot take a byte of what
+/// follows into its own buffer, where nobody would see that the connection holds something that was not asked for.
+struct Lines<'a> {
+    wire: &'a mut Wire<Stream>,
+    room: usize,
+    failed: Option<io::Error>,
+}
+
+impl Read for Lines<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let available = match self.wire.fill_buf() {
+            Ok(available) => available,
+            Err(error) => {
+                let kind = error.kind();
+                self.failed = Some(error);
+                return Err(kind.into());
+            }
+        };
+        let line = available
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(available.len(), |end| end + 1);
+        let length = line.min(buf.len());
+        if length > self.room {
+            let error = || io::Error::new(io::ErrorKind::InvalidData, "a reply without end");
+            self.failed = Some(error());
+            return Err(error());
+        }
+        buf[..length].copy_from_slice(&available[..length]);
+        self.wire.consume(length);
+        self.room -= length;
+        Ok(length)
+    }
+}
+
+/// What is an answer only the first time is none the second time.
+fn finally(answer: Answer) -> Result<Answer, DatastoreError> {
+    match answer {
+        Answer::Stale => Err(DatastoreError::not_executed(
+            ErrorKind::Stale,
+            "the server's clock was past the end of the call, twice",
+        )),
+        Answer::NoScript => Err(DatastoreError::not_executed(
+            ErrorKind::Protocol,
+            "the server does not know the script that it was just sent",
+        )),
+        answer => Ok(answer),
+    }
+}
+
+fn not_greeted(error: Unanswered) -> DatastoreError {
+    match error {
+        Unanswered::Refused(error) => refused_login(error),
+        Unanswered::Odd => odd_greeting(),
+    }
+}
+
+/// Whatever the server says to a login, no claim was sent.
+fn refused_login(error: crate::ServerError) -> DatastoreError {
+    DatastoreError::not_executed(error.kind(), error)
+}
+
+fn odd_greeting() -> DatastoreError {
+    DatastoreError::not_executed(
+        ErrorKind::Protocol,
+        "the server's answer to the greeting is not that of a Redis server",
+    )
+}
+
+fn micros(time: Time) -> i64 {
+    i64::try_from(time.as_nanos() / 1000).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,258 @@
+//! Locks in Redis, as core wants them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dlock_core::{
+    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, Lease,
+    Reach, Released, Time,
+};
+use dlock_net::{Pool, PoolSettings, call_deadline, may_have_executed};
+
+use crate::config::{CALL_TIMEOUT, RedisBuilder, UrlError};
+use crate::connection::Connection;
+use crate::pool::ConnectionManager;
+use crate::protocol::{Answer, Call};
+use crate::r2d2;
+
+const TTL_MIN: Duration = Duration::from_millis(10);
+const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// Redis frees a key within two milliseconds of its end; the rest is for a busy server.
+const GRANULARITY: Duration = Duration::from_millis(20);
+/// How many extends are sent in one trip.
+const BATCH: usize = 256;
+/// A batch has at least this long: one lease that is nearly over must not make the others fail.
+const BATCH_PATIENCE: Duration = Duration::from_millis(250);
+const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or unused for 7 days) while its clock is behind the last token";
+
+/// Locks kept in one Redis or Valkey server (6.0 or newer).
+///
+/// Clones share connections.
+///
+/// # What it does not promise
+///
+/// The server decides alone. Whoever fails over to a replica, restores a backup, evicts keys (use `maxmemory-policy noeviction`) or sets the
+/// server's clock forward may give a lock to a second holder while the first still believes in its lease. Fencing tokens rise through all
+/// of these; only if the data is lost *and* the clock is set back may they go back.
+#[derive(Clone)]
+pub struct RedisDatastore {
+    pool: Arc<Pool<ConnectionManager>>,
+    call_timeout: Duration,
+}
+
+impl RedisDatastore {
+    /// Locks in the server at `url`, with the usual limits; for the forms of a URL see [`ConnectionManager::new`]. Opens no connection: the
+    /// first call does.
+    ///
+    /// # Errors
+    ///
+    /// A URL that cannot be used.
+    pub fn connect(url: &str) -> Result<Self, UrlError> {
+        Ok(Self::builder(url)?.build())
+    }
+
+    /// The same with other limits.
+    ///
+    /// # Errors
+    ///
+    /// A URL that cannot be used.
+    pub fn builder(url: &str) -> Result<RedisBuilder, UrlError> {
+        RedisBuilder::new(url)
+    }
+
+    /// Locks over a pool that the caller made, and may use for other stores besides.
+    pub fn from_pool(pool: r2d2::Pool<ConnectionManager>) -> Self {
+        RedisDatastore {
+            pool: Arc::new(Pool::from_r2d2(pool)),
+            call_timeout: CALL_TIMEOUT,
+        }
+    }
+
+    pub(crate) fn new(
+        manager: ConnectionManager,
+        settings: PoolSettings,
+        call_timeout: Duration,
+    ) -> Self {
+        RedisDatastore {
+            pool: Arc::new(Pool::new(manager, settings)),
+            call_timeout,
+        }
+    }
+
+    /// With another limit for a call than 2 s, for [`from_pool`](Self::from_pool).
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// One call, and whether an earlier try of it, on a connection that died, may have been carried out as well.
+    fn call(&self, claim: &Claim, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
+        let mut in_doubt = false;
+        let answer = self
+            .pool
+            .call(self.deadline(claim), |connection: &mut Connection| {
+                connection
+                    .call(call)
+                    .inspect_err(|error| in_doubt |= error.may_have_executed())
+            });
+        answer.map(|answer| (answer, in_doubt))
+    }
+
+    fn deadline(&self, claim: &Claim) -> Time {
+        call_deadline(claim, self.call_timeout)
+    }
+}
+
+impl Datastore for RedisDatastore {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        check(ttl)?;
+        match self.call(claim, Call::Acquire(claim, ttl))? {
+            (Answer::Granted { fence, left }, _) => Ok(Attempt::granted(left, fence)),
+            // The first copy of the claim may still be on its way, and win after this holder.
+            (Answer::Held(_), true) => Err(lost_reply()),
+            (Answer::Held(held), false) => Ok(Attempt::Held(held)),
+            (answer, _) => Err(unexpected(&answer)),
+        }
+    }
+
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        check(ttl)?;
+        let answer = self
+            .call(lease.claim(), Call::Extend(lease, ttl))
+            .map(|(answer, _)| answer);
+        extension(lease, ttl, answer)
+    }
+
+    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+        match self.call(lease.claim(), Call::Release(lease.claim())) {
+            // The first copy may have freed it.
+            Ok((Answer::Released(false), true)) => Err(lost_reply()),
+            Ok((Answer::Released(ours), _)) => Ok(Released::from(ours)),
+            Ok((answer, _)) => Err(unexpected(&answer)),
+            Err(error) if error.kind() == ErrorKind::ForeignKey => Ok(Released::NotOurs),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        Characteristics::default()
+            .with_ttl(TTL_MIN, TTL_MAX)
+            .with_granularity(GRANULARITY)
+            .with_reach(Reach::Network)
+            .with_fencing(FENCING_SCOPE)
+            .with_call_timeout(self.call_timeout)
+            .with_batch(BATCH)
+            .with_late_calls_refused()
+    }
+
+    /// Frees the key if the claim holds it. Called after the claim's own [`not_after`](Claim::not_after), it leaves nothing behind: from then
+    /// on the server refuses the claim, should it still be on its way.
+    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
+        match self.call(claim, Call::Release(claim)) {
+            Err(error) if error.kind() != ErrorKind::ForeignKey => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// In one trip per 256, on a connection of its own beside the pool.
+    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        leases
+            .chunks(BATCH)
+            .flat_map(|batch| self.extend_batch(batch))
+            .collect()
+    }
+}
+
+impl RedisDatastore {
+    fn extend_batch(&self, batch: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        let calls: Vec<_> = batch
+            .iter()
+            .filter(|(_, ttl)| check(*ttl).is_ok())
+            .map(|(lease, ttl)| Call::Extend(lease, *ttl))
+            .collect();
+        let deadlines = || batch.iter().map(|(lease, _)| self.deadline(lease.claim()));
+        let patience = Clock::BOOTTIME.now().saturating_add(BATCH_PATIENCE);
+        let deadline = deadlines()
+            .min()
+            .unwrap_or(Time::ZERO)
+            .max(patience)
+            .min(deadlines().max().unwrap_or(Time::ZERO));
+        let answers = self
+            .pool
+            .call_dedicated(deadline, |connection| connection.call_many(&calls));
+        let mut answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => repeated(&error, calls.len()),
+        }
+        .into_iter();
+        batch
+            .iter()
+            .map(|(lease, ttl)| {
+                check(*ttl)?;
+                let answer = answers.next().unwrap_or_else(|| Err(lost_reply()));
+                extension(lease, *ttl, answer)
+            })
+            .collect()
+    }
+}
+
+fn extension(
+    lease: &Lease,
+    ttl: Duration,
+    answer: Result<Answer, DatastoreError>,
+) -> Result<Extension, DatastoreError> {
+    match answer {
+        Ok(Answer::Extended(left)) => Ok(lease.extended(left.unwrap_or(ttl))),
+        Ok(Answer::Lost) => Ok(Extension::Lost),
+        Ok(answer) => Err(unexpected(&answer)),
+        // Somebody put something else in its place.
+        Err(error) if error.kind() == ErrorKind::ForeignKey => Ok(Extension::Lost),
+        Err(error) => Err(error),
+    }
+}
+
+fn check(ttl: Duration) -> Result<(), DatastoreError> {
+    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
+        return Ok(());
+    }
+    let message = format!("a time to live of {ttl:?}; Redis locks live 10 ms to 365 days");
+    Err(DatastoreError::not_executed(ErrorKind::Invalid, message))
+}
+
+/// The same error for each of `count` calls that shared a connection.
+fn repeated(error: &DatastoreError, count: usize) -> Vec<Result<Answer, DatastoreError>> {
+    use std::error::Error as _;
+    let source = error.source().map(ToString::to_string).unwrap_or_default();
+    (0..count)
+        .map(|_| {
+            let copy = DatastoreError::not_executed(error.kind(), source.clone());
+            Err(match error.may_have_executed() {
+                true => may_have_executed(copy),
+                false => copy,
+            })
+        })
+        .collect()
+}
+
+fn lost_reply() -> DatastoreError {
+    DatastoreError::maybe_executed(
+        ErrorKind::Unreachable,
+        "the connection broke after the request was sent",
+    )
+}
+
+fn unexpected(answer: &Answer) -> DatastoreError {
+    let message = format!("an answer to another question: {answer:?}");
+    DatastoreError::maybe_executed(ErrorKind::Protocol, message)
+}
+
+impl fmt::Debug for RedisDatastore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisDatastore")
+            .field("pool", &self.pool)
+            .field("call_timeout", &self.call_timeout)
+            .finish()
+    }
+}

@@ -1,0 +1,156 @@
+//! What each operation costs, counted by the server and between it and the client.
+
+use std::time::Duration;
+
+use dlock_core::{Datastore, Extension, Lease};
+use dlock_testkit::servers::{RedisServer, Reply};
+
+use crate::support::*;
+
+/// Of the counted commands those that a client may have sent. The scripts' own are get, set, pttl, pexpire, del and time; `info` and
+/// `config` are the test's.
+fn sent_by_clients(server: &RedisServer) -> Vec<(String, u64)> {
+    server
+        .calls()
+        .into_iter()
+        .filter(|(name, _)| {
+            !["get", "set", "pttl", "pexpire", "del", "time", "info"].contains(&name.as_str())
+                && !name.starts_with("config")
+        })
+        .collect()
+}
+
+#[test]
+fn a_pair_of_acquire_and_release_on_a_warm_connection_is_two_commands_and_nothing_else() {
+    let (server, proxy, store) = warm_behind_proxy();
+    server.reset_calls();
+    proxy.reset_counts();
+
+    let lease = acquired(&store, &claim(KEY));
+    assert!(released(&store, &lease));
+
+    let counts = proxy.counts();
+    assert_eq!((counts.connections, counts.round_trips), (0, 2));
+    assert_eq!(sent_by_clients(&server), [("evalsha".to_owned(), 2)]);
+    assert_eq!(server.calls()["time"], 1, "the acquire script's own");
+}
+
+#[test]
+fn an_extend_is_one_command_and_so_is_a_refusal() {
+    let (server, proxy, store) = warm_behind_proxy();
+    let lease = acquired(&store, &claim(KEY));
+    server.reset_calls();
+    proxy.reset_counts();
+
+    assert_eq!(extend(&store, &lease, 1, TTL), Some(TTL));
+    refused(store.acquire(&claim(KEY), TTL));
+
+    assert_eq!(proxy.counts().round_trips, 2);
+    assert_eq!(sent_by_clients(&server), [("evalsha".to_owned(), 2)]);
+}
+
+#[test]
+fn three_hundred_leases_are_extended_in_two_trips_beside_the_pool() {
+    let (server, proxy, store) = warm_behind_proxy();
+    let leases: Vec<(Lease, Duration)> = (0..300)
+        .map(|n| {
+            (
+                call(&acquired(&store, &claim(&format!("dlock:{n}"))), 1),
+                TTL * 2,
+            )
+        })
+        .collect();
+    assert!(released(&store, &leases[7].0));
+    proxy.reset_counts();
+
+    let answers = store.extend_many(&leases);
+
+    // One of the three is the greeting of the connection for renewals.
+    let counts = proxy.counts();
+    assert_eq!((counts.connections, counts.round_trips), (1, 3));
+    assert_eq!(answers.len(), 300);
+    for (n, answer) in answers.into_iter().enumerate() {
+        match answer.unwrap() {
+            Extension::Lost => assert_eq!(n, 7),
+            Extension::Extended(grant) => assert!(grant.ttl == TTL * 2 && n != 7),
+        }
+    }
+    let left = server.command(["PTTL", "dlock:299"]).integer().unwrap();
+    assert!(left > 30_000, "{left}");
+}
+
+#[test]
+fn a_batch_survives_that_the_server_forgot_the_script() {
+    let (server, _proxy, store) = warm_behind_proxy();
+    let leases: Vec<(Lease, Duration)> = (0..5)
+        .map(|n| {
+            (
+                call(&acquired(&store, &claim(&format!("dlock:{n}"))), 1),
+                TTL,
+            )
+        })
+        .collect();
+    server.command(["SCRIPT", "FLUSH"]);
+    server.reset_calls();
+    let answers = store.extend_many(&leases);
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Ok(Extension::Extended(_)))),
+        "{answers:?}"
+    );
+    assert_eq!(server.calls()["eval"], 1, "the script is sent once");
+}
+
+#[test]
+fn the_record_is_what_the_documentation_says_and_the_fence_outlives_it() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let claim = claim(KEY);
+    let lease = acquired(&store, &claim);
+    let fence = fence_of(&lease);
+    let record = |sequence| {
+        let (owner, holder) = (claim.owner(), claim.holder());
+        Reply::Text(format!("{owner} {fence} {sequence} {holder}"))
+    };
+    assert_eq!(server.command(["GET", KEY]), record(0));
+    assert!(extend(&store, &lease, 7, TTL).is_some());
+    assert_eq!(server.command(["GET", KEY]), record(7));
+    assert_eq!(server.keys(), [KEY, FENCE]);
+    let life = |key| server.command(["PTTL", key]).integer().unwrap();
+    assert!((1..=30_000).contains(&life(KEY)));
+    let week = 7 * 86_400_000;
+    assert!((week - 60_000..=week).contains(&life(FENCE)));
+
+    assert!(released(&store, &lease));
+    let month = Duration::from_secs(30 * 86_400);
+    granted(store.acquire(&claim, month));
+    assert!(life(FENCE) > 59 * 86_400_000, "twice the time to live");
+}
+
+#[test]
+fn a_fraction_of_a_millisecond_is_rounded_up() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let ttl = Duration::from_micros(1_000_500);
+    let grant = granted(store.acquire(&claim(KEY), ttl));
+    assert!(grant.ttl >= ttl, "{:?}", grant.ttl);
+}
+
+#[test]
+fn a_time_to_live_that_redis_cannot_keep_is_invalid_and_not_sent() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    for ttl in [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        Duration::from_micros(9_999),
+        Duration::from_secs(365 * 86_400 + 1),
+        Duration::MAX,
+    ] {
+        let error = store.acquire(&claim(KEY), ttl).unwrap_err();
+        assert_eq!(error.kind(), dlock_core::ErrorKind::Invalid, "{ttl:?}");
+        assert!(!error.may_have_executed());
+    }
+    assert!(server.keys().is_empty());
+}

@@ -23,6 +23,8 @@ use crate::{AcquireError, Attempt, Backoff, DatastoreError, ErrorKind, Grant, He
 
 /// How long a waiter who can be woken sleeps when it was told nothing about the holder's lease.
 const UNINFORMED: Duration = Duration::from_secs(1);
+/// A call with less than this part of its usual time says nothing about the store when it fails.
+const TOO_SHORT: u32 = 10;
 /// The least sleep: a lease that ends "now" must not make a waiter spin.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -260,7 +262,9 @@ impl Acquisition {
             Err(error) => {
                 let lost = error.may_have_executed();
                 let retry = error.is_transient() && self.plan.waits;
-                self.outcome = Outcome::Failed(error.during("acquire"));
+                if !self.was_cut_short(sent, not_after, &error) {
+                    self.outcome = Outcome::Failed(error.during("acquire"));
+                }
                 if lost {
                     self.lost_request = self.lost_request.max(Some(not_after));
                     if !std::mem::replace(&mut self.asked_again, true) && now < self.plan.deadline {
@@ -274,6 +278,14 @@ impl Acquisition {
                 }
             }
         }
+    }
+
+    /// Whether a waiter's last claim failed only since its own deadline left the store no time to answer. The refusal before it is the
+    /// better answer then.
+    fn was_cut_short(&self, sent: Time, not_after: Time, error: &DatastoreError) -> bool {
+        matches!(self.outcome, Outcome::Held(_))
+            && matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Stale)
+            && sent.until(not_after) < self.plan.call_timeout / TOO_SHORT
     }
 
     fn claim(&mut self, now: Time) -> Action {
@@ -710,6 +722,33 @@ mod tests {
         assert!(
             matches!(error, AcquireError::Datastore(error) if error.kind() == ErrorKind::Unreachable)
         );
+    }
+
+    #[test]
+    fn a_last_claim_that_its_deadline_cut_short_does_not_hide_who_holds_the_lock() {
+        for (left, is_held) in [(50, true), (1500, false)] {
+            let (plan, start) = plan(Some(Duration::from_secs(5)));
+            let deadline = plan.deadline;
+            let (mut acquisition, _) = Acquisition::start(plan, start);
+            let _ = acquisition.on(
+                start,
+                Event::Answered {
+                    sent: start,
+                    reply: held(TTL),
+                },
+            );
+            let _ = acquisition.on(start, Event::Watched(false));
+            let sent = deadline.saturating_sub(Duration::from_millis(left));
+            let _ = acquisition.on(sent, Event::Woken);
+            let reply = Err(DatastoreError::not_executed(ErrorKind::Timeout, "too late"));
+            let action = acquisition.on(deadline, Event::Answered { sent, reply });
+            assert!(matches!(action, Action::Finish), "{action:?}");
+            assert_eq!(
+                acquisition.into_outcome().unwrap_err().is_held(),
+                is_held,
+                "{left} ms left"
+            );
+        }
     }
 
     #[test]

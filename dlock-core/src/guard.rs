@@ -102,10 +102,14 @@ impl LockGuard {
         on: fn(&HeldLease, Callback) -> Option<Callback>,
         callback: impl FnOnce() + Send + 'static,
     ) {
-        if self.held.is_inherited() {
-            return;
-        }
-        if let Some(now) = on(&self.held, Callback::new(callback)) {
+        let callback = Callback::new(callback);
+        // What a forked child inherits is lost already.
+        let now = if self.held.is_inherited() {
+            Some(callback)
+        } else {
+            on(&self.held, callback)
+        };
+        if let Some(now) = now {
             self.store.keeper().call(vec![now]);
         }
     }

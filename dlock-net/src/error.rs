@@ -57,3 +57,11 @@ pub fn may_have_executed(error: DatastoreError) -> DatastoreError {
     }
     DatastoreError::maybe_executed(error.kind(), error)
 }
+
+/// The same error where the request that failed asks for nothing to be done: a handshake, a read.
+pub fn nothing_was_done(error: DatastoreError) -> DatastoreError {
+    if !error.may_have_executed() {
+        return error;
+    }
+    DatastoreError::not_executed(error.kind(), error)
+}

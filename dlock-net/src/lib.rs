@@ -64,7 +64,9 @@ mod wire;
 
 pub use deadline::{Deadline, call_deadline, deadline_in};
 pub use endpoint::{Endpoint, EndpointError, percent_decoded, redacted};
-pub use error::{NetError, failed_after_sending, failed_before_sending, may_have_executed};
+pub use error::{
+    NetError, failed_after_sending, failed_before_sending, may_have_executed, nothing_was_done,
+};
 pub use lazy::{Connect, Lazy, Link};
 pub use pool::{Pool, PoolManager, PoolSettings};
 pub use socket::{Idle, Socket, Transport};

@@ -59,6 +59,8 @@ macro_rules! impl_manage_connection {
 pub struct PoolSettings {
     /// The most connections at a time, at least 1. Default 10.
     pub max_size: u32,
+    /// The most that a call waits while all connections are in use; never longer than the call. Default: as long as the call.
+    pub checkout_timeout: Option<Duration>,
     /// After how long without use one is closed. Default 10 minutes.
     pub idle_timeout: Option<Duration>,
     /// After how long one is closed. Default 30 minutes.
@@ -69,6 +71,7 @@ impl Default for PoolSettings {
     fn default() -> Self {
         PoolSettings {
             max_size: 10,
+            checkout_timeout: None,
             idle_timeout: Some(Duration::from_secs(600)),
             max_lifetime: Some(Duration::from_secs(1800)),
         }
@@ -80,6 +83,13 @@ impl PoolSettings {
     #[must_use]
     pub fn with_max_size(mut self, connections: u32) -> Self {
         self.max_size = connections.max(1);
+        self
+    }
+
+    /// With this [`checkout_timeout`](Self::checkout_timeout).
+    #[must_use]
+    pub fn with_checkout_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.checkout_timeout = timeout;
         self
     }
 
@@ -129,21 +139,27 @@ impl<M: PoolManager> Pool<M> {
             .error_handler(Box::new(NopErrorHandler))
             .thread_pool(Arc::new(thread))
             .build_unchecked(manager.clone());
-        let own = Self::from_r2d2(pool);
-        let _ = own.manager.set(manager);
-        own
+        let known = OnceLock::new();
+        let _ = known.set(manager);
+        Self::over(pool, settings, known)
     }
 
-    /// A pool over one that the caller made, and may use besides.
+    /// A pool over one that the caller made, and may use besides. A call waits for a connection as long as that pool's
+    /// connection timeout says, and never longer than the call may take.
     pub fn from_r2d2(pool: r2d2::Pool<M>) -> Self {
         let settings = PoolSettings::default()
             .with_max_size(pool.max_size())
+            .with_checkout_timeout(Some(pool.connection_timeout()))
             .with_idle_timeout(pool.idle_timeout())
             .with_max_lifetime(pool.max_lifetime());
+        Self::over(pool, settings, OnceLock::new())
+    }
+
+    fn over(pool: r2d2::Pool<M>, settings: PoolSettings, manager: OnceLock<M>) -> Self {
         Pool {
             pool: Some(pool),
             settings,
-            manager: OnceLock::new(),
+            manager,
             dedicated: Mutex::new(None),
             pid: process::id(),
             child: OnceLock::new(),
@@ -207,7 +223,11 @@ impl<M: PoolManager> Pool<M> {
 
     fn checkout(&self, deadline: Time) -> Result<PooledConnection<M>, DatastoreError> {
         // r2d2 adds it to its clock, which overflows for "never".
-        let left = Clock::BOOTTIME.now().until(deadline).min(LONGEST_WAIT);
+        let most = self.settings.checkout_timeout.unwrap_or(LONGEST_WAIT);
+        let left = Clock::BOOTTIME
+            .now()
+            .until(deadline)
+            .min(most.min(LONGEST_WAIT));
         // A place is made in no time, so the only thing to wait for is another call's end.
         let place = self
             .pool

@@ -1,0 +1,120 @@
+//! Extending many leases with one round trip.
+
+use std::time::Duration;
+
+use dlock_core::{Clock, DatastoreError, ErrorKind, Extension, Lease, Time};
+use dlock_net::{Pool, call_deadline, may_have_executed};
+
+use crate::MemcacheManager;
+use crate::holding::{self, extend_command, extended};
+use crate::protocol::{MemcacheConnection, Stored};
+
+/// How many extends go out at once: their requests and answers fit into the buffers of both ends.
+pub(crate) const BATCH: usize = 256;
+
+type Answer = Result<Extension, DatastoreError>;
+
+/// Extends the leases on the dedicated connection, by the earliest end of their calls.
+pub(crate) fn extend(
+    pool: &Pool<MemcacheManager>,
+    leases: &[(Lease, Duration)],
+    timeout: Duration,
+) -> Vec<Answer> {
+    let ends: Vec<Time> = leases
+        .iter()
+        .map(|(lease, _)| call_deadline(lease.claim(), timeout))
+        .collect();
+    let now = Clock::BOOTTIME.now();
+    // A call that has ended already must not end those of the others.
+    let Some(deadline) = ends.iter().copied().filter(|end| *end > now).min() else {
+        return leases.iter().map(|_| Err(too_late())).collect();
+    };
+    let in_time: Vec<usize> = (0..leases.len()).filter(|at| ends[*at] > now).collect();
+    let mut again = false;
+    let sent = pool.call_dedicated(deadline, |link| {
+        let answers = extend_on(link, leases, &in_time, again);
+        again = true;
+        answers
+    });
+    let mut answers: Vec<Answer> = leases.iter().map(|_| Err(too_late())).collect();
+    match sent {
+        Ok(answered) => {
+            for (at, answer) in in_time.into_iter().zip(answered) {
+                answers[at] = answer;
+            }
+        }
+        Err(error) => {
+            let shared = format!("{error}: {}", source_text(&error));
+            for at in in_time {
+                answers[at] = Err(same(&error, &shared));
+            }
+        }
+    }
+    answers
+}
+
+/// One answer for each of `which`, in their order.
+fn extend_on(
+    link: &mut MemcacheConnection,
+    leases: &[(Lease, Duration)],
+    which: &[usize],
+    again: bool,
+) -> Result<Vec<Answer>, DatastoreError> {
+    let mut commands = Vec::with_capacity(which.len());
+    let mut sent = Vec::with_capacity(which.len());
+    for (place, at) in which.iter().enumerate() {
+        let (lease, ttl) = &leases[*at];
+        if let Some((command, kept)) = extend_command(link, lease, *ttl) {
+            commands.push(command);
+            sent.push((place, kept));
+        }
+    }
+    let stored = link.replace_many(&commands)?;
+    let mut answers: Vec<Option<Answer>> = which.iter().map(|_| None).collect();
+    let was_cut = stored.len() < sent.len();
+    for ((place, kept), stored) in sent.iter().zip(stored) {
+        let (lease, _) = &leases[which[*place]];
+        answers[*place] = match stored {
+            Ok(Stored::Done(cas)) => Some(Ok(extended(link, lease, cas, *kept, lease.fence()))),
+            Ok(Stored::NotFound) => Some(Ok(Extension::Lost)),
+            // Somebody else's, or ours under another number: it needs a look.
+            Ok(Stored::Other) => None,
+            Err(error) => Some(Err(error)),
+        };
+    }
+    if was_cut {
+        // The connection broke in the middle. What was sent may have been done.
+        let broken =
+            || DatastoreError::maybe_executed(ErrorKind::Unreachable, "the connection broke");
+        let answers = answers.into_iter();
+        return Ok(answers
+            .map(|answer| answer.unwrap_or_else(|| Err(broken())))
+            .collect());
+    }
+    Ok(which
+        .iter()
+        .zip(answers)
+        .map(|(at, answer)| {
+            let (lease, ttl) = &leases[*at];
+            answer.unwrap_or_else(|| holding::extend(link, lease, *ttl, again))
+        })
+        .collect())
+}
+
+fn too_late() -> DatastoreError {
+    DatastoreError::not_executed(ErrorKind::Timeout, "the call had ended before it was sent")
+}
+
+/// An error like `error` for another lease of the batch; errors cannot be cloned.
+fn same(error: &DatastoreError, text: &str) -> DatastoreError {
+    let copy = DatastoreError::not_executed(error.kind(), text);
+    if error.may_have_executed() {
+        may_have_executed(copy)
+    } else {
+        copy
+    }
+}
+
+fn source_text(error: &DatastoreError) -> String {
+    std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
+}

@@ -1,0 +1,419 @@
+//! The few commands of memcached's meta protocol that locks need.
+//!
+//! Requests are packed and answers taken apart by `memcache::exp`; the bytes go over the socket that keeps the call's deadline.
+
+use std::io;
+use std::str;
+use std::time::Duration;
+
+use dlock_core::{DatastoreError, ErrorKind, Time};
+use dlock_net::{Link, Socket, Transport, Wire, nothing_was_done};
+use memcache::exp::{MAX_KEY_LENGTH, MetaCommand, MetaOp, MetaResponse, ReturnCode};
+
+use crate::error::{Problem, answered};
+use crate::life::{Life, Stats};
+use crate::record::MAX_RECORD;
+
+/// No line of an answer is longer, not even one of the statistics.
+const MAX_LINE: usize = 8192;
+/// More statistics than any server has.
+const MAX_STATS: usize = 2000;
+/// A value up to this size is read to its end; a larger one costs the connection.
+const MAX_VALUE: usize = 64 << 10;
+
+/// One connection to a memcached server, which knows which life of the server it leads to.
+#[derive(Debug)]
+pub struct MemcacheConnection {
+    wire: Wire<Socket>,
+    life: Life,
+    /// Whether that life is old enough to grant.
+    grown_up: bool,
+}
+
+/// The answer to a store with a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// Done; the record now has this number.
+    Done(u64),
+    /// There is no such key.
+    NotFound,
+    /// The key's number is another one, or, for an add: there is such a key.
+    Other,
+}
+
+/// The answer to a delete with a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deleted {
+    Done,
+    NotFound,
+    Other,
+}
+
+/// What stands at a key.
+#[derive(Debug)]
+pub(crate) struct Item {
+    /// Empty if it is too long to be one of ours.
+    pub(crate) value: Vec<u8>,
+    /// `None`: for ever.
+    pub(crate) seconds: Option<u32>,
+    pub(crate) cas: u64,
+}
+
+impl Link for MemcacheConnection {
+    fn set_deadline(&mut self, deadline: Time) {
+        self.wire.set_deadline(deadline);
+    }
+
+    fn is_usable(&mut self) -> bool {
+        self.wire.is_usable()
+    }
+}
+
+impl MemcacheConnection {
+    /// Finds out which life of the server is at the other end of `wire`, and whether it can keep locks.
+    pub(crate) fn handshake(mut wire: Wire<Socket>) -> Result<Self, DatastoreError> {
+        let stats = read_stats(&mut wire)?;
+        let (life, grown_up) = stats.life(wire.peer())?;
+        stats.check(wire.peer())?;
+        Ok(MemcacheConnection {
+            wire,
+            life,
+            grown_up,
+        })
+    }
+
+    /// The life of the server that this connection leads to.
+    pub(crate) fn life(&self) -> Life {
+        self.life
+    }
+
+    /// Whether the life is old enough to grant; asks the server again if it was not.
+    pub(crate) fn is_grown_up(&mut self) -> Result<bool, DatastoreError> {
+        if !self.grown_up {
+            (self.life, self.grown_up) = read_stats(&mut self.wire)?.life(self.wire.peer())?;
+        }
+        Ok(self.grown_up)
+    }
+
+    /// What is left of the call.
+    pub(crate) fn time_left(&mut self) -> Duration {
+        let deadline = self.wire.transport().deadline();
+        deadline.left().unwrap_or(Duration::ZERO)
+    }
+
+    /// The server, as errors name it.
+    pub(crate) fn peer(&self) -> &str {
+        self.wire.peer()
+    }
+
+    /// Stores `value` unless the key is there.
+    pub(crate) fn add(
+        &mut self,
+        key: &str,
+        seconds: u32,
+        value: &str,
+    ) -> Result<Stored, DatastoreError> {
+        let add = MetaCommand::new(MetaOp::Set, key)
+            .flag("ME")
+            .flag(format!("T{seconds}"))
+            .flag("c")
+            .value(value);
+        self.ask(&add)?;
+        self.stored()
+    }
+
+    /// Stores `value` if the key's number is `cas`.
+    pub(crate) fn replace(
+        &mut self,
+        key: &str,
+        cas: u64,
+        seconds: u32,
+        value: &str,
+    ) -> Result<Stored, DatastoreError> {
+        self.ask(&replace(key, cas, seconds, value))?;
+        self.stored()
+    }
+
+    /// The same for many keys in one go. The answers come in order, as far as they came.
+    pub(crate) fn replace_many(
+        &mut self,
+        commands: &[MetaCommand],
+    ) -> Result<Vec<Result<Stored, DatastoreError>>, DatastoreError> {
+        let mut request = Vec::new();
+        for command in commands {
+            command.encode_into(&mut request).map_err(unusable_key)?;
+        }
+        self.wire
+            .send(&request)
+            .map_err(dlock_net::may_have_executed)?;
+        let mut answers = Vec::with_capacity(commands.len());
+        for _ in commands {
+            let answer = self.read_answer();
+            let lost = !is_in_step(&answer);
+            match answer {
+                // Nothing was answered: a dead connection, which can be replaced.
+                Err(error) if lost && answers.is_empty() => return Err(error),
+                answer => answers.push(answer.and_then(|answer| self.stored_from(&answer))),
+            }
+            if lost {
+                return Ok(answers);
+            }
+        }
+        self.wire.finish();
+        Ok(answers)
+    }
+
+    /// Deletes the key if its number is `cas`.
+    pub(crate) fn delete(&mut self, key: &str, cas: u64) -> Result<Deleted, DatastoreError> {
+        self.ask(&MetaCommand::new(MetaOp::Delete, key).flag(format!("C{cas}")))?;
+        match self.answer()?.rc() {
+            ReturnCode::Hd => Ok(Deleted::Done),
+            ReturnCode::Nf => Ok(Deleted::NotFound),
+            ReturnCode::Ex => Ok(Deleted::Other),
+            other => Err(self.odd(&format!("{other:?}"))),
+        }
+    }
+
+    /// Deletes the key whatever its number is: for servers without such numbers.
+    pub(crate) fn delete_unconditionally(&mut self, key: &str) -> Result<(), DatastoreError> {
+        self.ask(&MetaCommand::new(MetaOp::Delete, key))?;
+        self.answer().map(drop)
+    }
+
+    /// Reads the key; `None` if it is not there. An error means that nothing was done.
+    pub(crate) fn get(&mut self, key: &str) -> Result<Option<Item>, DatastoreError> {
+        self.get_item(key).map_err(nothing_was_done)
+    }
+
+    fn get_item(&mut self, key: &str) -> Result<Option<Item>, DatastoreError> {
+        let get = MetaCommand::new(MetaOp::Get, key)
+            .flag("v")
+            .flag("t")
+            .flag("c");
+        self.ask(&get)?;
+        let line = self.wire.line(MAX_LINE)?.to_vec();
+        let answer = self.parsed(&line);
+        let has_value = matches!(&answer, Ok(answer) if answer.rc() == ReturnCode::Va);
+        if is_in_step(&answer) && !has_value {
+            self.wire.finish();
+        }
+        let answer = answer?;
+        match answer.rc() {
+            ReturnCode::En => return Ok(None),
+            ReturnCode::Va => {}
+            other => return Err(self.odd(&format!("{other:?}"))),
+        }
+        // The parsed answer keeps the length to itself.
+        let length = line.split(|b| *b == b' ').nth(1).and_then(number);
+        let cas = flag(&answer, b'c').and_then(number);
+        let seconds = match flag(&answer, b't') {
+            Some(b"-1") => Some(None),
+            seconds => seconds
+                .and_then(number)
+                .map(|seconds| Some(u32::try_from(seconds).unwrap_or(u32::MAX))),
+        };
+        let (Some(length), Some(cas), Some(seconds)) = (length, cas, seconds) else {
+            return Err(self.odd(&String::from_utf8_lossy(&line)));
+        };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let value = if length <= MAX_VALUE {
+            let mut value = self.wire.exactly(length + 2)?.to_vec();
+            if !value.ends_with(b"\r\n") {
+                return Err(self.odd("a value of another length than announced"));
+            }
+            value.truncate(length);
+            self.wire.finish();
+            value
+        } else {
+            // It is not ours, so nobody needs it. The connection stays dirty and is replaced, which is cheaper than to read on.
+            Vec::new()
+        };
+        let value = if length <= MAX_RECORD {
+            value
+        } else {
+            Vec::new()
+        };
+        Ok(Some(Item {
+            value,
+            seconds,
+            cas,
+        }))
+    }
+
+    fn ask(&mut self, command: &MetaCommand) -> Result<(), DatastoreError> {
+        let request = command.encode().map_err(unusable_key)?;
+        self.wire.send(&request)
+    }
+
+    fn stored(&mut self) -> Result<Stored, DatastoreError> {
+        let answer = self.answer()?;
+        self.stored_from(&answer)
+    }
+
+    fn stored_from(&self, answer: &MetaResponse) -> Result<Stored, DatastoreError> {
+        match answer.rc() {
+            ReturnCode::Hd => flag(answer, b'c')
+                .and_then(number)
+                .map(Stored::Done)
+                .ok_or_else(|| self.odd("HD without a CAS number")),
+            ReturnCode::Nf => Ok(Stored::NotFound),
+            ReturnCode::Ex | ReturnCode::Ns => Ok(Stored::Other),
+            other => Err(self.odd(&format!("{other:?}"))),
+        }
+    }
+
+    /// The answer to a command that is answered with one line.
+    fn answer(&mut self) -> Result<MetaResponse, DatastoreError> {
+        let answer = self.read_answer();
+        if is_in_step(&answer) {
+            self.wire.finish();
+        }
+        answer
+    }
+
+    fn read_answer(&mut self) -> Result<MetaResponse, DatastoreError> {
+        let line = self.wire.line(MAX_LINE)?.to_vec();
+        self.parsed(&line)
+    }
+
+    fn parsed(&self, line: &[u8]) -> Result<MetaResponse, DatastoreError> {
+        MetaResponse::parse_header(line).map_err(|error| answered(self.wire.peer(), error))
+    }
+
+    fn odd(&self, answer: &str) -> DatastoreError {
+        odd(&self.wire, answer)
+    }
+}
+
+/// Whether the next line will be the next command's answer. So it is after an error that the server answers a store with; after one about the
+/// command itself the server may go on to take the value for a command.
+fn is_in_step(answer: &Result<MetaResponse, DatastoreError>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::Refused,
+    }
+}
+
+/// The command of [`MemcacheConnection::replace`], for [`MemcacheConnection::replace_many`].
+pub(crate) fn replace(key: &str, cas: u64, seconds: u32, value: &str) -> MetaCommand {
+    MetaCommand::new(MetaOp::Set, key)
+        .flag(format!("C{cas}"))
+        .flag(format!("T{seconds}"))
+        .flag("c")
+        .value(value)
+}
+
+/// Refuses a key that would be more than a key on the wire, or that memcached would not take.
+pub(crate) fn check_key(key: &str) -> Result<(), DatastoreError> {
+    let fits = (1..=MAX_KEY_LENGTH).contains(&key.len());
+    if fits && key.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(DatastoreError::not_executed(
+        ErrorKind::Invalid,
+        Problem::Key,
+    ))
+}
+
+fn unusable_key(error: memcache::exp::Error) -> DatastoreError {
+    DatastoreError::not_executed(ErrorKind::Invalid, error)
+}
+
+/// Asks for the statistics, the settings, and whether the meta protocol is spoken, in one go. An error means that nothing was done.
+fn read_stats(wire: &mut Wire<Socket>) -> Result<Stats, DatastoreError> {
+    let mut read = || {
+        wire.send(b"stats\r\nstats settings\r\nmn\r\n")?;
+        let mut stats = Stats::default();
+        for _ in 0..2 {
+            read_stat_lines(wire, &mut stats)?;
+        }
+        let line = wire.line(MAX_LINE)?;
+        let no_operation = MetaResponse::parse_header(line);
+        if no_operation.is_ok_and(|answer| answer.rc() == ReturnCode::Mn) {
+            wire.finish();
+            return Ok(stats);
+        }
+        // An old version is named as such; if it cannot be told, this is what is missing.
+        stats.check(wire.peer())?;
+        let peer = wire.peer().to_owned();
+        Err(DatastoreError::not_executed(
+            ErrorKind::Unsupported,
+            Problem::NoMeta { peer },
+        ))
+    };
+    read().map_err(nothing_was_done)
+}
+
+fn read_stat_lines(wire: &mut Wire<Socket>, stats: &mut Stats) -> Result<(), DatastoreError> {
+    for _ in 0..MAX_STATS {
+        let line = String::from_utf8_lossy(wire.line(MAX_LINE)?).into_owned();
+        if line == "END" {
+            return Ok(());
+        }
+        let mut words = line.splitn(3, ' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("STAT"), Some(name), value) => stats.take(name, value.unwrap_or("")),
+            // Servers that only know the first of the two.
+            (Some("ERROR" | "CLIENT_ERROR" | "RESET"), ..) => return Ok(()),
+            _ => return Err(odd(wire, &line)),
+        }
+    }
+    Err(wire.failed(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "statistics without end",
+    )))
+}
+
+/// The error of an answer that the protocol does not allow, shown as far as that is harmless.
+fn odd(wire: &Wire<Socket>, answer: &str) -> DatastoreError {
+    let problem = Problem::Odd {
+        peer: wire.peer().to_owned(),
+        answer: answer.chars().take(80).collect(),
+    };
+    DatastoreError::maybe_executed(ErrorKind::Protocol, problem)
+}
+
+/// What follows the letter of a flag in an answer.
+fn flag(answer: &MetaResponse, letter: u8) -> Option<&[u8]> {
+    answer.flags().find_map(|flag| flag.strip_prefix(&[letter]))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    plain
+        .then(|| str::from_utf8(digits).ok()?.parse().ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_more_than_a_key_are_refused() {
+        for key in [
+            "",
+            "a b",
+            "a\r\nflush_all",
+            "a\0",
+            "a\tb",
+            "\u{7f}",
+            "schlüssel",
+            &"x".repeat(251),
+        ] {
+            let error = check_key(key).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{key:?}");
+            assert!(!error.may_have_executed());
+        }
+        check_key(&"x".repeat(250)).unwrap();
+        check_key("dlock:hourly-import%20x").unwrap();
+    }
+
+    #[test]
+    fn only_digits_are_a_number() {
+        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
+        for text in [&b""[..], b"-1", b"+1", b"1 ", b"18446744073709551616", b"x"] {
+            assert_eq!(number(text), None, "{text:?}");
+        }
+    }
+}

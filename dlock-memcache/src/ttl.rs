@@ -1,0 +1,225 @@
+//! Whole seconds on the wire, and what they promise.
+//!
+//! memcached reckons in seconds of a clock that a timer advances once a second. What it keeps for `T` seconds may be gone after a little
+//! more than `T - 2`: up to a second since its clock was last advanced when the item came, and another one whenever the timer, which is
+//! a millisecond slower than the second it waits for, has fallen behind by a whole second and the clock advances by two. And it may
+//! be there for `T`. So `T` is the promised time, rounded up, plus two.
+//!
+//! After a stall (a stopped process, a paused machine) the clock is behind when the next requests are read, and what they store lives
+//! shorter by the length of the stall. That shows only in a later look: [`Kept::remaining`].
+
+use std::time::Duration;
+
+use dlock_core::{DatastoreError, ErrorKind, Time};
+
+use crate::error::Problem;
+
+/// What the server may cut off the seconds that it was told.
+const MARGIN: u32 = 2;
+/// From 30 days on, the server takes a number for a date.
+const MOST: u32 = 30 * 86_400;
+
+/// The shortest time that a claim may ask for.
+pub(crate) const TTL_MIN: Duration = Duration::from_secs(1);
+/// The longest time that a claim may ask for.
+pub(crate) const TTL_MAX: Duration = Duration::from_secs((MOST - MARGIN) as u64);
+/// How long after its end the server may still keep a key: the margin, and the rounding up.
+pub(crate) const GRANULARITY: Duration = Duration::from_secs(MARGIN as u64 + 1);
+
+/// The seconds to tell the server so that it keeps a key for at least `ttl`.
+///
+/// An extend may ask for less than [`TTL_MIN`]: the rest of a minimum hold.
+pub(crate) fn seconds(ttl: Duration) -> Result<u32, DatastoreError> {
+    if ttl > TTL_MAX {
+        return Err(DatastoreError::not_executed(
+            ErrorKind::Invalid,
+            Problem::Ttl,
+        ));
+    }
+    let whole = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    // TTL_MAX fits, so the conversion cannot fail.
+    Ok(u32::try_from(whole).unwrap_or(MOST - MARGIN) + MARGIN)
+}
+
+/// For how long the server surely still keeps what it reports `seconds` for.
+pub(crate) fn at_least(seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(seconds.saturating_sub(MARGIN)))
+}
+
+/// What the server was told when, as far as one can hold it to that later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The seconds that it was told, or reported.
+    pub(crate) seconds: u32,
+    /// The time that was promised on the strength of them.
+    pub(crate) ttl: Duration,
+    /// When the request was sent.
+    pub(crate) sent: Time,
+}
+
+impl Kept {
+    /// For how long the server surely keeps the key from `now` on, given that it reports `seconds` now.
+    ///
+    /// The promise stands if no more of the server's seconds have passed than could in that time. If more have, its clock was behind when
+    /// the key was stored, and only what it reports now counts.
+    pub(crate) fn remaining(&self, seconds: u32, now: Time) -> Duration {
+        let age = self.sent.until(now);
+        let promised = self.ttl.saturating_sub(age);
+        let passed = self.seconds.saturating_sub(seconds);
+        let reported = at_least(seconds);
+        if age < Duration::from_secs(1) {
+            if passed <= 1 {
+                return promised;
+            }
+            // Its clock has advanced since the request was sent, so it is behind by no more than that and its own second.
+            let surely = Duration::from_secs(u64::from(seconds.saturating_sub(1)));
+            return promised.min(surely.saturating_sub(age));
+        }
+        promised.min(reported)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_time_is_rounded_up_and_gets_the_margin() {
+        for (millis, seconds_on_the_wire) in [
+            (0, 2),
+            (1, 3),
+            (999, 3),
+            (1000, 3),
+            (1001, 4),
+            (1500, 4),
+            (30_000, 32),
+        ] {
+            assert_eq!(
+                seconds(Duration::from_millis(millis)).unwrap(),
+                seconds_on_the_wire,
+                "{millis}"
+            );
+        }
+        assert_eq!(seconds(TTL_MAX).unwrap(), MOST);
+    }
+
+    #[test]
+    fn no_time_becomes_a_date_or_wraps() {
+        for ttl in [
+            TTL_MAX + Duration::from_nanos(1),
+            Duration::from_secs(30 * 86_400),
+            Duration::from_secs(1 << 32),
+            Duration::MAX,
+        ] {
+            let error = seconds(ttl).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(!error.may_have_executed());
+        }
+    }
+
+    fn kept(ttl: u64) -> Kept {
+        Kept {
+            seconds: seconds(Duration::from_secs(ttl)).unwrap(),
+            ttl: Duration::from_secs(ttl),
+            sent: Time::from_nanos(1_000_000_000_000),
+        }
+    }
+
+    #[test]
+    fn a_server_that_kept_time_keeps_its_promise() {
+        let kept = kept(10);
+        let soon = kept.sent.saturating_add(Duration::from_millis(50));
+        for seconds in [12, 11] {
+            assert_eq!(
+                kept.remaining(seconds, soon),
+                Duration::from_millis(9950),
+                "{seconds}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_that_was_behind_is_held_to_what_it_reports() {
+        let kept = kept(10);
+        let soon = kept.sent.saturating_add(Duration::from_millis(50));
+        assert_eq!(kept.remaining(10, soon), Duration::from_millis(8950));
+        assert_eq!(kept.remaining(6, soon), Duration::from_millis(4950));
+        assert_eq!(kept.remaining(1, soon), Duration::ZERO);
+        assert_eq!(kept.remaining(0, soon), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_late_look_never_promises_more_than_was_promised() {
+        let kept = kept(10);
+        let later = kept.sent.saturating_add(Duration::from_secs(4));
+        assert_eq!(kept.remaining(12, later), Duration::from_secs(6));
+        assert_eq!(kept.remaining(8, later), Duration::from_secs(6));
+        assert_eq!(kept.remaining(7, later), Duration::from_secs(5));
+    }
+
+    /// The server's clock as described at the top, in milliseconds of real time.
+    struct Server {
+        /// When the timer fires first, and then once a second and a little.
+        phase: u64,
+        late: u64,
+        /// From when to when the process is stopped.
+        stopped: (u64, u64),
+    }
+
+    impl Server {
+        /// The cached second as it is when the process runs at `now`.
+        fn second(&self, now: u64) -> u64 {
+            let (mut fires, mut second) = (self.phase, 0);
+            while fires <= now {
+                // A timer that is due while the process is stopped fires when it goes on, after the requests that wait.
+                let at = if (self.stopped.0..=self.stopped.1).contains(&fires) {
+                    self.stopped.1 + 1
+                } else {
+                    fires
+                };
+                if at > now {
+                    break;
+                }
+                second = at / 1000;
+                fires = at + 1000 + self.late;
+            }
+            second
+        }
+    }
+
+    proptest! {
+        /// For every phase of the timer, drift and stall: what is answered some 50 ms after the grant is never longer than the server
+        /// keeps the key.
+        #[test]
+        fn a_confirmed_lease_is_never_longer_than_the_servers(
+            phase in 0u64..1000,
+            late in 0u64..3,
+            stop in 5_000u64..7_000,
+            stall in 0u64..12_000,
+            sent_after in 0u64..14_000,
+            ttl in 1u64..12,
+        ) {
+            let server = Server { phase, late, stopped: (stop, stop + stall) };
+            let sent = stop - 1000 + sent_after;
+            // A request that comes while the process is stopped runs when it goes on.
+            let runs = if (stop..=stop + stall).contains(&sent) { stop + stall } else { sent };
+            let wire = seconds(Duration::from_secs(ttl)).unwrap();
+            let end = server.second(runs) + u64::from(wire);
+            let gone = (runs..).find(|now| server.second(*now) >= end).unwrap();
+
+            let time = |millis: u64| Time::from_nanos(millis * 1_000_000);
+            let kept = Kept { seconds: wire, ttl: Duration::from_secs(ttl), sent: time(sent) };
+            let look = runs + 50;
+            let look = if (stop..=stop + stall).contains(&look) { stop + stall + 50 } else { look };
+            let reported = end.saturating_sub(server.second(look));
+            if reported > 0 {
+                let left = kept.remaining(u32::try_from(reported).unwrap(), time(look));
+                prop_assert!(
+                    look + u64::try_from(left.as_millis()).unwrap() <= gone + 1,
+                    "looked at {}, left {:?}, gone at {}", look, left, gone
+                );
+            }
+        }
+    }
+}

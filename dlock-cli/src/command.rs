@@ -33,17 +33,18 @@ pub(crate) enum Ended {
 
 /// Runs the command under the lock that `guard` holds; returns when it ended. `grace` is how long what is left of a command
 /// that was told to end may take.
+///
+/// The watcher, if it came to one, is on its way home; dropping it waits for it.
 pub(crate) fn run(
     mut command: Command,
     guard: &LockGuard,
     grace: Duration,
     signals: &Signals,
-) -> Ended {
-    let started = match start(&mut command, guard, grace, signals) {
-        Ok(started) => started,
-        Err(ended) => return ended,
-    };
-    started.watch()
+) -> (Ended, Option<Watcher>) {
+    match start(&mut command, guard, grace, signals) {
+        Ok(running) => running.watch(),
+        Err(ended) => (ended, None),
+    }
 }
 
 fn start<'a>(
@@ -55,12 +56,12 @@ fn start<'a>(
     let cannot = |what: &str, error: &io::Error| {
         Ended::CannotRun(exit_code::LOST, format!("cannot {what}: {error}"))
     };
-    signals
-        .command_starts()
-        .map_err(|error| cannot("catch signals", &error))?;
     if let Some(signal) = signals.first() {
         return Err(Ended::NotStarted(signal.as_raw()));
     }
+    signals
+        .command_starts()
+        .map_err(|error| cannot("catch signals", &error))?;
     let watcher = Watcher::start().map_err(|error| cannot("start the watcher process", &error))?;
     let terminal = Terminal::controlling();
     let tty = terminal.as_ref().and_then(Terminal::to_lend);
@@ -87,18 +88,13 @@ fn start<'a>(
         return Err(cannot_execute(command, &error));
     };
     let group = Arc::new(Group(Mutex::new(Some(leader))));
-    guard.on_at_risk({
-        let sender = signals.sender();
-        move || {
-            let _ = sender.send(Event::AtRisk);
-        }
-    });
+    guard.on_at_risk(Signals::at_risk);
     guard.on_lost({
-        let (group, sender) = (Arc::clone(&group), signals.sender());
+        let group = Arc::clone(&group);
         move || {
             // Here and not in the main thread, which could be busy, writing to a full pipe for example.
             group.signal(Signal::KILL);
-            let _ = sender.send(Event::Lost);
+            Signals::lost();
         }
     });
     Ok(Running {
@@ -170,7 +166,7 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    fn watch(mut self) -> Ended {
+    fn watch(mut self) -> (Ended, Option<Watcher>) {
         loop {
             let event = self.signals.next(self.kill_at);
             self.handle(event);
@@ -268,7 +264,7 @@ impl Running<'_> {
         self.group.signal(Signal::CONT);
     }
 
-    fn finish(mut self, change: Change) -> Ended {
+    fn finish(mut self, change: Change) -> (Ended, Option<Watcher>) {
         let had_terminal = self.terminal.as_ref().is_some_and(|terminal| {
             let had_it = terminal.belongs_to(self.leader);
             terminal.take_back(self.leader);
@@ -282,14 +278,15 @@ impl Running<'_> {
         self.watcher.dismiss();
         self.group.forget();
         take_note_of(self.leader);
-        match change {
+        let ended = match change {
             _ if self.lost => Ended::Lost,
             Change::Killed(signal) | Change::Stopped(signal) => Ended::Killed {
                 signal,
                 had_terminal,
             },
             Change::Exited(status) => Ended::Exited(u8::try_from(status & 0xff).unwrap_or(u8::MAX)),
-        }
+        };
+        (ended, Some(self.watcher))
     }
 
     /// In `sh -c 'a; b'` a signal ends the shell at once, while `a` may take its time to clean up. The lock is held meanwhile.
@@ -300,11 +297,11 @@ impl Running<'_> {
         let patience = Instant::now() + self.grace;
         while self.group.exists() {
             let now = Instant::now();
-            if self.kill_at.is_some_and(|kill_at| now >= kill_at) {
-                self.group.signal(Signal::KILL);
-                return;
-            }
-            if self.kill_at.is_none() && now >= patience {
+            if self.lost {
+                if self.kill_at.is_none_or(|kill_at| now >= kill_at) {
+                    return self.group.signal(Signal::KILL);
+                }
+            } else if now >= patience {
                 return say(
                     "the command ended, but processes that it started do not; the lock is released all the same",
                 );

@@ -1,12 +1,14 @@
 //! `dlock run`: gets the lock, runs the command, releases the lock, and says how it went.
 
+use std::cell::Cell;
+use std::io;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use dlock_core::{
-    AcquireError, ErrorKind, Lock, LockEvent, LockGuard, LockOptions, Once, ReleaseError, Store,
-    Wait, duration,
+    AcquireError, Cancel, ErrorKind, Lock, LockEvent, LockGuard, LockOptions, Once, ReleaseError,
+    Store, Wait, duration,
 };
 
 use crate::args::{Once as Job, Patience, Run};
@@ -16,10 +18,17 @@ use crate::say::{chain, plain, say};
 use crate::signals::Signals;
 use crate::store;
 use crate::sys;
+use crate::watcher::Watcher;
 
 /// Runs; the exit code.
 pub(crate) fn run(run: &Run) -> u8 {
-    let result = Attempt::prepare(run).and_then(|attempt| attempt.make());
+    let result = Attempt::prepare(run).and_then(|attempt| {
+        let result = attempt.make();
+        drop(attempt.watcher.take());
+        // The process is about to end, which ends the store's threads sooner than telling them to.
+        std::mem::forget(attempt);
+        result
+    });
     match result {
         Ok(code) => code,
         Err(Failure { code, message }) => {
@@ -64,17 +73,14 @@ struct Attempt<'a> {
     url: Option<String>,
     lock: Lock,
     seen: Arc<Seen>,
+    /// Waited for at the end, so that it has the time of the release to end.
+    watcher: Cell<Option<Watcher>>,
 }
 
 impl<'a> Attempt<'a> {
     fn prepare(run: &'a Run) -> Result<Self, Failure> {
         let name = plain(&run.name);
-        let signals = Signals::listen().map_err(|error| {
-            Failure::new(
-                exit_code::UNREACHABLE,
-                format!("cannot catch signals: {error}"),
-            )
-        })?;
+        let signals = Signals::listen().map_err(|error| cannot_catch_signals(&error))?;
         let opened = store::open(run.store.as_deref()).map_err(|error| match error {
             store::OpenError::Usage(message) => Failure::new(exit_code::USAGE, message),
             store::OpenError::Unusable(message) => {
@@ -99,15 +105,12 @@ impl<'a> Attempt<'a> {
             url: opened.url,
             lock,
             seen,
+            watcher: Cell::default(),
         })
     }
 
     fn make(&self) -> Result<u8, Failure> {
-        let wait = match self.run.wait {
-            Patience::AtMost(time) => Wait::within(time),
-            Patience::Forever => Wait::forever(),
-        }
-        .cancelled_by(self.signals.cancel());
+        let wait = self.wait()?;
         let ended = match &self.run.once {
             Some(job) => self.make_once(&wait, job)?,
             None => {
@@ -119,6 +122,20 @@ impl<'a> Attempt<'a> {
             }
         };
         self.code(ended)
+    }
+
+    fn wait(&self) -> Result<Wait, Failure> {
+        let wait = match self.run.wait {
+            // One try is over before a signal could matter; it is looked for before the command is started.
+            Patience::AtMost(Duration::ZERO) => return Ok(Wait::none()),
+            Patience::AtMost(time) => Wait::within(time),
+            Patience::Forever => Wait::forever(),
+        };
+        let cancel = Cancel::new();
+        self.signals
+            .cancel_with(&cancel)
+            .map_err(|error| cannot_catch_signals(&error))?;
+        Ok(wait.cancelled_by(&cancel))
     }
 
     fn make_once(&self, wait: &Wait, job: &Job) -> Result<Ended, Failure> {
@@ -159,7 +176,9 @@ impl<'a> Attempt<'a> {
         };
         let options = self.lock.options();
         let grace = options.grace.unwrap_or(options.ttl / 6);
-        command::run(command, guard, grace, &self.signals)
+        let (ended, watcher) = command::run(command, guard, grace, &self.signals);
+        self.watcher.set(watcher);
+        ended
     }
 
     fn acquired<T>(&self, result: Result<T, AcquireError>) -> Result<T, Failure> {
@@ -249,6 +268,10 @@ impl<'a> Attempt<'a> {
             Ended::Lost => self.run.codes.lost,
         })
     }
+}
+
+fn cannot_catch_signals(error: &io::Error) -> Failure {
+    Failure::new(exit_code::LOST, format!("cannot catch signals: {error}"))
 }
 
 fn options(run: &Run) -> LockOptions {

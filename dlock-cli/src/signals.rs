@@ -1,17 +1,18 @@
 //! Signals as events, and as the end of a wait.
+//!
+//! The handler writes each signal into a pipe, as one byte. So do the threads that have news of the lease: the main thread reads
+//! the pipe while the command runs and needs nothing else to wait for. While it waits for the lock, a thread looks at the pipe for it.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dlock_core::Cancel;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
-use crate::sys;
+use crate::sys::{self, Pipe};
 
 /// What ends a program that does not catch it: passed on to the command, and while dlock waits for the lock it ends the wait.
 const ENDING: [Signal; 7] = [
@@ -38,20 +39,13 @@ pub(crate) enum Event {
     Lost,
 }
 
-/// The signals that this process gets, and whatever else the main thread shall wait for.
-pub(crate) struct Signals {
-    events: Receiver<Event>,
-    sender: Sender<Event>,
-    shared: Arc<Shared>,
-}
+/// Above all signal numbers.
+const AT_RISK: u8 = 254;
+const LOST: u8 = 255;
 
-#[derive(Default)]
-struct Shared {
-    cancel: Cancel,
-    /// Whether the command was started: then signals are its own business.
-    running: AtomicBool,
-    /// The first ending signal, 0 before.
-    first: AtomicI32,
+/// The signals that this process gets, and the news of its lease.
+pub(crate) struct Signals {
+    pipe: &'static Pipe,
 }
 
 impl Signals {
@@ -59,75 +53,98 @@ impl Signals {
     ///
     /// # Errors
     ///
-    /// The system has no room for a pipe or a thread.
+    /// The system has no room for a pipe.
     pub(crate) fn listen() -> io::Result<Self> {
-        let mut pipe = File::from(sys::signal_pipe()?);
-        let (sender, events) = channel();
-        let shared = Arc::<Shared>::default();
         let signals = Signals {
-            events,
-            sender: sender.clone(),
-            shared: Arc::clone(&shared),
+            pipe: sys::signal_pipe()?,
         };
-        thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || {
-                let mut number = [0];
-                while pipe.read_exact(&mut number).is_ok() {
-                    if let Some(signal) = Signal::from_named_raw(number[0].into()) {
-                        shared.note(signal);
-                        // Nobody listens any more when the process is about to end.
-                        let _ = sender.send(Event::Signal(signal));
-                    }
-                }
-            })?;
         catch_all(&ENDING)?;
         Ok(signals)
     }
 
-    /// Is cancelled by the first ending signal, unless the command runs by then.
-    pub(crate) fn cancel(&self) -> &Cancel {
-        &self.shared.cancel
+    /// Cancels a wait when the first signal comes.
+    ///
+    /// # Errors
+    ///
+    /// The system has no room for a thread.
+    pub(crate) fn cancel_with(&self, cancel: &Cancel) -> io::Result<()> {
+        let (pipe, cancel) = (self.pipe, cancel.clone());
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                // When the command runs by then there is nothing to cancel any more.
+                wait_for(pipe.reader.as_fd(), None);
+                cancel.cancel();
+            })
+            .map(drop)
     }
 
-    /// The first ending signal so far.
+    /// The first signal that came while the lock was not held yet.
     pub(crate) fn first(&self) -> Option<Signal> {
-        Signal::from_named_raw(self.shared.first.load(Ordering::SeqCst))
+        match self.next(Some(Instant::now())) {
+            Some(Event::Signal(signal)) => Some(signal),
+            _ => None,
+        }
     }
 
-    /// Catches the others too, which the command is about to need; from now on no signal cancels anything.
+    /// Catches the others too, which the command is about to need.
     pub(crate) fn command_starts(&self) -> io::Result<()> {
-        self.shared.running.store(true, Ordering::SeqCst);
         catch_all(&WHILE_RUNNING)
     }
 
-    /// Where other threads put events.
-    pub(crate) fn sender(&self) -> Sender<Event> {
-        self.sender.clone()
+    /// Makes an event; from any thread.
+    pub(crate) fn at_risk() {
+        sys::note(AT_RISK);
+    }
+
+    /// Makes an event; from any thread.
+    pub(crate) fn lost() {
+        sys::note(LOST);
     }
 
     /// The next event; `None` if there is none by `until`.
     pub(crate) fn next(&self, until: Option<Instant>) -> Option<Event> {
-        // A sender lives in `self`, so the channel cannot be closed.
-        let Some(until) = until else {
-            return self.events.recv().ok();
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        self.events.recv_timeout(left).ok()
+        loop {
+            if !wait_for(self.pipe.reader.as_fd(), until) {
+                return None;
+            }
+            let mut byte = [0];
+            match rustix::io::read(&self.pipe.reader, &mut byte) {
+                Ok(1) => {}
+                _ => continue,
+            }
+            match byte[0] {
+                AT_RISK => return Some(Event::AtRisk),
+                LOST => return Some(Event::Lost),
+                number => {
+                    if let Some(signal) = Signal::from_named_raw(number.into()) {
+                        return Some(Event::Signal(signal));
+                    }
+                }
+            }
+        }
     }
 }
 
-impl Shared {
-    fn note(&self, signal: Signal) {
-        if !is_ending(signal) {
-            return;
-        }
-        let (zero, number) = (0, signal.as_raw());
-        let _ = self
-            .first
-            .compare_exchange(zero, number, Ordering::SeqCst, Ordering::SeqCst);
-        if !self.running.load(Ordering::SeqCst) {
-            self.cancel.cancel();
+/// Waits until there is something to read; `false` if there is nothing by `until`.
+fn wait_for(pipe: BorrowedFd<'_>, until: Option<Instant>) -> bool {
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // Longer waits are cut short: the loop looks at the clock again.
+        let timeout = left.map(|left| {
+            let left = left.min(Duration::from_secs(3600));
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(3600),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match poll(
+            &mut [PollFd::from_borrowed_fd(pipe, PollFlags::IN)],
+            timeout.as_ref(),
+        ) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return false,
+            Ok(0) | Err(_) => {}
+            Ok(_) => return true,
         }
     }
 }

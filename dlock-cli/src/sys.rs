@@ -15,29 +15,41 @@ use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
-/// Where the signal handler writes: one byte a signal, its number.
-static PIPE: OnceLock<OwnedFd> = OnceLock::new();
+/// What happens to this process, one byte an event: the signals that it catches, and what [`note`] is told.
+pub(crate) struct Pipe {
+    pub(crate) reader: OwnedFd,
+    writer: OwnedFd,
+}
 
-/// Makes the pipe that signals are written to, once in the life of the process.
+static PIPE: OnceLock<Pipe> = OnceLock::new();
+
+/// Makes the pipe; once in the life of the process.
 ///
 /// # Errors
 ///
 /// No descriptor is left.
-pub(crate) fn signal_pipe() -> io::Result<OwnedFd> {
+pub(crate) fn signal_pipe() -> io::Result<&'static Pipe> {
     use rustix::pipe::{PipeFlags, pipe_with};
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     // A handler must not wait for a reader. A signal that finds 64 KiB of unread ones is dropped.
     rustix::io::ioctl_fionbio(&writer, true)?;
-    PIPE.set(writer)
-        .map_err(|_| io::Error::other("signals are listened to already"))?;
-    Ok(reader)
+    let pipe = Pipe { reader, writer };
+    if PIPE.set(pipe).is_err() {
+        return Err(io::Error::other("signals are listened to already"));
+    }
+    PIPE.get().ok_or_else(|| io::Error::other("no pipe"))
+}
+
+/// Puts an event into the pipe. System calls only.
+pub(crate) fn note(event: u8) {
+    if let Some(pipe) = PIPE.get() {
+        let _ = rustix::io::write(&pipe.writer, &[event]);
+    }
 }
 
 extern "C" fn on_signal(signal: libc::c_int) {
-    if let Some(pipe) = PIPE.get() {
-        let [number, ..] = signal.to_le_bytes();
-        let _ = rustix::io::write(pipe, &[number]);
-    }
+    let [number, ..] = signal.to_le_bytes();
+    note(number);
 }
 
 /// Catches a signal: it is written to the [`signal_pipe`]. One that the process was started to ignore stays ignored, as `nohup` wants it.

@@ -25,6 +25,15 @@ pub(crate) enum Law {
     Clean,
     /// What the store declares of itself.
     Declared,
+    /// What `Lock` promises on a store that keeps its laws.
+    Exclusion,
+    Names,
+    Waiting,
+    Renewal,
+    Loss,
+    Hold,
+    Once,
+    Fork,
 }
 
 impl fmt::Display for Law {
@@ -41,6 +50,14 @@ impl fmt::Display for Law {
             Law::Bounded => "law 9 (bounded)",
             Law::Clean => "law 10 (clean)",
             Law::Declared => "declaration",
+            Law::Exclusion => "lock (exclusion)",
+            Law::Names => "lock (names)",
+            Law::Waiting => "lock (waiting)",
+            Law::Renewal => "lock (renewal)",
+            Law::Loss => "lock (loss)",
+            Law::Hold => "lock (hold)",
+            Law::Once => "lock (once)",
+            Law::Fork => "lock (fork)",
         })
     }
 }

@@ -3,6 +3,8 @@
 mod case;
 mod client;
 pub mod faults;
+#[cfg(unix)]
+mod forked;
 pub mod laws;
 mod leaks;
 mod orders;

@@ -52,7 +52,7 @@ impl Servant<'_> {
             ["turns", id, turns, marker] => {
                 self.turns(id, millis(turns).as_millis(), Path::new(marker))
             }
-            ["once", id, job, keep, end] => self.once(id, job, millis(keep), end),
+            ["once", id, ttl, job, end] => self.once(id, millis(ttl), job, end),
             ["leaks"] => crate::leaks::counted(self.case),
             _ => format!("error no such order: {words:?}"),
         }
@@ -66,12 +66,12 @@ impl Servant<'_> {
             .or_insert_with(|| (case.client(key), None));
         match client.ask(ttl).value {
             Attempt::Granted(grant) => {
-                let fence = grant.fence.map_or(0, |fence| fence.get());
+                let fence = grant.fence.map_or(0, dlock_core::FencingToken::get);
                 *lease = Some(Lease::new(client.claim(), grant));
                 format!("granted {fence}")
             }
             Attempt::Held(held) => {
-                let pid = held.holder().map_or(0, |holder| holder.pid());
+                let pid = held.holder().map_or(0, dlock_core::Holder::pid);
                 format!("held {pid}")
             }
         }
@@ -108,7 +108,9 @@ impl Servant<'_> {
                 guard.on_lost(move || {
                     counted.fetch_add(1, Ordering::SeqCst);
                 });
-                let fence = guard.fencing_token().map_or(0, |fence| fence.get());
+                let fence = guard
+                    .fencing_token()
+                    .map_or(0, dlock_core::FencingToken::get);
                 self.guards.insert(id.to_owned(), (guard, losses));
                 format!("granted {fence}")
             }
@@ -149,12 +151,14 @@ impl Servant<'_> {
         "done".to_owned()
     }
 
-    fn once(&self, id: &str, job: &str, keep: Duration, end: &str) -> String {
-        let lock = self.case.lock(&self.store, id, |options| options);
-        let outcome = lock.once(job, keep, |_| match end {
+    fn once(&self, id: &str, ttl: Duration, job: &str, end: &str) -> String {
+        let lock = self
+            .case
+            .lock(&self.store, id, |options| options.with_ttl(ttl));
+        let outcome = lock.once(job, self.case.long(), |_| match end {
             "well" => Ok(()),
-            // As by a crash: nothing is cleaned up.
-            "abort" => std::process::abort(),
+            // No guard is dropped, as by a crash.
+            "crash" => std::process::exit(1),
             reason => Err(reason.to_owned()),
         });
         match outcome {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Subject;
-use crate::case::{Case, broken};
+use crate::case::{Case, broken, now};
 
 const PREFIX: &str = "DLOCK_TESTKIT_PREFIX";
 const PLACE: &str = "DLOCK_TESTKIT_PLACE";
@@ -94,6 +94,12 @@ impl<'c> Other<'c> {
 
     /// Tells it what to do; what it answered.
     pub(crate) fn ask(&mut self, order: &str) -> String {
+        self.tell(order);
+        self.answer()
+    }
+
+    /// Tells it what to do, without waiting for the answer.
+    pub(crate) fn tell(&mut self, order: &str) {
         if writeln!(self.orders, "{order}")
             .and_then(|()| self.orders.flush())
             .is_err()
@@ -103,7 +109,6 @@ impl<'c> Other<'c> {
                 "not shown: another process ended before it was told `{order}`"
             );
         }
-        self.answer()
     }
 
     /// Its next answer.
@@ -120,6 +125,29 @@ impl<'c> Other<'c> {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal.
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        if let Err(error) = rustix::process::kill_process(pid, signal) {
+            broken!(
+                self.case,
+                "not shown: another process got no {signal:?}: {error}"
+            );
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ends(&mut self) {
+        let give_up = now().saturating_add(PATIENCE);
+        while !matches!(self.child.try_wait(), Ok(Some(_))) {
+            if now() > give_up {
+                broken!(self.case, "not shown: another process did not end");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends it without a chance to clean up.

@@ -160,6 +160,54 @@ macro_rules! __for_each_law {
                 "What no lock client wrote is an error of kind `ForeignKey`, and stays.";
             declared_a_broken_lease_is_lost = declared::a_broken_lease_is_lost,
                 "Where operators can look in, they see the holder, and can break exactly the lease that they saw.";
+            lock_a_hundred_threads_take_turns = exclusion::a_hundred_threads_take_turns,
+                "A hundred threads take a lock in turn, and no update of what it guards is lost.";
+            lock_processes_take_turns = exclusion::processes_take_turns,
+                "Processes take a lock in turn, and never two hold it at once.";
+            lock_odd_names_are_different_locks = names::odd_names_are_different_locks,
+                "Ids with any characters, of any length, are locks of their own.";
+            lock_joined_names_are_one_lock = names::joined_names_are_one_lock,
+                "A prefix and an id that join to the same text are the same lock, and an empty id is none.";
+            lock_a_refusal_names_the_holder = names::a_refusal_names_the_holder,
+                "A refusal says who holds the lock: host, process, label, since when, with which fencing token, for how long at the most.";
+            lock_a_release_ends_the_wait = waiting::a_release_ends_the_wait,
+                "Who waits gets the lock when it is released.";
+            lock_the_end_of_a_lease_ends_the_wait = waiting::the_end_of_a_lease_ends_the_wait,
+                "Who waits gets the lock when the holder's lease ends, not before, and not a long pause after.";
+            lock_a_wait_ends_by_its_deadline = waiting::a_wait_ends_by_its_deadline,
+                "A wait ends by its deadline, not before and not long after; no wait is a single try.";
+            lock_a_cancelled_wait_ends_and_leaves_nothing = waiting::a_cancelled_wait_ends_and_leaves_nothing,
+                "A cancelled wait ends at once and leaves nothing behind.";
+            lock_a_held_lock_is_renewed = loss::a_held_lock_is_renewed,
+                "A lock is renewed for as long as its guard lives.";
+            lock_a_lost_lock_is_told_once = loss::a_lost_lock_is_told_once,
+                "A guard whose lease ended is lost for ever, tells everyone who asked once, and its release is harmless.";
+            lock_a_killed_holder_is_taken_over = loss::a_killed_holder_is_taken_over,
+                "The lock of a process that was killed is taken over when its lease ends.";
+            lock_a_stopped_holder_finds_its_lock_lost = loss::a_stopped_holder_finds_its_lock_lost,
+                "A process that was stopped past its lease finds the lock lost, and its release does not touch the next holder's.";
+            lock_min_hold_keeps_the_key = hold::min_hold_keeps_the_key,
+                "An early release keeps the key until `min_hold` has passed since the grant, and not long after.";
+            lock_a_late_renewal_does_not_undo_min_hold = hold::a_late_renewal_does_not_undo_min_hold,
+                "A renewal that arrives after `min_hold` set a longer time changes nothing.";
+            lock_max_hold_ends_the_lease = hold::max_hold_ends_the_lease,
+                "The lease ends when `max_hold` has passed since the grant, whatever renewal could do.";
+            once_a_job_runs_once = once::a_job_runs_once,
+                "A job that was done is not run again while its mark is kept, and is after.";
+            once_a_failed_job_runs_again = once::a_failed_job_runs_again,
+                "A job that failed or panicked runs again at once.";
+            once_an_impossible_keep_is_refused_before_the_job = once::an_impossible_keep_is_refused_before_the_job,
+                "A time that the store cannot keep is refused before the job starts.";
+            once_a_lost_lease_still_marks_the_job = once::a_lost_lease_still_marks_the_job,
+                "A job whose lease was lost while it ran is marked as done all the same.";
+            once_another_process_sees_what_runs_and_what_is_done = once::another_process_sees_what_runs_and_what_is_done,
+                "Another process is refused while the job runs, and does not run it after.";
+            once_a_crashed_job_runs_again = once::a_crashed_job_runs_again,
+                "A job whose process crashed before the mark was set runs again when its lease is over.";
+            fork_a_child_has_no_lock = fork::a_child_has_no_lock,
+                "In a forked child an inherited guard is lost, its drop frees nothing, and a new owner token is not the parent's.";
+            stores_a_stopped_store_does_not_disturb_another = stores::a_stopped_store_does_not_disturb_another,
+                "While one store does not answer, no lease on another is lost, whatever the callbacks of lost locks do.";
         }
     };
 }
@@ -219,6 +267,8 @@ macro_rules! __suite {
             #[allow(unused_imports)]
             use super::*;
 
+            // A closure is the form that every store can use.
+            #[allow(clippy::redundant_closure)]
             fn __subject() -> $crate::Subject {
                 $crate::Subject::__built($build, module_path!(), $reopen)
             }

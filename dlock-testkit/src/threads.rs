@@ -14,7 +14,10 @@ pub(crate) fn together<R: Send>(count: usize, work: impl Fn(usize) -> R + Sync) 
                 scope.spawn(move || work(index))
             })
             .collect();
-        let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        let ended: Vec<_> = threads
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
         ended
             .into_iter()
             .map(|end| end.unwrap_or_else(|panic| resume_unwind(panic)))

@@ -51,7 +51,7 @@ pub fn another_process_is_refused(subject: &Subject) -> Verdict {
     let held = case
         .client(&key)
         .refused(case.long(), "another process holds the key");
-    let pid = held.holder().map(|holder| holder.pid());
+    let pid = held.holder().map(dlock_core::Holder::pid);
     check!(
         case,
         pid == Some(other.pid()),
@@ -88,7 +88,7 @@ pub fn tokens_rise_from_process_to_process(subject: &Subject) -> Verdict {
                 .take(case.long(), "another process released the key")
                 .lease;
             holder.frees(&lease, "the lease had a minute left");
-            lease.fence().map_or(0, |fence| fence.get())
+            lease.fence().map_or(0, dlock_core::FencingToken::get)
         } else {
             let other = &mut others[turn % 3];
             let answer = other.ask(&format!("claim {key} {}", case.long().as_millis()));

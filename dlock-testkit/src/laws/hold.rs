@@ -1,0 +1,203 @@
+//! The least and the longest time that a lock is held.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dlock_core::{
+    Attempt, Characteristics, Claim, Datastore, DatastoreError, Extension, Inspect, Lease,
+    LockGuard, Released, Signal, Store, Watch, drift,
+};
+
+use crate::case::{Case, Law, Sample, broken, check, now};
+use crate::subject::Handle;
+use crate::{Subject, Verdict};
+
+fn taken(case: &Case<'_>, lock: &dlock_core::Lock) -> LockGuard {
+    match lock.try_acquire() {
+        Ok(guard) => guard,
+        Err(error) => broken!(case, "a free lock was refused: {error}"),
+    }
+}
+
+/// An early release keeps the key until `min_hold` has passed since the grant, and not long after.
+pub fn min_hold_keeps_the_key(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Hold);
+    let store = Store::new(subject.first());
+    let (ttl, min_hold) = (case.long(), case.short() * 2);
+    let mut number = 0;
+    case.sampled("a claim shortly before `min_hold` was over", || {
+        number += 1;
+        let lock = case.lock(&store, &format!("least-{number}"), |options| {
+            options.with_ttl(ttl).with_min_hold(min_hold)
+        });
+        let sent = now();
+        let guard = taken(&case, &lock);
+        let received = now();
+        if let Err(error) = guard.release() {
+            broken!(case, "a lock with a minute left was not released: {error:?}");
+        }
+        let barred = sent.saturating_add(min_hold);
+        // The remainder is rounded up to what the store takes.
+        let most = min_hold + case.tail(min_hold) + case.traits.ttl_min + drift(min_hold);
+        let free = now().max(received).saturating_add(most);
+        let stranger = case.client(lock.key());
+        let mut refused_late = false;
+        loop {
+            let answer = stranger.ask(case.traits.ttl_min);
+            if let Attempt::Granted(_) = answer.value {
+                let early = answer.received.until(barred);
+                check!(
+                    case,
+                    early.is_zero(),
+                    "a lock was released at once, and its key was free {early:?} before `min_hold` of {min_hold:?} was over"
+                );
+                break;
+            }
+            refused_late |= answer.received <= barred
+                && answer.sent >= sent.saturating_add(min_hold * 4 / 5);
+            check!(
+                case,
+                answer.sent <= free,
+                "a lock was released at once, and {:?} later its key was still taken, with a `min_hold` of {min_hold:?}",
+                received.until(answer.sent)
+            );
+            std::thread::sleep(min_hold / 100);
+        }
+        if refused_late { Sample::Judged } else { Sample::TooSlow }
+    });
+    Verdict::Kept
+}
+
+/// A renewal that arrives after `min_hold` set a longer time changes nothing.
+pub fn a_late_renewal_does_not_undo_min_hold(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Hold);
+    let ttl = case.short() * 2;
+    let renewals: Arc<Mutex<Vec<(Lease, Duration)>>> = Arc::default();
+    let store = Store::new(Recorder {
+        store: subject.first(),
+        extends: Arc::clone(&renewals),
+    });
+    let recorded = || {
+        renewals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    };
+    let mut number = 0;
+    case.sampled(
+        "a renewal and an early release before the lease ended",
+        || {
+            number += 1;
+            let lock = case.lock(&store, &format!("late-{number}"), |options| {
+                options.with_ttl(ttl).with_min_hold(case.long())
+            });
+            let before = recorded().len();
+            let guard = taken(&case, &lock);
+            let give_up = now().saturating_add(ttl * 2);
+            while recorded().len() == before && now() < give_up {
+                std::thread::sleep(ttl / 50);
+            }
+            let renewals = recorded().split_off(before);
+            if renewals.is_empty() || guard.release().is_err() {
+                return Sample::TooSlow;
+            }
+            // Copies that the network held back, with time enough left to be carried out.
+            for (renewal, ttl) in renewals {
+                let end = now().saturating_add(case.traits.call_timeout);
+                drop(
+                    subject
+                        .first()
+                        .extend(&renewal.for_call(renewal.sequence(), end), ttl),
+                );
+            }
+            case.sleep_until(now().saturating_add(ttl + case.tail(ttl)));
+            case.client(lock.key()).refused(
+                case.traits.ttl_min,
+                "an early release kept the key for a minute, and an older renewal came after",
+            );
+            Sample::Judged
+        },
+    );
+    Verdict::Kept
+}
+
+/// The lease ends when `max_hold` has passed since the grant, whatever renewal could do.
+pub fn max_hold_ends_the_lease(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Hold);
+    let store = Store::new(subject.first());
+    let (ttl, max_hold) = (case.short(), case.short() * 2);
+    let lock = case.lock(&store, "most", |options| {
+        options.with_ttl(ttl).with_max_hold(max_hold)
+    });
+    let guard = taken(&case, &lock);
+    let received = now();
+    let least = case.traits.ttl_min;
+    case.sleep_until(received.saturating_add(max_hold + case.tail(max_hold) + least));
+    check!(
+        case,
+        !guard.is_valid(),
+        "a guard is still valid after its `max_hold` of {max_hold:?}"
+    );
+    case.client(lock.key())
+        .take(case.long(), "the lock's `max_hold` was over");
+    drop(guard);
+    Verdict::Kept
+}
+
+/// Passes every call on and keeps a copy of the extends.
+struct Recorder {
+    store: Handle,
+    extends: Arc<Mutex<Vec<(Lease, Duration)>>>,
+}
+
+impl Recorder {
+    fn record(&self, leases: &[(Lease, Duration)]) {
+        self.extends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(leases);
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Datastore for Recorder {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        self.store.acquire(claim, ttl)
+    }
+
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        let answer = self.store.extend(lease, ttl);
+        self.record(&[(lease.clone(), ttl)]);
+        answer
+    }
+
+    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+        self.store.release(lease)
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        self.store.characteristics()
+    }
+
+    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
+        self.store.abandon(claim)
+    }
+
+    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        self.store.watch(claim, signal)
+    }
+
+    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        let answers = self.store.extend_many(leases);
+        self.record(leases);
+        answers
+    }
+
+    fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
+        self.store.confirm(lease)
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        self.store.inspect()
+    }
+}

@@ -1,0 +1,200 @@
+//! What a lock is called, and what a refusal calls its holder.
+
+use std::time::{Duration, SystemTime};
+
+use dlock_core::{AcquireError, Lock, LockOptions, Store};
+
+use crate::case::{Case, Law, broken, check};
+use crate::{Subject, Verdict};
+
+/// Ids with any characters, of any length, are locks of their own.
+pub fn odd_names_are_different_locks(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Names);
+    let store = Store::new(subject.first());
+    let long = "x".repeat(10_000);
+    let names = [
+        " ",
+        "  ",
+        "a",
+        "A",
+        " a",
+        "a ",
+        "a b",
+        "a\tb",
+        "a\nb",
+        "a\r\nb",
+        "a\0",
+        "\0",
+        "a\0b",
+        // The same letter, composed and decomposed, and look-alikes.
+        "\u{e9}",
+        "e\u{301}",
+        "\u{c9}",
+        "e",
+        "\u{430}",
+        "ß",
+        "ss",
+        "SS",
+        "\u{131}",
+        "i",
+        "I",
+        "\u{fb01}",
+        "fi",
+        "\u{200b}a",
+        "a\u{200b}",
+        "\u{feff}a",
+        "\u{1f512}",
+        "{",
+        "}",
+        "{a}",
+        "}x",
+        "{}",
+        "%",
+        "%25",
+        "%7B",
+        "%7b",
+        "a%20b",
+        "a+b",
+        "..",
+        ".",
+        "/",
+        "../a",
+        "a/b",
+        "a\\b",
+        "x\r\nflush_all",
+        "x\r\nset y 0 0 1\r\nz",
+        "*",
+        "?",
+        "[a]",
+        "'",
+        "\"",
+        "';--",
+        "$(true)",
+        "`true`",
+        "NULL",
+        ":",
+        "::",
+        "a:",
+        ":a",
+        &long,
+        &long[1..],
+        &long[..250],
+        &long[..200],
+        &long[..186],
+    ];
+    let mut guards = Vec::new();
+    for name in names {
+        match case.lock(&store, name, |options| options).try_acquire() {
+            Ok(guard) => guards.push((name, guard)),
+            Err(error) => broken!(
+                case,
+                "only locks with other names than {:.40?} were held, but it was refused: {error}",
+                name
+            ),
+        }
+    }
+    for (name, guard) in guards {
+        let lock = case.lock(&store, name, |options| options);
+        check!(
+            case,
+            matches!(lock.try_acquire(), Err(AcquireError::Held(_))),
+            "the lock {name:.40?} was held, but not refused"
+        );
+        if let Err(error) = guard.release() {
+            broken!(case, "the lock {name:.40?} was not released: {error:?}");
+        }
+    }
+    Verdict::Kept
+}
+
+/// A prefix and an id that join to the same text are the same lock, and an empty id is none.
+pub fn joined_names_are_one_lock(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Names);
+    let store = Store::new(subject.first());
+    let lock = |prefix: &str, id: &str| -> Lock {
+        let prefix = format!("{}{prefix}", subject.prefix());
+        let options = LockOptions::default()
+            .with_key_prefix(prefix)
+            .with_ttl(case.long());
+        match Lock::with_options(&store, id, options) {
+            Ok(lock) => lock,
+            Err(error) => broken!(case, "a lock could not be made: {error}"),
+        }
+    };
+    let guard = match lock("a:b", "c").try_acquire() {
+        Ok(guard) => guard,
+        Err(error) => broken!(case, "a free lock was refused: {error}"),
+    };
+    check!(
+        case,
+        matches!(lock("a", "b:c").try_acquire(), Err(AcquireError::Held(_))),
+        "`a:b` + `c` was held, but `a` + `b:c` was not refused"
+    );
+    let empty = Lock::with_options(&store, "", LockOptions::default().with_ttl(case.long()));
+    check!(case, empty.is_err(), "a lock without a name was made");
+    drop(guard);
+    Verdict::Kept
+}
+
+/// A refusal says who holds the lock: host, process, label, since when, with which fencing token, for how long at the most.
+pub fn a_refusal_names_the_holder(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Names);
+    let (here, there) = (Store::new(subject.first()), Store::new(subject.another()));
+    let label = "nightly {report}\n\u{e9}";
+    let before = SystemTime::now() - Duration::from_secs(1);
+    let lock = case.lock(&here, "named", |options| options.with_label(label));
+    let guard = match lock.try_acquire() {
+        Ok(guard) => guard,
+        Err(error) => broken!(case, "a free lock was refused: {error}"),
+    };
+    let held = match case.lock(&there, "named", |options| options).try_acquire() {
+        Err(AcquireError::Held(held)) => held,
+        other => broken!(case, "a held lock was answered with {other:?}"),
+    };
+    let Some(holder) = held.holder() else {
+        broken!(
+            case,
+            "the refusal does not show who holds the lock (a store keeps `Claim::holder` beside the key and gives it to \
+             `Held::with_holder_text`)"
+        )
+    };
+    check!(
+        case,
+        holder.pid() == std::process::id() && holder.is_this_process(),
+        "this process {} holds the lock, the refusal shows {holder:?}",
+        std::process::id()
+    );
+    check!(case, !holder.host().is_empty(), "the refusal shows no host");
+    check!(
+        case,
+        holder.label() == Some(label),
+        "the holder's label is {label:?}, the refusal shows {:?}",
+        holder.label()
+    );
+    check!(
+        case,
+        holder.since() >= before && holder.since() <= SystemTime::now() + Duration::from_secs(1),
+        "the lock was taken just now, the refusal shows {:?}",
+        holder.since()
+    );
+    check!(
+        case,
+        held.fence()
+            .is_none_or(|fence| guard.fencing_token() == Some(fence)),
+        "the holder's fencing token is {:?}, the refusal shows {:?}",
+        guard.fencing_token(),
+        held.fence()
+    );
+    check!(
+        case,
+        held.to_string().starts_with("held by this process"),
+        "the refusal reads `{held}`"
+    );
+    if let Err(error) = guard.release() {
+        broken!(
+            case,
+            "a lock with a minute left was not released: {error:?}"
+        );
+    }
+    Verdict::Kept
+}

@@ -1,0 +1,282 @@
+//! A job that is done once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime};
+
+use dlock_core::{AcquireError, Lock, LockGuard, Once, Store, Wait};
+
+use super::process::is_shared;
+use crate::case::{Case, Law, Sample, broken, check, now};
+use crate::other::Other;
+use crate::{Subject, Verdict};
+
+/// What a try to run a job came to.
+fn tried(
+    lock: &Lock,
+    wait: &Wait,
+    keep: Duration,
+    job: impl FnOnce(&LockGuard) -> Result<(), &'static str>,
+) -> String {
+    match lock.once_with(wait, "job", keep, job) {
+        Ok(Ok(Once::Ran(()))) => "ran".to_owned(),
+        Ok(Ok(Once::RanUnmarked(()))) => "ran unmarked".to_owned(),
+        Ok(Ok(Once::AlreadyDone { .. })) => "already done".to_owned(),
+        Ok(Err(reason)) => format!("failed {reason}"),
+        Err(AcquireError::Held(_)) => "held".to_owned(),
+        Err(error) => format!("error {error:?}"),
+    }
+}
+
+fn well(_: &LockGuard) -> Result<(), &'static str> {
+    Ok(())
+}
+
+fn expect(case: &Case<'_>, outcome: &str, expected: &str, since: &str) {
+    check!(
+        case,
+        outcome == expected,
+        "{since}, and the next try came to `{outcome}`, not to `{expected}`"
+    );
+}
+
+/// A job that was done is not run again while its mark is kept, and is after.
+pub fn a_job_runs_once(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Once);
+    let (here, there) = (Store::new(subject.first()), Store::new(subject.another()));
+    let lock = case.lock(&here, "done", |options| options);
+    let elsewhere = case.lock(&there, "done", |options| options);
+    let none = Wait::none();
+    let before = SystemTime::now() - Duration::from_secs(1);
+    expect(
+        &case,
+        &tried(&lock, &none, case.long(), well),
+        "ran",
+        "the job was new",
+    );
+    let since = "the job was done and its mark is kept for a minute";
+    for lock in [&lock, &elsewhere] {
+        expect(
+            &case,
+            &tried(lock, &none, case.long(), well),
+            "already done",
+            since,
+        );
+    }
+    match lock.once("job", case.long(), |_| Ok::<(), ()>(())) {
+        Ok(Ok(Once::AlreadyDone { since, .. })) => check!(
+            case,
+            since >= before && since <= SystemTime::now() + Duration::from_secs(1),
+            "the job was done just now, the mark says at {since:?}"
+        ),
+        other => broken!(case, "{since}, and the next try came to {other:?}"),
+    }
+    // Another job of the same lock, and the lock itself, are free.
+    let other = lock.once("another job", case.long(), |_| Ok::<(), ()>(()));
+    check!(
+        case,
+        matches!(other, Ok(Ok(Once::Ran(())))),
+        "another job was new, and came to {other:?}"
+    );
+    check!(
+        case,
+        lock.try_acquire().is_ok(),
+        "the job was done, but its lock is not free"
+    );
+    // A mark that is kept for a short time.
+    let brief = case.lock(&here, "briefly", |options| options);
+    let keep = case.short();
+    expect(
+        &case,
+        &tried(&brief, &none, keep, well),
+        "ran",
+        "the job was new",
+    );
+    case.sleep_until(now().saturating_add(keep + case.tail(keep)));
+    expect(
+        &case,
+        &tried(&brief, &none, keep, well),
+        "ran",
+        "the job's mark was over",
+    );
+    Verdict::Kept
+}
+
+/// A job that failed or panicked runs again at once.
+pub fn a_failed_job_runs_again(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Once);
+    let store = Store::new(subject.first());
+    let lock = case.lock(&store, "failed", |options| options);
+    let none = Wait::none();
+    let outcome = tried(&lock, &none, case.long(), |_| Err("by itself"));
+    expect(
+        &case,
+        &outcome,
+        "failed by itself",
+        "the job returned an error",
+    );
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        // `resume_unwind` does not print: the panic is meant.
+        tried(&lock, &none, case.long(), |_| {
+            std::panic::resume_unwind(Box::new("meant"))
+        })
+    }));
+    check!(
+        case,
+        panicked.is_err(),
+        "the job panicked, and `once` returned {panicked:?}"
+    );
+    expect(
+        &case,
+        &tried(&lock, &none, case.long(), well),
+        "ran",
+        "the job had failed and panicked",
+    );
+    expect(
+        &case,
+        &tried(&lock, &none, case.long(), well),
+        "already done",
+        "the job was done",
+    );
+    Verdict::Kept
+}
+
+/// A time that the store cannot keep is refused before the job starts.
+pub fn an_impossible_keep_is_refused_before_the_job(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Once);
+    let store = Store::new(subject.first());
+    let lock = case.lock(&store, "impossible", |options| options);
+    for keep in [
+        Duration::ZERO,
+        case.traits.ttl_max + Duration::from_secs(1),
+        Duration::MAX,
+    ] {
+        let mut started = false;
+        let outcome = lock.once("job", keep, |_| {
+            started = true;
+            Ok::<(), ()>(())
+        });
+        check!(
+            case,
+            matches!(outcome, Err(AcquireError::Invalid(_))) && !started,
+            "a mark that is to be kept for {keep:?} came to {outcome:?}, and the job was started: {started}"
+        );
+    }
+    check!(
+        case,
+        lock.try_acquire().is_ok(),
+        "the job was refused, but its lock is not free"
+    );
+    Verdict::Kept
+}
+
+/// A job whose lease was lost while it ran is marked as done all the same.
+pub fn a_lost_lease_still_marks_the_job(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Once);
+    let store = Store::new(subject.first());
+    let ttl = case.short();
+    let lock = case.lock(&store, "outlived", |options| {
+        options.with_ttl(ttl).with_renew(false)
+    });
+    let outcome = tried(&lock, &Wait::none(), case.long(), |guard| {
+        case.sleep_until(now().saturating_add(ttl + case.tail(ttl)));
+        check!(
+            case,
+            !guard.is_valid(),
+            "a lease of {ttl:?} that nobody renews is valid after its end"
+        );
+        Ok(())
+    });
+    expect(
+        &case,
+        &outcome,
+        "ran",
+        "the job was new and outlived its lease",
+    );
+    let outcome = tried(&lock, &Wait::none(), case.long(), well);
+    expect(
+        &case,
+        &outcome,
+        "already done",
+        "the job outlived its lease and was done",
+    );
+    Verdict::Kept
+}
+
+/// Another process is refused while the job runs, and does not run it after.
+pub fn another_process_sees_what_runs_and_what_is_done(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Once);
+    if let Err(verdict) = is_shared(&case) {
+        return verdict;
+    }
+    let mut other = Other::start(&case);
+    let order = format!("once shared {} job well", case.long().as_millis());
+    let store = Store::new(subject.first());
+    let lock = case.lock(&store, "shared", |options| options);
+    let outcome = tried(&lock, &Wait::none(), case.long(), |_| {
+        let answer = other.ask(&order);
+        check!(
+            case,
+            answer.starts_with("held"),
+            "the job runs, but another process's try came to `{answer}`"
+        );
+        Ok(())
+    });
+    expect(&case, &outcome, "ran", "the job was new");
+    expect(
+        &case,
+        &other.ask(&order),
+        "already done",
+        "the job was done by another process",
+    );
+    Verdict::Kept
+}
+
+/// A job whose process crashed before the mark was set runs again when its lease is over.
+pub fn a_crashed_job_runs_again(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Once);
+    if let Err(verdict) = is_shared(&case) {
+        return verdict;
+    }
+    let ttl = case.short() * 3;
+    let mut number = 0;
+    case.sampled(
+        "a crash and a try before the crashed process's lease ended",
+        || {
+            number += 1;
+            let id = format!("crashed-{number}");
+            let mut other = Other::start(&case);
+            let sent = now();
+            other.tell(&format!("once {id} {} job crash", ttl.as_millis()));
+            other.ends();
+            let store = Store::new(subject.first());
+            let lock = case.lock(&store, &id, |options| options.with_ttl(ttl));
+            let first = tried(&lock, &Wait::none(), case.long(), well);
+            if now() > sent.saturating_add(ttl - dlock_core::drift(ttl)) {
+                return Sample::TooSlow;
+            }
+            expect(
+                &case,
+                &first,
+                "held",
+                "a process crashed in the job a moment ago",
+            );
+            let wait = Wait::within(Duration::from_secs(60));
+            let outcome = tried(&lock, &wait, case.long(), well);
+            expect(
+                &case,
+                &outcome,
+                "ran",
+                "a process crashed in the job and its lease ended",
+            );
+            let outcome = tried(&lock, &wait, case.long(), well);
+            expect(
+                &case,
+                &outcome,
+                "already done",
+                "the job was run again after a crash",
+            );
+            Sample::Judged
+        },
+    );
+    Verdict::Kept
+}

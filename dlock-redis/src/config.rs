@@ -149,6 +149,15 @@ impl FromStr for Place {
 
     fn from_str(url: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = url.split_once("://").ok_or(UrlError::Scheme)?;
+        let (unix, tls) = match scheme {
+            "redis" | "valkey" => (false, false),
+            "rediss" | "valkeys" => (false, true),
+            "unix" | "redis+unix" | "valkey+unix" => (true, false),
+            _ => return Err(UrlError::Scheme),
+        };
+        if tls && !cfg!(feature = "tls") {
+            return Err(UrlError::NoTls);
+        }
         let (rest, query) = match rest.split_once('?') {
             Some((rest, query)) => (rest, Some(query)),
             None => (rest, None),
@@ -161,22 +170,17 @@ impl FromStr for Place {
             Some((login, address)) => (Login::read(login)?, address),
             None => (Login::default(), authority),
         };
-        let (endpoint, tls) = match scheme {
-            "redis" | "valkey" => (Endpoint::parse(address, Some(DEFAULT_PORT))?, false),
-            "rediss" | "valkeys" => (Endpoint::parse(address, Some(DEFAULT_PORT))?, true),
-            "unix" | "redis+unix" | "valkey+unix" => (socket(address, path)?, false),
-            _ => return Err(UrlError::Scheme),
+        let endpoint = match unix {
+            true => socket(address, path)?,
+            false => Endpoint::parse(address, Some(DEFAULT_PORT))?,
         };
-        if tls && !cfg!(feature = "tls") {
-            return Err(UrlError::NoTls);
-        }
         let mut place = Place {
             tls,
             ca: None,
             login,
             endpoint,
         };
-        if matches!(place.endpoint, Endpoint::Tcp { .. }) && path.len() > 1 {
+        if !unix && path.len() > 1 {
             place.login.database = database(&path[1..])?;
         }
         if let Some(query) = query {

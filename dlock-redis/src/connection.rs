@@ -8,6 +8,7 @@ use dlock_net::{Link, NetError, Transport as _, Wire, failed_before_sending, may
 use redis::{Cmd, Parser, Value};
 
 use crate::config::Login;
+use crate::error::ServerError;
 use crate::protocol::{self, Answer, Call, Form, Packer, ServerTime, Unanswered};
 use crate::stream::Stream;
 
@@ -71,7 +72,7 @@ impl Connection {
             let reply = self.greeting()?;
             // A server that does not know AUTH repeats its arguments.
             protocol::done(&reply).map_err(|error| match error {
-                Unanswered::Refused(error) => refused_login(error.without_message()),
+                Unanswered::Refused(error) => refused_login(error.kind(), error.without_message()),
                 Unanswered::Odd => odd_greeting(),
             })?;
         }
@@ -289,14 +290,14 @@ fn finally(answer: Answer) -> Result<Answer, DatastoreError> {
 
 fn not_greeted(error: Unanswered) -> DatastoreError {
     match error {
-        Unanswered::Refused(error) => refused_login(error),
+        Unanswered::Refused(error) => refused_login(error.kind(), error),
         Unanswered::Odd => odd_greeting(),
     }
 }
 
 /// Whatever the server says to a login, no claim was sent.
-fn refused_login(error: crate::ServerError) -> DatastoreError {
-    DatastoreError::not_executed(error.kind(), error)
+fn refused_login(kind: ErrorKind, error: ServerError) -> DatastoreError {
+    DatastoreError::not_executed(kind, error)
 }
 
 fn odd_greeting() -> DatastoreError {

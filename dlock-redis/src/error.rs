@@ -21,7 +21,7 @@ pub struct ServerError {
 
 /// Redis repeats the arguments of a command that it does not know, and one of them may be a password or an owner token.
 const ARGUMENTS: &str = ", with args beginning with";
-/// What is no Redis server may answer anything at any length.
+/// What is no Redis server may answer anything, at any length.
 const LONGEST: usize = 200;
 
 impl ServerError {
@@ -29,7 +29,10 @@ impl ServerError {
         let message = message
             .split_once(ARGUMENTS)
             .map_or(message, |(message, _)| message);
-        let shown = |text: &str| text.escape_debug().take(LONGEST).collect();
+        let shown = |text: &str| {
+            let harmless = |c: char| if c.is_control() { '?' } else { c };
+            text.chars().take(LONGEST).map(harmless).collect()
+        };
         ServerError {
             code: shown(code),
             message: shown(message),
@@ -74,6 +77,7 @@ impl ServerError {
             // Before Redis 7 an error inside of a script has only its text.
             _ if self.message.contains("WRONGTYPE") => ErrorKind::ForeignKey,
             _ if self.message.contains("NOPERM") => ErrorKind::Refused,
+            _ if self.message.contains("The user executing the script can't") => ErrorKind::Refused,
             // Something between us and the server may speak for it, and not know whether the command arrived.
             _ => return (ErrorKind::Protocol, true),
         };
@@ -171,6 +175,12 @@ mod tests {
                 "ERR",
                 "Error running script: @user_script:8: WRONGTYPE Operation",
                 ForeignKey,
+                false,
+            ),
+            (
+                "ERR",
+                "The user executing the script can't run this command",
+                Refused,
                 false,
             ),
             ("ERR", "upstream failure", Protocol, true),

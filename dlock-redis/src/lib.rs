@@ -46,3 +46,7 @@ pub use store::RedisDatastore;
 
 /// The r2d2 whose pools [`RedisDatastore::from_pool`] takes.
 pub use dlock_net::r2d2;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,1 +1,244 @@
+//! Connections that break, stall and drip: the right outcome or a typed error by the deadline, and nothing left behind.
 
+use std::time::{Duration, Instant};
+
+use dlock_core::{Datastore, ErrorKind, Lock};
+use dlock_testkit::faults::{Fault, Proxy};
+use dlock_testkit::servers::RedisServer;
+
+use crate::support::*;
+
+const SOON: Duration = Duration::from_millis(200);
+
+fn fence_of_server(server: &RedisServer) -> u64 {
+    server
+        .command(["GET", FENCE])
+        .text()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn a_claim_whose_reply_was_lost_is_granted_once_with_one_fencing_token() {
+    let (server, proxy, store) = warm_behind_proxy();
+    let claim = claim(KEY);
+    server.reset_calls();
+    proxy.replies_once(Fault::Cut { after: 0 });
+
+    let lease = acquired(&store, &claim);
+
+    assert_eq!(evalshas(&server), 2, "it ran, and was repeated");
+    assert_eq!(fence_of(&lease), fence_of_server(&server), "one grant");
+    assert_eq!(server.calls()["set"], 2, "a fence and a lock, once");
+    assert!(released(&store, &lease));
+    assert_eq!(
+        server.keys(),
+        ["{dlock:import}:fence", "{dlock:warm}:fence"]
+    );
+}
+
+#[test]
+fn a_claim_whose_request_was_lost_is_granted() {
+    let (server, proxy, store) = warm_behind_proxy();
+    server.reset_calls();
+    proxy.requests_once(Fault::Cut { after: 0 });
+    let lease = acquired(&store, &claim(KEY));
+    assert_eq!(evalshas(&server), 1);
+    assert!(released(&store, &lease));
+}
+
+#[test]
+fn a_refusal_after_a_lost_reply_does_not_hide_that_the_claim_may_yet_win() {
+    let (_server, proxy, store) = warm_behind_proxy();
+    let _other = acquired(&store, &claim(KEY));
+    proxy.replies_once(Fault::Cut { after: 0 });
+    let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+    assert!(error.may_have_executed(), "so core abandons the claim");
+    assert!(error.is_transient());
+}
+
+#[test]
+fn an_extend_whose_reply_was_lost_is_extended() {
+    let (_server, proxy, store) = warm_behind_proxy();
+    let lease = acquired(&store, &claim(KEY));
+    proxy.replies_once(Fault::Cut { after: 0 });
+    // The repetition has the same sequence and is told the true remaining time.
+    let left = extend(&store, &lease, 1, TTL * 2).unwrap();
+    assert!(left > TTL && left <= TTL * 2, "{left:?}");
+}
+
+#[test]
+fn a_release_whose_reply_was_lost_is_done_and_reported_as_done() {
+    let (server, proxy, store) = warm_behind_proxy();
+    let lease = acquired(&store, &claim(KEY));
+    proxy.replies_once(Fault::Cut { after: 0 });
+    let error = store.release(&call(&lease, 1)).unwrap_err();
+    assert!(
+        error.may_have_executed(),
+        "not ours, but perhaps it was we who freed it"
+    );
+    assert!(!server.keys().contains(&KEY.to_owned()));
+
+    let guard = Lock::new(store, "import").try_acquire().unwrap();
+    proxy.replies_once(Fault::Cut { after: 0 });
+    guard.release().unwrap();
+    assert!(!server.keys().contains(&KEY.to_owned()));
+}
+
+#[test]
+fn a_connection_cut_at_any_byte_of_the_claim_or_its_answer_leaves_one_grant_and_then_nothing() {
+    let (server, proxy, store) = warm_behind_proxy();
+    proxy.reset_counts();
+    let lease = acquired(&store, &claim(KEY));
+    let counts = proxy.counts();
+    assert!(released(&store, &lease));
+    let requests = usize::try_from(counts.request_bytes).unwrap();
+    let replies = usize::try_from(counts.reply_bytes).unwrap();
+    let mut cuts: Vec<(bool, usize)> = (0..requests).step_by(5).map(|at| (true, at)).collect();
+    cuts.extend((0..replies).map(|at| (false, at)));
+
+    for (requests, after) in cuts {
+        let cut = Fault::Cut { after };
+        match requests {
+            true => proxy.requests_once(cut),
+            false => proxy.replies_once(cut),
+        }
+        let lease = acquired(&store, &claim(KEY));
+        assert_eq!(
+            fence_of(&lease),
+            fence_of_server(&server),
+            "{requests} {after}"
+        );
+        proxy.heal();
+        assert!(released(&store, &lease), "{requests} {after}");
+        assert_eq!(
+            server.keys(),
+            ["{dlock:import}:fence", "{dlock:warm}:fence"]
+        );
+    }
+}
+
+#[test]
+fn a_connection_cut_at_any_byte_of_the_greeting_is_an_error_that_says_that_nothing_was_done() {
+    let server = RedisServer::builder().password("secret").start();
+    let proxy = Proxy::to(server.address());
+    let url = format!("redis://:secret@{}/3", proxy.address());
+    for after in 0..15 {
+        let store = patient(&url);
+        proxy.replies_once(Fault::Cut { after });
+        let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{after}");
+        assert!(!error.may_have_executed(), "{after}");
+        assert!(released(&store, &acquired(&store, &claim(KEY))), "{after}");
+    }
+}
+
+#[test]
+fn a_reply_that_is_split_at_every_byte_is_understood() {
+    let (_server, proxy, store) = warm_behind_proxy();
+    let every = Duration::from_millis(1);
+    proxy.replies(Fault::Split { bytes: 1, every });
+    proxy.requests(Fault::Split { bytes: 100, every });
+    let lease = acquired(&store, &claim(KEY));
+    refused(store.acquire(&claim(KEY), TTL));
+    assert!(extend(&store, &lease, 1, TTL).is_some());
+    assert!(released(&store, &lease));
+}
+
+#[test]
+fn a_reply_that_drips_ends_with_the_deadline_and_not_with_the_drip() {
+    let (_server, proxy, store) = warm_behind_proxy();
+    let every = Duration::from_millis(200);
+    proxy.replies(Fault::Split { bytes: 1, every });
+    let start = Instant::now();
+    let time = Duration::from_millis(500);
+    let error = store.acquire(&claim_within(KEY, time), TTL).unwrap_err();
+    let took = start.elapsed();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.may_have_executed());
+    // The reply has more than fifty bytes.
+    assert!(
+        took >= time - Duration::from_millis(10) && took < time * 8,
+        "{took:?}"
+    );
+}
+
+#[test]
+fn a_silent_connection_ends_with_the_deadline_and_is_never_used_again() {
+    let (server, proxy, store) = warm_behind_proxy();
+    let lease = acquired(&store, &claim(KEY));
+    proxy.replies(Fault::Hold);
+    let held = store.acquire(&claim_within(KEY, SOON), TTL).unwrap_err();
+    assert!(held.kind() == ErrorKind::Timeout && held.may_have_executed());
+    let soon = || dlock_core::Clock::BOOTTIME.now().saturating_add(SOON);
+    // No connection is left that could be asked: nothing was sent.
+    assert!(
+        !store
+            .extend(&lease.for_call(1, soon()), TTL)
+            .unwrap_err()
+            .may_have_executed()
+    );
+    assert!(
+        !store
+            .release(&lease.for_call(2, soon()))
+            .unwrap_err()
+            .may_have_executed()
+    );
+    proxy.heal();
+    // The held answers go out now, to connections that nobody listens to.
+    let other = acquired(&store, &claim("dlock:other"));
+    assert!(fence_of(&other) > fence_of(&lease));
+    assert!(extend(&store, &lease, 3, TTL).is_some());
+    assert!(released(&store, &lease) && released(&store, &other));
+    assert!(!server.keys().contains(&KEY.to_owned()));
+}
+
+#[test]
+fn a_claim_that_the_network_delays_until_after_its_end_changes_nothing() {
+    let (server, proxy, store) = warm_behind_proxy();
+    server.reset_calls();
+    proxy.requests_once(Fault::Hold);
+    let error = store.acquire(&claim_within(KEY, SOON), TTL).unwrap_err();
+    assert!(error.kind() == ErrorKind::Timeout && error.may_have_executed());
+    assert_eq!(evalshas(&server), 0);
+    proxy.heal();
+    until("the claim arrived", || evalshas(&server) == 1);
+    assert_eq!(server.keys(), ["{dlock:warm}:fence"]);
+}
+
+#[test]
+fn an_idle_connection_that_the_server_closed_is_replaced_without_a_word() {
+    let (server, proxy, store) = warm_behind_proxy();
+    proxy.cut();
+    server.reset_calls();
+    assert!(released(&store, &acquired(&store, &claim(KEY))));
+    assert_eq!(evalshas(&server), 2, "nothing was sent twice");
+}
+
+#[test]
+fn a_busy_pool_is_a_timeout_that_says_so() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.address());
+    let store = dlock_redis::RedisDatastore::builder(&format!("redis://{}", proxy.address()))
+        .unwrap()
+        .call_timeout(LONG)
+        .max_connections(1)
+        .build();
+    warm(&store);
+    proxy.reset_counts();
+    proxy.requests_once(Fault::Hold);
+    std::thread::scope(|scope| {
+        let hanging = scope.spawn(|| acquired(&store, &claim("dlock:hangs")));
+        until("the claim hangs", || proxy.counts().round_trips == 1);
+        let error = store.acquire(&claim_within(KEY, SOON), TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(!error.may_have_executed());
+        assert!(
+            whole_text(&error).contains("all 1 connections"),
+            "{error:?}"
+        );
+        proxy.heal();
+        assert!(released(&store, &hanging.join().unwrap()));
+    });
+}

@@ -1,1 +1,127 @@
+//! Locks through every way to a server.
 
+use std::time::Duration;
+
+use dlock_core::{Datastore, ErrorKind, Lock, LockOptions};
+use dlock_redis::{ConnectionManager, RedisDatastore, UrlError, r2d2};
+use dlock_testkit::servers::RedisServer;
+
+use crate::support::*;
+
+fn one_excludes_the_other(a: RedisDatastore, b: RedisDatastore) {
+    let (a, b) = (Lock::new(a, "import"), Lock::new(b, "import"));
+    let guard = a.try_acquire().unwrap();
+    assert!(b.try_acquire().unwrap_err().is_held());
+    let first = guard.fencing_token().unwrap();
+    guard.release().unwrap();
+    let guard = b.try_acquire().unwrap();
+    assert!(guard.fencing_token().unwrap() > first);
+    guard.release().unwrap();
+}
+
+#[test]
+fn tcp_and_unix_sockets_lead_to_the_same_locks() {
+    let server = RedisServer::builder().password("secret").start();
+    let unix = format!("unix://:secret@{}", server.socket().display());
+    one_excludes_the_other(patient(&server.url()), patient(&unix));
+}
+
+#[test]
+fn tls_leads_to_the_same_locks() {
+    let server = RedisServer::builder().tls().start();
+    let pem = std::fs::read(server.ca_file()).unwrap();
+    let tls = RedisDatastore::builder(&server.tls_url())
+        .unwrap()
+        .ca_pem(&pem)
+        .unwrap()
+        .build();
+    one_excludes_the_other(store(&server), tls);
+    let by_url = format!("{}?ca={}", server.tls_url(), server.ca_file().display());
+    let store = patient(&by_url);
+    for _ in 0..3 {
+        warm(&store);
+    }
+}
+
+#[test]
+fn a_server_that_the_authorities_do_not_vouch_for_is_refused_for_good() {
+    let server = RedisServer::builder().tls().start();
+    let other = RedisServer::builder().tls().start();
+    let url = format!("{}?ca={}", server.tls_url(), other.ca_file().display());
+    let error = patient(&url).acquire(&claim(KEY), TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    assert!(!error.is_transient() && !error.may_have_executed());
+}
+
+#[test]
+fn tls_to_a_plain_port_and_plain_to_a_tls_port_end_in_an_error() {
+    let server = RedisServer::builder().tls().start();
+    let plain = format!("redis://{}", server.tls_address().unwrap());
+    let tls = format!(
+        "rediss://{}?ca={}",
+        server.address(),
+        server.ca_file().display()
+    );
+    for url in [plain, tls] {
+        let error = RedisDatastore::connect(&url)
+            .unwrap()
+            .acquire(&claim(KEY), TTL)
+            .unwrap_err();
+        assert!(!error.may_have_executed(), "{url}: {error:?}");
+    }
+}
+
+#[test]
+fn authorities_that_cannot_be_used_are_named_at_once() {
+    let bad = |url: &str| match RedisDatastore::connect(url) {
+        Err(UrlError::Certificates(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    assert!(bad("rediss://host?ca=/no/such/file").contains("/no/such/file"));
+    let builder = RedisDatastore::builder("rediss://host").unwrap();
+    assert!(builder.ca_pem(b"no certificate").is_err());
+    let builder = RedisDatastore::builder("redis://host").unwrap();
+    assert!(builder.ca_pem(b"").is_err(), "they would not be used");
+}
+
+#[test]
+fn a_pool_of_the_callers_own_will_do() {
+    let server = RedisServer::start();
+    let manager = ConnectionManager::new(&server.url()).unwrap();
+    let pool = r2d2::Pool::builder()
+        .max_size(2)
+        .min_idle(Some(0))
+        .test_on_check_out(false)
+        .build_unchecked(manager);
+    let other = RedisDatastore::from_pool(pool.clone()).with_call_timeout(LONG);
+    one_excludes_the_other(RedisDatastore::from_pool(pool), other);
+}
+
+#[test]
+fn a_lock_is_renewed_for_as_long_as_it_is_held() {
+    let server = RedisServer::start();
+    let options = LockOptions::default().with_ttl(Duration::from_millis(900));
+    let lock = Lock::with_options(store(&server), "import", options).unwrap();
+    let guard = lock.try_acquire().unwrap();
+    let record = || server.command(["GET", KEY]);
+    // Each renewal changes the sequence in the record.
+    for _ in 0..4 {
+        let before = record();
+        until("it is renewed", || record() != before);
+        assert!(guard.is_valid());
+    }
+    guard.release().unwrap();
+    assert_eq!(server.keys(), [FENCE]);
+}
+
+#[test]
+fn a_dead_holders_lock_is_taken_over_at_the_end_of_its_lease() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let ttl = Duration::from_millis(400);
+    let start = std::time::Instant::now();
+    granted(store.acquire(&claim(KEY), ttl));
+    let guard = Lock::new(store, "import").acquire_within(LONG).unwrap();
+    assert!(start.elapsed() >= ttl, "not before");
+    guard.release().unwrap();
+}

@@ -1,1 +1,177 @@
+//! The smallest rights that work, and what must never be shown.
 
+use dlock_core::{Datastore, ErrorKind, Lock};
+use dlock_redis::{ConnectionManager, RedisDatastore};
+use dlock_testkit::servers::RedisServer;
+
+use crate::support::*;
+
+/// As the documentation gives them.
+const KEYS: &str = "resetchannels ~dlock:* ~{dlock:*}:fence";
+const COMMANDS: [&str; 8] = [
+    "+eval", "+evalsha", "+time", "+get", "+set", "+pexpire", "+pttl", "+del",
+];
+
+fn rules(commands: &[&str]) -> String {
+    format!("-@all {KEYS} {}", commands.join(" "))
+}
+
+/// Everything that the store does, on a server that knows no script.
+fn do_everything(store: &RedisDatastore) -> Result<(), dlock_core::DatastoreError> {
+    for _ in 0..2 {
+        let claim = claim(KEY);
+        let lease = dlock_core::Lease::new(claim.clone(), granted_or(store.acquire(&claim, TTL)?));
+        drop(store.acquire(&claim, TTL * 2)?);
+        refused(Ok(store.acquire(&crate::support::claim(KEY), TTL)?));
+        drop(store.extend(&call(&lease, 2), TTL * 3)?);
+        drop(store.extend(&call(&lease, 1), TTL)?);
+        for answer in store.extend_many(&[(call(&lease, 3), TTL)]) {
+            drop(answer?);
+        }
+        let _ = store.release(&call(&lease, 4))?;
+        store.abandon(&claim)?;
+    }
+    Ok(())
+}
+
+fn granted_or(attempt: dlock_core::Attempt) -> dlock_core::Grant {
+    granted(Ok(attempt))
+}
+
+#[test]
+fn the_documented_rights_are_enough() {
+    let documented = format!(
+        "resetchannels -@all ~dlock:* ~{{dlock:*}}:fence {}",
+        COMMANDS.join(" ")
+    );
+    for page in [
+        include_str!("../../src/lib.rs"),
+        include_str!("../../README.md"),
+        include_str!("../../../docs/src/redis.md"),
+    ] {
+        assert!(page.contains(&documented), "{documented}");
+    }
+    let server = RedisServer::builder()
+        .user("app", "pw", &documented)
+        .start();
+    do_everything(&patient(&server.url_of("app", "pw"))).unwrap();
+}
+
+#[test]
+fn each_of_the_documented_rights_is_needed() {
+    for missing in COMMANDS {
+        let fewer: Vec<_> = COMMANDS
+            .into_iter()
+            .filter(|right| *right != missing)
+            .collect();
+        let server = RedisServer::builder()
+            .user("app", "pw", &rules(&fewer))
+            .start();
+        let error = do_everything(&patient(&server.url_of("app", "pw"))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{missing}: {error:?}");
+    }
+}
+
+#[test]
+fn a_key_that_the_user_may_not_touch_is_refused() {
+    let server = RedisServer::builder()
+        .user("app", "pw", &rules(&COMMANDS))
+        .start();
+    let store = patient(&server.url_of("app", "pw"));
+    let error = store.acquire(&claim("other:import"), TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(!error.may_have_executed());
+    assert!(server.keys().is_empty());
+}
+
+#[test]
+fn a_login_that_fails_is_refused_and_shows_no_password() {
+    let server = RedisServer::builder().password("r1ght-s3cret").start();
+    let host = server.address();
+    for url in [
+        format!("redis://{host}/"),
+        format!("redis://:wr0ng-s3cret@{host}/"),
+        format!("redis://nobody:wr0ng-s3cret@{host}/"),
+    ] {
+        let error = patient(&url).acquire(&claim(KEY), TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{url}");
+        assert!(!error.may_have_executed());
+        assert!(
+            !whole_text(&error).contains("s3cret"),
+            "{}",
+            whole_text(&error)
+        );
+    }
+}
+
+#[test]
+fn no_password_is_shown_by_debug_or_by_any_error() {
+    let mut server = RedisServer::builder().password("s3cret").start();
+    let url = server.url();
+    assert!(url.contains("s3cret"));
+    let builder = RedisDatastore::builder(&url).unwrap();
+    let manager = ConnectionManager::new(&url).unwrap();
+    let shown = format!("{builder:?} {manager:?} {:?}", builder.clone().build());
+    assert!(!shown.contains("s3cret"), "{shown}");
+
+    let store = patient(&url);
+    warm(&store);
+    let lock = Lock::new(store.clone(), "import");
+    assert!(!format!("{lock:?}").contains("s3cret"));
+    server.kill();
+    let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+    assert!(
+        !whole_text(&error).contains("s3cret"),
+        "{}",
+        whole_text(&error)
+    );
+    assert!(
+        !lock
+            .try_acquire()
+            .unwrap_err()
+            .to_string()
+            .contains("s3cret")
+    );
+}
+
+#[test]
+fn a_server_that_repeats_the_arguments_does_not_make_us_show_them() {
+    let server = RedisServer::builder()
+        .config("rename-command AUTH", "\"\"")
+        .config("rename-command EVALSHA", "\"\"")
+        .start();
+    let host = server.address();
+    let error = patient(&format!("redis://app:s3cret@{host}/"))
+        .acquire(&claim(KEY), TTL)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(
+        !whole_text(&error).contains("s3cret"),
+        "{}",
+        whole_text(&error)
+    );
+
+    let claim = claim(KEY);
+    let error = patient(&server.url()).acquire(&claim, TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let token = claim.owner().to_string();
+    assert!(
+        !whole_text(&error).contains(&token),
+        "{}",
+        whole_text(&error)
+    );
+}
+
+#[test]
+fn the_owner_token_is_in_no_error_and_no_answer() {
+    let (server, proxy, store) = warm_behind_proxy();
+    let claim = claim_within(KEY, std::time::Duration::from_millis(200));
+    let token = claim.owner().to_string();
+    proxy.replies(dlock_testkit::faults::Fault::Hold);
+    let error = store.acquire(&claim, TTL).unwrap_err();
+    assert!(!whole_text(&error).contains(&token));
+    drop(server);
+    proxy.heal();
+    let error = store.acquire(&crate::support::claim(KEY), TTL).unwrap_err();
+    assert!(!whole_text(&error).contains(&token));
+}

@@ -1,5 +1,7 @@
 //! On a terminal a command behaves as if dlock were not there.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::pty::{CTRL_C, CTRL_Z, Shell};

@@ -1,0 +1,193 @@
+//! The command does not outlive its lease, nor dlock.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::{Place, await_end_of, code, kill_child, output, runs, spawn, stderr};
+use rustix::process::Signal;
+
+/// Takes the store away: from now on every call fails.
+fn take_store_away(place: &Place) {
+    fs::rename(place.path("locks"), place.path("locks-away")).unwrap();
+    fs::write(place.path("locks"), "").unwrap();
+}
+
+/// Takes the locks away that are in the store.
+fn break_lock(place: &Place) {
+    for entry in fs::read_dir(place.path("locks")).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "lease")
+        {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_command_whose_lease_cannot_be_renewed_is_told_to_end() {
+    let place = Place::new();
+    let script = "trap 'echo told >>log; exit 0' TERM; echo $$ >pid; while :; do sleep 0.02; done";
+    let child = spawn(&mut place.run("--ttl 2s --kill-after 800ms job", script));
+    place.await_pid("pid");
+    take_store_away(&place);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 70, "whatever the command's own status");
+    // The shell may say something about its own children first.
+    let said = stderr(&output);
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("dlock: lost job in file:"), "{said}");
+    assert!(last.contains("could not be renewed"), "{said}");
+    assert_eq!(place.read("log"), "told\n");
+}
+
+#[test]
+fn a_command_that_does_not_listen_is_killed_before_the_lease_ends() {
+    let place = Place::new();
+    let script = "trap '' TERM; (trap '' TERM; echo $$ >inner; while :; do sleep 0.02; done) & \
+                  echo $$ >pid; while :; do sleep 0.02; done";
+    let child = spawn(&mut place.run("--ttl 2s --lost-exit-code 9 job", script));
+    let (pid, inner) = (place.await_pid("pid"), place.await_pid("inner"));
+    take_store_away(&place);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 9, "{}", stderr(&output));
+    assert!(!runs(pid) && !runs(inner));
+}
+
+#[test]
+fn what_a_command_started_gets_the_grace_period_too() {
+    let place = Place::new();
+    let cleaning = "trap 'sleep 0.3; echo cleaned >>log; exit' TERM; echo $$ >pid; while :; do sleep 0.02; done";
+    let mut command = place.run(
+        "--ttl 3s --kill-after 1500ms job",
+        "sh -c \"$CLEANING\"; true",
+    );
+    let child = spawn(command.env("CLEANING", cleaning));
+    place.await_pid("pid");
+    take_store_away(&place);
+    assert_eq!(code(&child.wait_with_output().unwrap()), 70);
+    assert_eq!(place.read("log"), "cleaned\n");
+}
+
+#[test]
+fn a_command_whose_lock_was_taken_away_is_killed_at_once() {
+    let place = Place::new();
+    let script = "trap '' TERM; echo $$ >pid; while :; do sleep 0.02; done";
+    let start = Instant::now();
+    let child = spawn(&mut place.run("--ttl 20s --once j job", script));
+    let pid = place.await_pid("pid");
+    break_lock(&place);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 70, "{}", stderr(&output));
+    assert!(!runs(pid));
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "the next renewal was due at a third of the lease"
+    );
+}
+
+#[test]
+fn a_lock_that_was_taken_away_unseen_is_told_at_the_end() {
+    let place = Place::new();
+    let script = "echo $$ >pid; while [ ! -e go ]; do sleep 0.02; done";
+    let child = spawn(&mut place.run("job", script));
+    place.await_pid("pid");
+    break_lock(&place);
+    fs::write(place.path("go"), "").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 70);
+    let said = stderr(&output);
+    assert!(said.starts_with("dlock: lost job in file:"), "{said}");
+    assert!(said.contains("another may have run"), "{said}");
+}
+
+#[test]
+fn a_lock_that_cannot_be_released_is_told_and_the_status_stays() {
+    let place = Place::new();
+    let script = "echo $$ >pid; while [ ! -e go ]; do sleep 0.02; done; exit 3";
+    let child = spawn(&mut place.run("job", script));
+    place.await_pid("pid");
+    take_store_away(&place);
+    fs::write(place.path("go"), "").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 3);
+    let said = stderr(&output);
+    assert!(
+        said.starts_with("dlock: could not release job in file:"),
+        "{said}"
+    );
+    assert!(
+        said.contains("others have to wait for at most 30s"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_renewed_lease_lasts_longer_than_its_ttl() {
+    let place = Place::new();
+    let mut child = spawn(&mut place.run("--ttl 300ms job", "echo $$ >pid; sleep 2"));
+    place.await_pid("pid");
+    for _ in 0..5 {
+        sleep(Duration::from_millis(250));
+        assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn kill_9_of_dlock_ends_the_command_and_its_grandchildren() {
+    let place = Place::new();
+    let script = "echo $$ >outer; sh -c 'echo $$ >inner; sleep 60; true'; true";
+    let mut child = spawn(&mut place.run("job", script));
+    let (outer, inner) = (place.await_pid("outer"), place.await_pid("inner"));
+    kill_child(&child, Signal::KILL);
+    child.wait().unwrap();
+    await_end_of(outer);
+    await_end_of(inner);
+}
+
+#[test]
+fn kill_9_at_any_moment_leaves_no_command_behind() {
+    let place = Place::new();
+    for round in 0..60u64 {
+        // The command tells its process id and lives for ever; the kill comes somewhere around its start.
+        let script = "echo $$ >>pids; exec sleep 60";
+        let mut child = spawn(&mut place.run(&format!("job-{round}"), script));
+        sleep(Duration::from_micros(round * 150));
+        kill_child(&child, Signal::KILL);
+        child.wait().unwrap();
+    }
+    // Whoever came to life did so before the end of the last one's watcher.
+    sleep(Duration::from_millis(300));
+    let pids = place.read("pids");
+    for pid in pids.lines() {
+        await_end_of(pid.parse().unwrap());
+    }
+}
+
+#[test]
+fn a_stopped_command_dies_with_dlock_too() {
+    let place = Place::new();
+    let mut child = spawn(&mut place.run("job", "echo $$ >pid; exec sleep 60"));
+    let pid = place.await_pid("pid");
+    common::kill(pid, Signal::STOP);
+    kill_child(&child, Signal::KILL);
+    child.wait().unwrap();
+    await_end_of(pid);
+}
+
+#[test]
+fn the_watcher_is_gone_when_dlock_is() {
+    let place = Place::new();
+    let script = "ps -o pid= --ppid $PPID >children 2>/dev/null || true; true";
+    output(&mut place.run("job", script));
+    for pid in place.read("children").split_whitespace() {
+        assert!(!runs(pid.parse().unwrap()), "{pid} is left");
+    }
+}

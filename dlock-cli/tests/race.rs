@@ -1,0 +1,163 @@
+//! Many processes race for one job, and a holder that is killed is followed by another: on each store that the command knows.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::{PATIENCE, await_end_of, code, dlock, kill_child, stderr, wait_until};
+use rustix::process::Signal;
+
+const PROCESSES: usize = 20;
+const ROUNDS: usize = 25;
+
+fn run(store: &str, folder: &Path, arguments: &[&str], script: &str) -> Command {
+    let mut command = dlock();
+    command
+        .args(["run", "--store", store])
+        .args(arguments)
+        .args(["--", "sh", "-c", script])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn lines(file: &Path) -> usize {
+    fs::read_to_string(file).unwrap_or_default().lines().count()
+}
+
+/// Lets all processes race for a job that appends a line; asserts that it ran once and that all others were refused with 75.
+fn one_round(store: &str, folder: &Path, arguments: &[&str]) {
+    let log = folder.join("log");
+    let before = lines(&log);
+    let start = || {
+        run(store, folder, arguments, "echo ran >>log")
+            .spawn()
+            .unwrap()
+    };
+    let racers: Vec<Child> = (0..PROCESSES).map(|_| start()).collect();
+    let mut codes: Vec<i32> = Vec::new();
+    for racer in racers {
+        let output = racer.wait_with_output().unwrap();
+        assert!(
+            matches!(code(&output), 0 | 75),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        codes.push(code(&output));
+    }
+    let winners = codes.iter().filter(|code| **code == 0).count();
+    assert_eq!(
+        (winners, lines(&log) - before),
+        (1, 1),
+        "{arguments:?}: {codes:?}"
+    );
+}
+
+fn a_job_runs_once_a_round(store: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..ROUNDS {
+        let job = round.to_string();
+        one_round(store, folder.path(), &["--once", &job, "race-once"]);
+    }
+    assert_eq!(lines(&folder.path().join("log")), ROUNDS);
+}
+
+fn a_job_runs_once_while_it_is_held(store: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..ROUNDS {
+        let name = format!("race-{round}");
+        // Longer than any round takes.
+        one_round(store, folder.path(), &["--min-hold", "5m", &name]);
+    }
+    assert_eq!(lines(&folder.path().join("log")), ROUNDS);
+}
+
+fn a_killed_holder_is_followed_when_its_lease_ended(store: &str) {
+    const LEASE: Duration = Duration::from_secs(2);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let beat = "echo $$ >$0; while :; do echo $0 >>log; sleep 0.02; done";
+    // A child, a grandchild, and a second job after it that must never start.
+    let script =
+        "sh -c \"$BEAT\" background & sh -c 'sh -c \"$BEAT\" inner; true'; echo second >>log";
+    let takeover = ["--ttl", "2s", "takeover"];
+
+    // The grant comes after this, so the lease cannot end earlier than `LEASE` from here.
+    let start = Instant::now();
+    let mut holder = run(store, folder.path(), &takeover, script)
+        .env("BEAT", beat)
+        .spawn()
+        .unwrap();
+    let pid = |name: &str| -> i32 {
+        wait_until(name, || {
+            fs::read_to_string(path(name)).ok()?.trim().parse().ok()
+        })
+    };
+    let commands = [pid("background"), pid("inner")];
+    kill_child(&holder, Signal::KILL);
+    holder.wait().unwrap();
+    let killed = Instant::now();
+
+    let waiting = ["--ttl", "2s", "--wait", "30s", "takeover"];
+    let next = run(store, folder.path(), &waiting, "echo next >>log")
+        .spawn()
+        .unwrap();
+    for command in commands {
+        await_end_of(command);
+    }
+    let output = next.wait_with_output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(start.elapsed() >= LEASE, "not before the lease ended");
+    assert!(
+        killed.elapsed() < LEASE + PATIENCE,
+        "by itself, soon after it"
+    );
+
+    // Whatever the killed holder's command did, it did before.
+    sleep(Duration::from_millis(200));
+    let log = fs::read_to_string(path("log")).unwrap();
+    assert!(
+        log.ends_with("\nnext\n"),
+        "…{}",
+        &log[log.len().saturating_sub(60)..]
+    );
+    assert!(!log.contains("second"));
+}
+
+/// The three promises on one store; each opens a new one.
+macro_rules! races {
+    ($store:ident, $open:expr) => {
+        mod $store {
+            #[test]
+            fn a_job_runs_once_a_round() {
+                let (_keep, url) = $open;
+                super::a_job_runs_once_a_round(&url);
+            }
+
+            #[test]
+            fn a_job_runs_once_while_it_is_held() {
+                let (_keep, url) = $open;
+                super::a_job_runs_once_while_it_is_held(&url);
+            }
+
+            #[test]
+            fn a_killed_holder_is_followed_when_its_lease_ended() {
+                let (_keep, url) = $open;
+                super::a_killed_holder_is_followed_when_its_lease_ended(&url);
+            }
+        }
+    };
+}
+
+races!(file, {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file:{}", folder.path().join("locks").display());
+    (folder, url)
+});

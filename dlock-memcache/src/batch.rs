@@ -5,9 +5,9 @@ use std::time::Duration;
 use dlock_core::{Clock, DatastoreError, ErrorKind, Extension, Lease, Time};
 use dlock_net::{Pool, call_deadline, may_have_executed};
 
-use crate::MemcacheManager;
+use crate::ConnectionManager;
 use crate::holding::{self, extend_command, extended};
-use crate::protocol::{MemcacheConnection, Stored};
+use crate::protocol::{Connection, Stored};
 
 /// How many extends go out at once: their requests and answers fit into the buffers of both ends.
 pub(crate) const BATCH: usize = 256;
@@ -16,7 +16,7 @@ type Answer = Result<Extension, DatastoreError>;
 
 /// Extends the leases on the dedicated connection, by the earliest end of their calls.
 pub(crate) fn extend(
-    pool: &Pool<MemcacheManager>,
+    pool: &Pool<ConnectionManager>,
     leases: &[(Lease, Duration)],
     timeout: Duration,
 ) -> Vec<Answer> {
@@ -55,7 +55,7 @@ pub(crate) fn extend(
 
 /// One answer for each of `which`, in their order.
 fn extend_on(
-    link: &mut MemcacheConnection,
+    link: &mut Connection,
     leases: &[(Lease, Duration)],
     which: &[usize],
     again: bool,

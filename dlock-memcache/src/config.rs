@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use dlock_core::DatastoreError;
 use dlock_net::{Endpoint, Pool, PoolSettings};
 
 use crate::error::UrlError;
-use crate::{MemcacheDatastore, MemcacheManager};
+use crate::{ConnectionManager, MemcacheDatastore};
 
 /// The port that memcached listens on if nobody says otherwise.
 const PORT: u16 = 11211;
@@ -21,16 +20,15 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// let store = MemcacheDatastore::builder("memcache://127.0.0.1:11211")?
 ///     .connect_timeout(Duration::from_millis(300))
-///     .pool_size(4)
+///     .max_connections(4)
 ///     .verify_before_grant(true)
 ///     .build();
-/// # Ok::<(), dlock_core::DatastoreError>(())
+/// # Ok::<(), dlock_memcache::UrlError>(())
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "build() makes the store"]
 pub struct MemcacheBuilder {
-    endpoint: Endpoint,
-    connect_timeout: Duration,
+    manager: ConnectionManager,
     pool: PoolSettings,
     calls: Calls,
 }
@@ -52,10 +50,9 @@ impl Default for Calls {
 }
 
 impl MemcacheBuilder {
-    pub(crate) fn new(url: &str) -> Result<Self, DatastoreError> {
+    pub(crate) fn new(url: &str) -> Result<Self, UrlError> {
         Ok(MemcacheBuilder {
-            endpoint: endpoint(url)?,
-            connect_timeout: CONNECT_TIMEOUT,
+            manager: ConnectionManager::new(url)?,
             pool: PoolSettings::default(),
             calls: Calls::default(),
         })
@@ -64,7 +61,7 @@ impl MemcacheBuilder {
     /// The most that opening a connection takes, the server's greeting included; never longer than the call that needs it. Default
     /// 1 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.manager = self.manager.with_connect_timeout(timeout);
         self
     }
 
@@ -80,8 +77,8 @@ impl MemcacheBuilder {
         self
     }
 
-    /// The most connections at a time, besides the one that renews. Default 10.
-    pub fn pool_size(mut self, connections: u32) -> Self {
+    /// How many connections there may be at a time, besides the one that renews; 0 means 1. Default 10.
+    pub fn max_connections(mut self, connections: u32) -> Self {
         self.pool = self.pool.with_max_size(connections);
         self
     }
@@ -89,6 +86,12 @@ impl MemcacheBuilder {
     /// After how long without use a connection is closed; `None` for never. Default 10 minutes.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.pool = self.pool.with_idle_timeout(timeout);
+        self
+    }
+
+    /// After how long a connection is closed, used or not; `None` for never. Default 30 minutes.
+    pub fn max_lifetime(mut self, lifetime: Option<Duration>) -> Self {
+        self.pool = self.pool.with_max_lifetime(lifetime);
         self
     }
 
@@ -101,8 +104,7 @@ impl MemcacheBuilder {
 
     /// The store. It connects when it is first used.
     pub fn build(self) -> MemcacheDatastore {
-        let manager = MemcacheManager::to(self.endpoint, self.connect_timeout);
-        MemcacheDatastore::over(Pool::new(manager, self.pool), self.calls)
+        MemcacheDatastore::over(Pool::new(self.manager, self.pool), self.calls)
     }
 }
 
@@ -141,8 +143,6 @@ fn unix(_: &str) -> Result<Endpoint, UrlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dlock_core::ErrorKind;
-    use std::error::Error;
 
     #[test]
     fn urls_are_read() {
@@ -179,10 +179,9 @@ mod tests {
             ("memcache+unix:///a%00", "is absolute"),
         ] {
             let error = MemcacheDatastore::connect(url).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
-            let text = error.source().unwrap().to_string();
+            let text = error.to_string();
             assert!(text.contains(reason), "{url}: {text}");
-            assert!(!format!("{error} {error:?} {text}").contains("s3cret"));
+            assert!(!format!("{error:?} {text}").contains("s3cret"));
         }
     }
 }

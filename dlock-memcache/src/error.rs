@@ -31,12 +31,6 @@ pub enum UrlError {
     Path,
 }
 
-impl From<UrlError> for DatastoreError {
-    fn from(error: UrlError) -> Self {
-        DatastoreError::not_executed(ErrorKind::Invalid, error)
-    }
-}
-
 /// Something that this server, or this key or time on it, makes impossible.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -10,7 +10,7 @@ use dlock_core::{
 
 use crate::error::Problem;
 use crate::life::Life;
-use crate::protocol::{Item, MemcacheConnection, Stored, check_key};
+use crate::protocol::{Connection, Item, Stored, check_key};
 use crate::record::Record;
 use crate::ttl::{self, Kept};
 
@@ -46,7 +46,7 @@ pub(crate) fn now() -> Time {
 
 /// Claims `claim.key()` for at least `ttl`. `given_up` says of a token whether this process abandoned it.
 pub(crate) fn acquire(
-    link: &mut MemcacheConnection,
+    link: &mut Connection,
     claim: &Claim,
     ttl: Duration,
     given_up: impl Fn(OwnerToken) -> bool,
@@ -95,7 +95,7 @@ pub(crate) fn acquire(
 }
 
 /// The grant of a record that was stored for the first time.
-fn granted(link: &MemcacheConnection, cas: u64, kept: Kept) -> Result<Attempt, DatastoreError> {
+fn granted(link: &Connection, cas: u64, kept: Kept) -> Result<Attempt, DatastoreError> {
     let fence = link.life().fence(link.peer(), cas)?;
     let at = At {
         life: link.life(),
@@ -109,7 +109,7 @@ fn granted(link: &MemcacheConnection, cas: u64, kept: Kept) -> Result<Attempt, D
 /// Answers a claim that holds the key already: the same fencing token, and at least `ttl` from now. `None` if the record
 /// changed meanwhile.
 fn hold_longer(
-    link: &mut MemcacheConnection,
+    link: &mut Connection,
     claim: &Claim,
     item: &Item,
     record: &Record<'_>,
@@ -158,7 +158,7 @@ fn hold_longer(
 
 /// The fencing token of a record: written in it, or, if it was never written again, the one that follows from its number.
 pub(crate) fn fence_of(
-    link: &MemcacheConnection,
+    link: &Connection,
     item: &Item,
     record: &Record<'_>,
 ) -> Result<FencingToken, DatastoreError> {
@@ -169,7 +169,7 @@ pub(crate) fn fence_of(
 }
 
 /// Who holds a key.
-pub(crate) fn held(link: &MemcacheConnection, item: &Item, record: Option<&Record<'_>>) -> Held {
+pub(crate) fn held(link: &Connection, item: &Item, record: Option<&Record<'_>>) -> Held {
     let mut held = Held::new();
     if let Some(seconds) = item.seconds {
         held = held.with_expires_in(Duration::from_secs(u64::from(seconds)));
@@ -184,7 +184,7 @@ pub(crate) fn held(link: &MemcacheConnection, item: &Item, record: Option<&Recor
 }
 
 /// Waits, within the call, until the server is old enough to grant.
-fn wait_until_grown_up(link: &mut MemcacheConnection, claim: &Claim) -> Result<(), DatastoreError> {
+fn wait_until_grown_up(link: &mut Connection, claim: &Claim) -> Result<(), DatastoreError> {
     while !link.is_grown_up()? {
         let left = claim.time_left().min(link.time_left());
         if left <= ASK_AGAIN {
@@ -200,7 +200,7 @@ fn wait_until_grown_up(link: &mut MemcacheConnection, claim: &Claim) -> Result<(
 }
 
 /// Takes back what was stored on a server without CAS numbers, as far as that can be done there.
-fn refuse_without_cas(link: &mut MemcacheConnection, claim: &Claim) -> DatastoreError {
+fn refuse_without_cas(link: &mut Connection, claim: &Claim) -> DatastoreError {
     let peer = link.peer().to_owned();
     let removed = link.delete_unconditionally(claim.key());
     let kind = ErrorKind::Unsupported;

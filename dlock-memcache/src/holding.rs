@@ -9,13 +9,13 @@ use memcache::exp::MetaCommand;
 
 use crate::error::Problem;
 use crate::grant::{At, RACES, fence_of, now};
-use crate::protocol::{Deleted, Item, MemcacheConnection, Stored, check_key, replace};
+use crate::protocol::{Connection, Deleted, Item, Stored, check_key, replace};
 use crate::record::Record;
 use crate::ttl::{self, Kept};
 
 /// Gives the lease `ttl` from now. `again` says that the same call was sent on another connection before, which broke.
 pub(crate) fn extend(
-    link: &mut MemcacheConnection,
+    link: &mut Connection,
     lease: &Lease,
     ttl: Duration,
     again: bool,
@@ -61,7 +61,7 @@ pub(crate) fn extend(
 
 /// The command that extends the lease, and what it promises, if nothing has to be looked at first.
 pub(crate) fn extend_command(
-    link: &MemcacheConnection,
+    link: &Connection,
     lease: &Lease,
     ttl: Duration,
 ) -> Option<(MetaCommand, Kept)> {
@@ -78,7 +78,7 @@ pub(crate) fn extend_command(
 
 /// The answer to an extend that was carried out.
 pub(crate) fn extended(
-    link: &MemcacheConnection,
+    link: &Connection,
     lease: &Lease,
     cas: u64,
     kept: Kept,
@@ -94,10 +94,7 @@ pub(crate) fn extended(
 }
 
 /// Frees the key if the lease holds it.
-pub(crate) fn release(
-    link: &mut MemcacheConnection,
-    lease: &Lease,
-) -> Result<Released, DatastoreError> {
+pub(crate) fn release(link: &mut Connection, lease: &Lease) -> Result<Released, DatastoreError> {
     check_key(lease.key())?;
     if let Some(at) = lease.revision::<At>() {
         if at.life != link.life() {
@@ -114,7 +111,7 @@ pub(crate) fn release(
 
 /// Deletes the key if it is the claimant's, under whatever number.
 pub(crate) fn delete_owned(
-    link: &mut MemcacheConnection,
+    link: &mut Connection,
     claim: &Claim,
 ) -> Result<Released, DatastoreError> {
     check_key(claim.key())?;
@@ -136,7 +133,7 @@ pub(crate) fn delete_owned(
 
 /// Deletes the key if its holder has this fencing token.
 pub(crate) fn delete_fenced(
-    link: &mut MemcacheConnection,
+    link: &mut Connection,
     key: &str,
     fence: FencingToken,
 ) -> Result<Released, DatastoreError> {
@@ -160,10 +157,7 @@ pub(crate) fn delete_fenced(
 }
 
 /// Looks for how long the server really keeps the lease.
-pub(crate) fn confirm(
-    link: &mut MemcacheConnection,
-    lease: &Lease,
-) -> Result<Extension, DatastoreError> {
+pub(crate) fn confirm(link: &mut Connection, lease: &Lease) -> Result<Extension, DatastoreError> {
     check_key(lease.key())?;
     let at = lease.revision::<At>().copied();
     if at.is_some_and(|at| at.life != link.life()) {
@@ -183,7 +177,7 @@ pub(crate) fn confirm(
 /// The answer "extended" for as long as the server surely keeps the record, which is nobody's to change. `promised` is what the server
 /// was told when it stored exactly this record, if we know.
 fn as_it_is(
-    link: &MemcacheConnection,
+    link: &Connection,
     item: &Item,
     record: &Record<'_>,
     fence: Option<FencingToken>,

@@ -33,8 +33,8 @@ mod ttl;
 
 pub use config::MemcacheBuilder;
 pub use error::UrlError;
-pub use pool::MemcacheManager;
-pub use protocol::MemcacheConnection;
+pub use pool::ConnectionManager;
+pub use protocol::Connection;
 pub use store::MemcacheDatastore;
 
 /// The r2d2 that [`MemcacheDatastore::from_pool`] takes a pool of.

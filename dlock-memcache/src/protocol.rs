@@ -23,7 +23,7 @@ const MAX_VALUE: usize = 64 << 10;
 
 /// One connection to a memcached server, which knows which life of the server it leads to.
 #[derive(Debug)]
-pub struct MemcacheConnection {
+pub struct Connection {
     wire: Wire<Socket>,
     life: Life,
     /// Whether that life is old enough to grant.
@@ -59,7 +59,7 @@ pub(crate) struct Item {
     pub(crate) cas: u64,
 }
 
-impl Link for MemcacheConnection {
+impl Link for Connection {
     fn set_deadline(&mut self, deadline: Time) {
         self.wire.set_deadline(deadline);
     }
@@ -69,13 +69,13 @@ impl Link for MemcacheConnection {
     }
 }
 
-impl MemcacheConnection {
+impl Connection {
     /// Finds out which life of the server is at the other end of `wire`, and whether it can keep locks.
     pub(crate) fn handshake(mut wire: Wire<Socket>) -> Result<Self, DatastoreError> {
         let stats = read_stats(&mut wire)?;
         let (life, grown_up) = stats.life(wire.peer())?;
         stats.check(wire.peer())?;
-        Ok(MemcacheConnection {
+        Ok(Connection {
             wire,
             life,
             grown_up,
@@ -294,7 +294,7 @@ fn is_in_step(answer: &Result<MetaResponse, DatastoreError>) -> bool {
     }
 }
 
-/// The command of [`MemcacheConnection::replace`], for [`MemcacheConnection::replace_many`].
+/// The command of [`Connection::replace`], for [`Connection::replace_many`].
 pub(crate) fn replace(key: &str, cas: u64, seconds: u32, value: &str) -> MetaCommand {
     MetaCommand::new(MetaOp::Set, key)
         .flag(format!("C{cas}"))

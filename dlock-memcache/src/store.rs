@@ -10,14 +10,14 @@ use dlock_core::{
 };
 use dlock_net::{Pool, call_deadline, deadline_in, may_have_executed};
 
-use crate::MemcacheManager;
+use crate::ConnectionManager;
 use crate::abandoned::Abandoned;
 use crate::batch::{self, BATCH};
 use crate::config::{Calls, MemcacheBuilder};
-use crate::error::Problem;
+use crate::error::{Problem, UrlError};
 use crate::grant::{self, At};
 use crate::holding;
-use crate::protocol::{MemcacheConnection, check_key};
+use crate::protocol::{Connection, check_key};
 use crate::record::Record;
 use crate::ttl::{GRANULARITY, TTL_MAX, TTL_MIN};
 
@@ -40,7 +40,7 @@ more than 16 million keys a second on average";
 /// shortens the lease, so until then a holder may believe in more than it has.
 /// [`verify_before_grant`](MemcacheBuilder::verify_before_grant) waits for that look.
 pub struct MemcacheDatastore {
-    pool: Pool<MemcacheManager>,
+    pool: Pool<ConnectionManager>,
     calls: Calls,
     abandoned: Abandoned,
 }
@@ -53,7 +53,7 @@ impl MemcacheDatastore {
     /// # Errors
     ///
     /// A URL that names no memcached server.
-    pub fn connect(url: &str) -> Result<Self, DatastoreError> {
+    pub fn connect(url: &str) -> Result<Self, UrlError> {
         Ok(Self::builder(url)?.build())
     }
 
@@ -62,16 +62,16 @@ impl MemcacheDatastore {
     /// # Errors
     ///
     /// A URL that names no memcached server.
-    pub fn builder(url: &str) -> Result<MemcacheBuilder, DatastoreError> {
+    pub fn builder(url: &str) -> Result<MemcacheBuilder, UrlError> {
         MemcacheBuilder::new(url)
     }
 
-    /// The server that the pool's [`MemcacheManager`] leads to, over that pool. The connection that renews is not of the pool.
-    pub fn from_pool(pool: r2d2::Pool<MemcacheManager>) -> Self {
+    /// The server that the pool's [`ConnectionManager`] leads to, over that pool. The connection that renews is not of the pool.
+    pub fn from_pool(pool: r2d2::Pool<ConnectionManager>) -> Self {
         Self::over(Pool::from_r2d2(pool), Calls::default())
     }
 
-    pub(crate) fn over(pool: Pool<MemcacheManager>, calls: Calls) -> Self {
+    pub(crate) fn over(pool: Pool<ConnectionManager>, calls: Calls) -> Self {
         MemcacheDatastore {
             pool,
             calls,
@@ -191,7 +191,7 @@ impl Inspect for MemcacheDatastore {
 
 /// Claims, and looks before the grant is told whether the server really keeps the key for as long as it said. If not, it is told again.
 fn acquire_verified(
-    link: &mut MemcacheConnection,
+    link: &mut Connection,
     claim: &Claim,
     ttl: Duration,
     given_up: impl Fn(OwnerToken) -> bool + Copy,

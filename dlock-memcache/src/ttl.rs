@@ -189,6 +189,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
         /// For every phase of the timer, drift and stall: what is answered some 50 ms after the grant is never longer than the server
         /// keeps the key.
         #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
 use r2d2::{ManageConnection, NopErrorHandler, PooledConnection};
-use scheduled_thread_pool::ScheduledThreadPool;
+use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
 
 use crate::{Connect, Lazy};
 
@@ -129,6 +129,8 @@ impl<M: PoolManager> Pool<M> {
         let thread = ScheduledThreadPool::builder()
             .num_threads(1)
             .thread_name_pattern("dlock-pool-{}")
+            // Else the thread stays until the next look at idle connections.
+            .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
             .build();
         let pool = r2d2::Pool::builder()
             .max_size(settings.max_size)

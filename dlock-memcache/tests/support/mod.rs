@@ -1,0 +1,137 @@
+//! Servers that are old enough to grant, and claims on them.
+
+// Each test binary uses its part; a panic is how a helper of a test fails.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dlock_core::{
+    Attempt, Claim, Clock, Datastore, DatastoreError, Extension, FencingToken, Grant, Held, Lease,
+    Released,
+};
+use dlock_memcache::MemcacheDatastore;
+use dlock_testkit::servers::MemcachedServer;
+
+/// The most that one call takes, unless a test says otherwise.
+pub(crate) const CALL: Duration = Duration::from_secs(10);
+/// No lease of this length ends while a test runs.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+/// The server that all tests of this binary share who do nothing to it.
+pub(crate) fn server() -> &'static MemcachedServer {
+    static SERVER: OnceLock<MemcachedServer> = OnceLock::new();
+    SERVER.get_or_init(|| grown_up(MemcachedServer::start()))
+}
+
+/// Waits until the server is old enough to grant.
+pub(crate) fn grown_up(server: MemcachedServer) -> MemcachedServer {
+    wait_until_grown_up(&server);
+    server
+}
+
+pub(crate) fn wait_until_grown_up(server: &MemcachedServer) {
+    while server.stats()["uptime"].parse::<u64>().unwrap() < 4 {
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub(crate) fn store(server: &MemcachedServer) -> MemcacheDatastore {
+    store_at(&server.url())
+}
+
+pub(crate) fn store_at(url: &str) -> MemcacheDatastore {
+    let store = MemcacheDatastore::builder(url).unwrap();
+    // A busy machine opens connections slowly.
+    store.call_timeout(CALL).connect_timeout(CALL).build()
+}
+
+/// A key that nobody else uses.
+pub(crate) fn key(name: &str) -> String {
+    let random = RandomState::new().build_hasher().finish();
+    format!("dlock:{name}-{random:016x}")
+}
+
+pub(crate) fn claim(key: &str) -> Claim {
+    claim_within(key, CALL)
+}
+
+pub(crate) fn claim_within(key: &str, call: Duration) -> Claim {
+    Claim::new(key, &Clock::BOOTTIME, call).unwrap()
+}
+
+/// The same claim for another call.
+pub(crate) fn again(claim: &Claim) -> Claim {
+    claim
+        .clone()
+        .until(Clock::BOOTTIME.now().saturating_add(CALL))
+}
+
+pub(crate) fn granted(attempt: Result<Attempt, DatastoreError>) -> Grant {
+    match attempt {
+        Ok(Attempt::Granted(grant)) => grant,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+pub(crate) fn held(attempt: Result<Attempt, DatastoreError>) -> Held {
+    match attempt {
+        Ok(Attempt::Held(held)) => held,
+        other => panic!("not held: {other:?}"),
+    }
+}
+
+pub(crate) fn extended(extension: Result<Extension, DatastoreError>) -> Grant {
+    match extension {
+        Ok(Extension::Extended(grant)) => grant,
+        other => panic!("not extended: {other:?}"),
+    }
+}
+
+pub(crate) fn lost(extension: Result<Extension, DatastoreError>) {
+    assert!(matches!(extension, Ok(Extension::Lost)), "{extension:?}");
+}
+
+pub(crate) fn ours(released: Result<Released, DatastoreError>) {
+    assert!(matches!(released, Ok(Released::Ours)), "{released:?}");
+}
+
+pub(crate) fn not_ours(released: Result<Released, DatastoreError>) {
+    assert!(matches!(released, Ok(Released::NotOurs)), "{released:?}");
+}
+
+pub(crate) fn fence(grant: &Grant) -> FencingToken {
+    grant.fence.unwrap()
+}
+
+/// Claims the key and gives back the lease, ready for its first call.
+pub(crate) fn take(store: &MemcacheDatastore, key: &str, ttl: Duration) -> Lease {
+    let claim = claim(key);
+    let grant = granted(store.acquire(&claim, ttl));
+    call(&Lease::new(claim, grant), 1)
+}
+
+/// The lease for its call numbered `sequence`.
+pub(crate) fn call(lease: &Lease, sequence: u64) -> Lease {
+    lease.for_call(sequence, Clock::BOOTTIME.now().saturating_add(CALL))
+}
+
+pub(crate) fn timed<T>(f: impl FnOnce() -> T) -> (Duration, T) {
+    let start = Instant::now();
+    let value = f();
+    (start.elapsed(), value)
+}
+
+/// The text of an error and of all its causes.
+pub(crate) fn text(error: &DatastoreError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

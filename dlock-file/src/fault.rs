@@ -8,8 +8,8 @@ use std::io;
 pub(crate) enum Step {
     /// The shard was locked, and the record is about to be read.
     Entered,
-    /// The file for the new record was made.
-    Created,
+    /// The file for the new record was opened.
+    Opened,
     /// The new record was written, but not yet put in place.
     Written,
     /// The new record was brought to the disk, since it must outlive the process.

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `layout` | the version of this layout |
 //! | `shard-00` … `shard-63` | locked by whoever reads or writes a record of the shard; empty; never renamed or deleted |
-//! | `shard-07.new` | the record that the process inside shard 7 is about to put in place; a crash leaves it to the next one |
+//! | `shard-00.spare` … | what the process inside the shard writes a new record to, before it swaps it with the old one |
 //! | `….lease` | a record, see [`crate::record`] |
 //! | `swept` | when old records were last looked for: its time of modification |
 
@@ -89,8 +89,8 @@ impl Folder {
         self.path.join(format!("shard-{shard:02}"))
     }
 
-    pub(crate) fn new_record(&self, shard: u8) -> PathBuf {
-        self.path.join(format!("shard-{shard:02}.new"))
+    pub(crate) fn spare(&self, shard: u8) -> PathBuf {
+        self.path.join(format!("shard-{shard:02}.spare"))
     }
 
     pub(crate) fn record(&self, file: &str) -> PathBuf {
@@ -111,8 +111,22 @@ impl Folder {
         options
     }
 
+    /// Opens a file of the folder to read and write it; makes an empty one if it is not there.
+    pub(crate) fn open_or_make(&self, path: &Path) -> io::Result<fs::File> {
+        let mut options = self.files();
+        let options = options.read(true).write(true);
+        match options.open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let file = options.create(true).open(path)?;
+                self.set_mode(&file)?;
+                Ok(file)
+            }
+            file => file,
+        }
+    }
+
     /// Gives a file that was just made its permission bits where the umask took some away.
-    pub(crate) fn set_mode(&self, file: &fs::File) -> io::Result<()> {
+    fn set_mode(&self, file: &fs::File) -> io::Result<()> {
         if self.file_mode == 0o600 {
             return Ok(());
         }
@@ -137,12 +151,9 @@ impl Folder {
                 found: found.trim_end().to_owned(),
             });
         }
-        let write = || {
-            let file = self.files().write(true).create(true).open(&file)?;
-            self.set_mode(&file)?;
-            file.write_all_at(LAYOUT.as_bytes(), 0)
-        };
-        write().map_err(|error| failed(&self.path, "write its file `layout`", error))
+        let file = self.open_or_make(&file);
+        file.and_then(|file| file.write_all_at(LAYOUT.as_bytes(), 0))
+            .map_err(|error| failed(&self.path, "write its file `layout`", error))
     }
 }
 

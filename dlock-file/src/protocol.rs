@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use dlock_core::{Attempt, Claim, Extension, FencingToken, Held, Lease, OwnerToken, Released};
+use dlock_core::{
+    Attempt, Claim, Extension, FencingToken, Held, Holder, Lease, OwnerToken, Released,
+};
 
 use crate::moment::Moment;
 use crate::record::{Holding, Record};
 
 /// What a crash of the machine may take along without anybody noticing: no machine is back within this time.
 const SHORTER_THAN_A_RESTART: Duration = Duration::from_secs(1);
-/// From this length on a claim is taken to be meant to outlive its process.
-const LONG_CLAIM: Duration = Duration::from_secs(3600);
-
 /// A call's answer, and what has to be written before it may be given.
 #[derive(Debug)]
 pub(crate) struct Verdict<A> {
@@ -52,14 +51,8 @@ pub(crate) fn acquire(
 ) -> Result<Verdict<Attempt>, FencesUsedUp> {
     let last_fence = stored.as_ref().map(|record| record.fence);
     match stored.and_then(|record| Live::of(record, now)) {
-        Some(live) if live.holding.owner == claim.owner() => Ok(repeated(live, ttl, now)),
-        Some(live) => {
-            let held = Held::new()
-                .with_expires_in(live.left)
-                .with_fence(FencingToken::new(live.fence))
-                .with_holder_text(&live.holding.holder);
-            Ok(Verdict::unchanged(Attempt::Held(held)))
-        }
+        Some(live) if live.holding.owner == claim.owner() => Ok(repeated(live, claim, ttl, now)),
+        Some(live) => Ok(Verdict::unchanged(Attempt::Held(live.to_held()))),
         None => {
             let fence = next_fence(last_fence, now.wall).ok_or(FencesUsedUp)?;
             let holding = Holding {
@@ -74,20 +67,20 @@ pub(crate) fn acquire(
                 holding: Some(holding),
             };
             let granted = Attempt::granted(ttl, FencingToken::new(fence));
-            Ok(Verdict::written(granted, record, ttl >= LONG_CLAIM))
+            Ok(Verdict::written(granted, record, is_done(claim.holder())))
         }
     }
 }
 
 /// The same claim once more: it never has less time than before.
-fn repeated(mut live: Live, ttl: Duration, now: &Moment<'_>) -> Verdict<Attempt> {
+fn repeated(mut live: Live, claim: &Claim, ttl: Duration, now: &Moment<'_>) -> Verdict<Attempt> {
     let fence = FencingToken::new(live.fence);
     if live.left >= ttl {
         return Verdict::unchanged(Attempt::granted(live.left, fence));
     }
     live.holding.ends = now.after(ttl);
     let granted = Attempt::granted(ttl, fence);
-    Verdict::written(granted, live.into_record(), ttl >= LONG_CLAIM)
+    Verdict::written(granted, live.into_record(), is_done(claim.holder()))
 }
 
 /// An extend to `ttl` from now.
@@ -103,7 +96,7 @@ pub(crate) fn extend(
     if lease.sequence() <= live.holding.sequence {
         return Verdict::unchanged(lease.extended(live.left));
     }
-    let durable = must_outlive_the_process(lease, &live.holding, ttl);
+    let durable = must_outlive_the_process(lease, ttl);
     live.holding.sequence = lease.sequence();
     live.holding.ends = now.after(ttl);
     if live.holding.holder != lease.holder() {
@@ -118,7 +111,27 @@ pub(crate) fn release(
     claim: &Claim,
     now: &Moment<'_>,
 ) -> Verdict<Released> {
-    let Some(live) = Live::of_owner(stored, claim.owner(), now) else {
+    freed(Live::of_owner(stored, claim.owner(), now))
+}
+
+/// Who holds the key.
+pub(crate) fn look(stored: Option<Record>, now: &Moment<'_>) -> Verdict<Option<Held>> {
+    let live = stored.and_then(|record| Live::of(record, now));
+    Verdict::unchanged(live.map(|live| live.to_held()))
+}
+
+/// A release in the name of whoever holds the key under `fence`.
+pub(crate) fn break_lease(
+    stored: Option<Record>,
+    fence: FencingToken,
+    now: &Moment<'_>,
+) -> Verdict<Released> {
+    let live = stored.and_then(|record| Live::of(record, now));
+    freed(live.filter(|live| live.fence == fence.get()))
+}
+
+fn freed(live: Option<Live>) -> Verdict<Released> {
+    let Some(live) = live else {
         return Verdict::unchanged(Released::NotOurs);
     };
     // The record stays, for its fence.
@@ -159,6 +172,13 @@ impl Live {
         Self::of(stored?, now).filter(|live| live.holding.owner == owner)
     }
 
+    fn to_held(&self) -> Held {
+        Held::new()
+            .with_expires_in(self.left)
+            .with_fence(FencingToken::new(self.fence))
+            .with_holder_text(&self.holding.holder)
+    }
+
     fn into_record(self) -> Record {
         Record {
             key: self.key,
@@ -177,9 +197,12 @@ fn next_fence(last: Option<u64>, wall: u64) -> Option<u64> {
 }
 
 /// Whether an extend must be on the disk when it returns. A lease that is being renewed need not: with the machine its holder is gone.
-/// What core keeps for after the holder's end (`min_hold`, the mark of `once`) is asked for by an extend which is not like the
-/// one before: another time, or another description. A needless yes costs one sync.
-fn must_outlive_the_process(lease: &Lease, stored: &Holding, ttl: Duration) -> bool {
-    let unlike = ttl != lease.grant().ttl || lease.holder() != stored.holder;
-    unlike && ttl >= SHORTER_THAN_A_RESTART
+/// What core keeps for after the holder's end is the mark of a job that was done, and the rest of `min_hold`: an extend for another time
+/// than the one before. (So is the last renewal before `max_hold`: one sync too many.)
+fn must_outlive_the_process(lease: &Lease, ttl: Duration) -> bool {
+    ttl >= SHORTER_THAN_A_RESTART && (ttl != lease.grant().ttl || is_done(lease.holder()))
+}
+
+fn is_done(holder: &str) -> bool {
+    Holder::from_text(holder).is_some_and(|holder| holder.is_done())
 }

@@ -10,8 +10,10 @@
 //! ends-boottime 86400.000000000
 //! ends-wall 1795476301.000000
 //! holder dlock1 web-3 4121 … running
-//! check 0123456789abcdef
+//! check 0123456789abcdef…
 //! ```
+//!
+//! Spaces fill it up to a multiple of 512 bytes, so that most records have the same length and one can be written over another.
 //!
 //! A key that nobody holds keeps its last fence: the line `free` then stands instead of those from `owner` to `holder`.
 
@@ -25,6 +27,8 @@ use crate::place::push_hex;
 /// The first line without its version.
 const TITLE: &str = "dlock record ";
 const VERSION: &str = "1";
+/// Lengths of records are multiples of this.
+const BLOCK: usize = 512;
 /// The longest record: a key of 250 bytes, a holder of 512 and some 350 bytes of the rest, with room to spare.
 pub(crate) const MAX_BYTES: usize = 4096;
 
@@ -92,6 +96,8 @@ impl Record {
         };
         let check = check(&text);
         let _ = writeln!(text, "check {check}");
+        let length = (text.len() + 1).next_multiple_of(BLOCK) - 1;
+        let _ = writeln!(text, "{:fill$}", "", fill = length - text.len());
         text
     }
 
@@ -110,7 +116,9 @@ impl Record {
 
     fn of_version_1(text: &str) -> Option<Self> {
         let (body, end) = text.split_at_checked(text.rfind("check ")?)?;
-        if end.strip_prefix("check ")?.strip_suffix('\n')? != check(body) {
+        let (found, filling) = end.strip_prefix("check ")?.split_once('\n')?;
+        let is_whole = text.len().is_multiple_of(BLOCK) && filling.trim_start_matches(' ') == "\n";
+        if !is_whole || found != check(body) {
             return None;
         }
         let mut lines = body.lines().skip(1);
@@ -260,6 +268,7 @@ mod tests {
         #[test]
         fn no_body_with_a_right_check_panics(body in "dlock record 1\n(key a\n)?(fence [0-9]{0,30}\n)?(free\n|owner [0-9a-f]{30,34}\n)?[ -~\n]{0,200}") {
             let text = format!("{body}check {}\n", check(&body));
+            let text = format!("{text:<width$}\n", width = text.len().next_multiple_of(BLOCK) - 1);
             if let Ok(record) = Record::from_text(text.as_bytes()) {
                 prop_assert_eq!(Record::from_text(record.to_text().as_bytes()), Ok(record));
             }

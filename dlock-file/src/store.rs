@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension, Holder, Lease,
-    Reach, Released,
+    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension, FencingToken,
+    Held, Holder, Inspect, Lease, Reach, Released,
 };
 
 use crate::config::FileBuilder;
@@ -100,33 +100,42 @@ impl FileDatastore {
         }
     }
 
-    /// Locks the shard of a call's key, unless the call is over by then: a call that its caller gave up on must change nothing.
-    fn enter(&self, shard: u8, call: &Claim) -> Result<Shard<'_>, FileError> {
-        // The call's own clock may be a test's, which stands still while we wait.
-        let end = Clock::BOOTTIME
-            .now()
-            .saturating_add(self.shared.call_timeout);
-        let time_left = || call.time_left().min(Clock::BOOTTIME.now().until(end));
-        let entered = Shard::lock(&self.shared.folder, shard, time_left)?;
-        match call.time_left().is_zero() {
-            true => Err(FileError::Late),
-            false => Ok(entered),
-        }
-    }
-
-    /// What every call is: under the key's shard lock read its record and the clocks, decide, write.
+    /// What every call is, unless it is over when it gets its turn: a call that its caller gave up on must change nothing.
     fn call<A>(
         &self,
         call: &Claim,
         decide: impl FnOnce(Option<Record>, &Moment<'_>) -> Result<Verdict<A>, FencesUsedUp>,
     ) -> Result<A, DatastoreError> {
-        let place = Place::of(call.key());
-        let shard = self.enter(place.shard, call)?;
+        self.transact(
+            call.key(),
+            || call.time_left(),
+            |stored, now| match call.time_left().is_zero() {
+                true => Err(FileError::Late),
+                false => decide(stored, now).map_err(|FencesUsedUp| FileError::FencesUsedUp {
+                    record: self.shared.folder.record(&Place::of(call.key()).file),
+                }),
+            },
+        )
+    }
+
+    /// Under the key's shard lock: reads its record and the clocks, decides, writes.
+    pub(crate) fn transact<A>(
+        &self,
+        key: &str,
+        time_left: impl Fn() -> Duration,
+        decide: impl FnOnce(Option<Record>, &Moment<'_>) -> Result<Verdict<A>, FileError>,
+    ) -> Result<A, DatastoreError> {
+        check_key(key)?;
+        let place = Place::of(key);
+        // The call's own clock may be a test's, which stands still while we wait.
+        let end = Clock::BOOTTIME
+            .now()
+            .saturating_add(self.shared.call_timeout);
+        let time_left = || time_left().min(Clock::BOOTTIME.now().until(end));
+        let shard = Shard::lock(&self.shared.folder, place.shard, time_left)?;
         let now = self.shared.clocks.now();
-        let stored = shard.read(&place, call.key(), &now)?;
-        let verdict = decide(stored, &now).map_err(|FencesUsedUp| FileError::FencesUsedUp {
-            record: self.shared.folder.record(&place.file),
-        })?;
+        let stored = shard.read(&place, |record| record.key == key, &now)?;
+        let verdict = decide(stored, &now)?;
         if let Some(write) = verdict.write {
             shard
                 .write(&place, &write.record, write.durable)
@@ -136,7 +145,6 @@ impl FileDatastore {
     }
 
     fn free(&self, claim: &Claim) -> Result<Released, DatastoreError> {
-        check_key(claim.key())?;
         self.call(claim, |stored, now| {
             Ok(protocol::release(stored, claim, now))
         })
@@ -145,9 +153,8 @@ impl FileDatastore {
 
 impl Datastore for FileDatastore {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
-        check_key(claim.key())?;
         check_holder(claim.holder())?;
-        check_ttl(ttl, TTL_MIN)?;
+        self.characteristics().check_ttl(ttl)?;
         let attempt = self.call(claim, |stored, now| {
             protocol::acquire(stored, claim, ttl, now)
         })?;
@@ -159,10 +166,8 @@ impl Datastore for FileDatastore {
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        check_key(lease.key())?;
         check_holder(lease.holder())?;
-        // Core may ask for less than a claim can have, so that a lease ends at a certain time.
-        check_ttl(ttl, Duration::ZERO)?;
+        self.characteristics().check_ttl(ttl)?;
         self.call(lease.claim(), |stored, now| {
             Ok(protocol::extend(stored, lease, ttl, now))
         })
@@ -174,6 +179,10 @@ impl Datastore for FileDatastore {
 
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
         self.free(claim).map(|_: Released| ())
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
     }
 
     fn characteristics(&self) -> Characteristics {
@@ -195,6 +204,23 @@ fn not_written(error: WriteError) -> DatastoreError {
     }
 }
 
+/// For operators; waits for its turn for at most the store's call timeout.
+impl Inspect for FileDatastore {
+    fn holder(&self, key: &str) -> Result<Option<Held>, DatastoreError> {
+        let time_left = || self.shared.call_timeout;
+        self.transact(key, time_left, |stored, now| {
+            Ok(protocol::look(stored, now))
+        })
+    }
+
+    fn break_lease(&self, key: &str, fence: FencingToken) -> Result<Released, DatastoreError> {
+        let time_left = || self.shared.call_timeout;
+        self.transact(key, time_left, |stored, now| {
+            Ok(protocol::break_lease(stored, fence, now))
+        })
+    }
+}
+
 /// A key goes into a record as a line.
 fn check_key(key: &str) -> Result<(), FileError> {
     let fits = (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
@@ -213,12 +239,6 @@ fn check_holder(text: &str) -> Result<(), FileError> {
     refuse_unless(fits, || {
         let most = Holder::MAX_TEXT;
         format!("a holder description is at most {most} bytes of printable ASCII: {text:.100?}")
-    })
-}
-
-fn check_ttl(ttl: Duration, least: Duration) -> Result<(), FileError> {
-    refuse_unless((least..=TTL_MAX).contains(&ttl), || {
-        format!("a time to live of {ttl:?} is outside {least:?} to {TTL_MAX:?}")
     })
 }
 

@@ -1,6 +1,6 @@
 //! Deletes the records that nobody needs any more.
 
-use std::fs::{self, File};
+use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,7 +9,7 @@ use dlock_core::Clock;
 use crate::folder::Folder;
 use crate::moment::Clocks;
 use crate::place::Place;
-use crate::record::Holding;
+use crate::record::{Holding, Record};
 use crate::shard::Shard;
 
 /// How long a record is kept after its lease ended. The fence of a key that has no record any more comes from the wall clock,
@@ -49,12 +49,9 @@ fn is_due(folder: &Folder, clocks: &Clocks) -> bool {
         Ok(modified) if !clocks.now().is_untouched_for(modified, EVERY) => return false,
         _ => {}
     }
-    let touch = |file: File| {
-        folder.set_mode(&file)?;
-        file.set_modified(SystemTime::now())
-    };
-    let file = folder.files().write(true).create(true).open(&path);
-    file.and_then(touch).is_ok()
+    let file = folder.open_or_make(&path);
+    file.and_then(|file| file.set_modified(SystemTime::now()))
+        .is_ok()
 }
 
 fn sweep(folder: &Folder, clocks: &Clocks) {
@@ -83,7 +80,8 @@ fn delete_if_old(folder: &Folder, clocks: &Clocks, place: &Place) {
         return;
     };
     let now = clocks.now();
-    let old = match shard.read_any(place, &now) {
+    let is_right = |record: &Record| Place::of(&record.key) == *place;
+    let old = match shard.read(place, is_right, &now) {
         // Left half-written by a crash of the machine.
         Ok(None) => true,
         Ok(Some(record)) => {

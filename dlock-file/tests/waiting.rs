@@ -1,36 +1,20 @@
 //! Calls whose shard somebody else is in: they wait until their end, say who it is, and do nothing late.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper fails with its test")]
+
 mod common;
 
-use std::fs::File;
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{CALL, Scratch, acquire, claim, held};
+use common::{AllShards, CALL, Scratch, acquire, claim, held};
 use dlock_core::{Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, Lease};
 use dlock_file::FileError;
-use rustix::fs::{FlockOperation, flock};
 
 const TTL: Duration = Duration::from_secs(30);
-
-/// Nobody gets into a shard while this lives.
-struct AllShards(Vec<File>);
-
-impl AllShards {
-    fn lock(scratch: &Scratch) -> Self {
-        let shards = (0..64).map(|shard| {
-            let path = scratch.path().join(format!("shard-{shard:02}"));
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false);
-            let file = options.open(path).unwrap();
-            flock(&file, FlockOperation::LockExclusive).unwrap();
-            file
-        });
-        AllShards(shards.collect())
-    }
-}
 
 fn short_claim(key: &str, call: Duration) -> Claim {
     Claim::new(key, &Clock::BOOTTIME, call).unwrap()
@@ -50,7 +34,7 @@ fn a_call_ends_at_its_deadline_and_names_who_is_in_the_way() {
     let store = scratch.open();
     let ours = acquire(&store, "x", TTL);
     let before = scratch.record("x");
-    let shards = AllShards::lock(&scratch);
+    let shards = AllShards::lock(&scratch.path());
     let call = Duration::from_millis(100);
     let end = Clock::BOOTTIME.now().saturating_add(call);
     let start = Instant::now();
@@ -81,7 +65,7 @@ fn a_call_waits_no_longer_than_the_store_allows() {
         store.characteristics().call_timeout,
         Duration::from_millis(50)
     );
-    let _shards = AllShards::lock(&scratch);
+    let _shards = AllShards::lock(&scratch.path());
     let start = Instant::now();
     let error = store
         .acquire(&short_claim("x", Duration::from_secs(3600)), TTL)
@@ -131,8 +115,8 @@ fn sit_in_every_shard(scratch: &Scratch) -> Child {
 #[ignore = "run by the other tests, in a process of its own"]
 fn sitter() {
     let folder = std::env::var_os("DLOCK_TEST_FOLDER").expect("run by another test");
-    let _shards = AllShards::lock(&Scratch::at(folder.into()));
-    println!("sitting");
+    let _shards = AllShards::lock(&Scratch::at(folder.into()).path());
+    writeln!(std::io::stdout(), "sitting").unwrap();
     loop {
         thread::park();
     }
@@ -171,7 +155,7 @@ fn an_extend_that_waits_over_the_end_of_its_lease_does_not_revive_it() {
     let store = scratch.open();
     let ttl = Duration::from_millis(100);
     let ours = acquire(&store, "x", ttl);
-    let shards = AllShards::lock(&scratch);
+    let shards = AllShards::lock(&scratch.path());
     let (sent, received) = mpsc::channel();
     let extending = store.clone();
     let call = ours.for_call(1, Clock::BOOTTIME.now().saturating_add(CALL));
@@ -188,7 +172,7 @@ fn a_claim_that_waits_counts_its_time_from_when_it_is_granted() {
     let scratch = Scratch::new();
     let store = scratch.open();
     let ttl = Duration::from_secs(1);
-    let shards = AllShards::lock(&scratch);
+    let shards = AllShards::lock(&scratch.path());
     let waiting = thread::spawn({
         let store = store.clone();
         move || acquire(&store, "x", ttl)
@@ -207,7 +191,7 @@ fn a_shard_that_is_held_up_does_not_hold_up_the_others() {
     let scratch = Scratch::new();
     let store = scratch.open();
     acquire(&store, "x", TTL);
-    let shards = AllShards::lock(&scratch);
+    let shards = AllShards::lock(&scratch.path());
     let mut shards = shards.0;
     shards.truncate(1);
     let outcomes = (0..200).map(|n| {

@@ -15,8 +15,9 @@ use super::{Scratch, TTL, acquire, claim, granted, is_held, is_lost, later};
 use crate::FileDatastore;
 use crate::fault::Step;
 use crate::fault::testing::with_plan;
+use crate::place::Place;
 
-const STEPS: [Step; 4] = [Step::Entered, Step::Created, Step::Written, Step::Replaced];
+const STEPS: [Step; 4] = [Step::Entered, Step::Opened, Step::Written, Step::Replaced];
 
 /// Not a test by itself: a process that dies at a step of a call.
 #[test]
@@ -78,18 +79,29 @@ fn a_crash_at_any_step_leaves_the_old_record_or_the_new_one() {
 }
 
 #[test]
-fn what_a_crash_left_half_written_is_cleaned_up_by_the_next_call() {
+fn what_a_crash_left_half_written_is_in_nobodys_way() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    die_in(&scratch, "acquire", Step::Written);
-    let left = || {
-        let files = fs::read_dir(scratch.folder().path()).unwrap();
-        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.ends_with(".new")).count()
-    };
-    assert_eq!(left(), 1);
-    acquire(&store, "x", TTL);
-    assert_eq!(left(), 0);
+    for _ in 0..3 {
+        die_in(&scratch, "acquire", Step::Opened);
+        die_in(&scratch, "acquire", Step::Written);
+    }
+    let ours = acquire(&store, "x", TTL);
+    assert_eq!(store.release(&ours).unwrap(), Released::Ours);
+    let files = fs::read_dir(scratch.folder().path()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != "swept").collect();
+    names.sort();
+    let shard = format!("shard-{:02}", Place::of("x").shard);
+    let expected = [
+        "layout",
+        &shard,
+        &format!("{shard}.spare"),
+        &Place::of("x").file,
+    ];
+    let mut expected: Vec<_> = expected.into_iter().map(str::to_owned).collect();
+    expected.sort();
+    assert_eq!(names, expected);
 }
 
 /// Runs `call` with the system refusing at `step`.
@@ -112,7 +124,7 @@ fn an_error_before_the_record_is_replaced_did_nothing() {
         Errno::NOSPC,
         Errno::DQUOT,
     ] {
-        for step in [Step::Created, Step::Written] {
+        for step in [Step::Opened, Step::Written] {
             let attempt = refused_at(step, errno, || store.acquire(&claim("new"), TTL));
             let error = attempt.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Refused, "{errno:?}");
@@ -187,8 +199,18 @@ fn only_what_must_outlive_the_process_is_synced() {
         synced(&|| extend(&ours, 2, TTL / 3)),
         "the rest of min_hold"
     );
-    let done = ours.clone().with_holder("done");
-    assert!(synced(&|| extend(&done, 3, TTL)), "the mark of once");
+    let done = ours.holder().replace("running", "done");
+    let marked = ours.clone().with_holder(done.clone());
+    assert!(synced(&|| extend(&marked, 3, TTL)), "the mark of once");
+    let claimed = claim("z").with_holder(done);
+    assert!(
+        synced(&|| drop(store.acquire(&claimed, TTL))),
+        "the same by a fresh claim"
+    );
+    assert!(
+        !synced(&|| extend(&ours, 4, TTL / 100)),
+        "no machine is back by then"
+    );
     assert!(!synced(&|| assert_eq!(
         store.release(&ours).unwrap(),
         Released::Ours

@@ -152,6 +152,9 @@ fn a_record_of_another_key_under_this_name_is_an_error() {
     fs::copy(scratch.record("y"), scratch.record("x")).unwrap();
     let error = store.acquire(&claim("x"), TTL).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ForeignKey);
+    // Unless a crash of the machine brought back what stood in that file before it was x's.
+    scratch.age(scratch.record("x"), Duration::from_secs(3650 * 86_400));
+    acquire(&store, "x", TTL);
 }
 
 #[test]

@@ -2,15 +2,17 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test's helper fails with its test")]
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dlock_core::{Attempt, Claim, Clock, Datastore, DatastoreError, Grant, Held, Lease};
 use dlock_file::FileDatastore;
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
-/// What a call may take in these tests.
-pub const CALL: Duration = Duration::from_secs(2);
+/// The end of the calls in these tests, far off: a starved machine must not make them late.
+pub const CALL: Duration = Duration::from_secs(60);
 
 /// A folder for locks, deleted in the end.
 pub struct Scratch {
@@ -59,6 +61,23 @@ impl Scratch {
         let files = self.path().read_dir().unwrap();
         let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(suffix)).count()
+    }
+}
+
+/// Nobody gets into a shard while this lives.
+pub struct AllShards(pub Vec<File>);
+
+impl AllShards {
+    pub fn lock(folder: &Path) -> Self {
+        let shards = (0..64).map(|shard| {
+            let path = folder.join(format!("shard-{shard:02}"));
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            let file = options.open(path).unwrap();
+            flock(&file, FlockOperation::LockExclusive).unwrap();
+            file
+        });
+        AllShards(shards.collect())
     }
 }
 

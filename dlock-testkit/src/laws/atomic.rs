@@ -131,7 +131,7 @@ pub fn holders_never_overlap(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Atomic);
     let handles = [subject.first(), subject.another()];
     let key = case.key();
-    let (inside, turns) = (AtomicU32::new(0), AtomicU32::new(0));
+    let [inside, most, turns] = [const { AtomicU32::new(0) }; 3];
     let give_up = now().saturating_add(Duration::from_secs(10));
     together(8, |index| {
         while turns.load(Ordering::SeqCst) < 200 && now() < give_up {
@@ -140,20 +140,17 @@ pub fn holders_never_overlap(subject: &Subject) -> Verdict {
                 thread::sleep(Duration::from_micros(100));
                 continue;
             };
-            let others = inside.fetch_add(1, Ordering::SeqCst);
+            let holders = inside.fetch_add(1, Ordering::SeqCst) + 1;
+            most.fetch_max(holders, Ordering::SeqCst);
             thread::yield_now();
             inside.fetch_sub(1, Ordering::SeqCst);
-            check!(
-                case,
-                others == 0,
-                "a key had {} holders at once",
-                others + 1
-            );
             turns.fetch_add(1, Ordering::SeqCst);
-            let lease = dlock_core::Lease::new(client.claim(), grant);
-            client.frees(&lease, "the lease had a minute left");
+            // Who shared the key may find it gone: that is judged below.
+            client.release(&dlock_core::Lease::new(client.claim(), grant));
         }
     });
+    let most = most.into_inner();
+    check!(case, most <= 1, "a key had {most} holders at once");
     let turns = turns.into_inner();
     check!(
         case,

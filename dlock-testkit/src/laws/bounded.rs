@@ -15,7 +15,7 @@ use crate::{Subject, Verdict};
 /// How much later than its end a call may return on a machine under load.
 const LATE: Duration = Duration::from_secs(2);
 /// After how long a call is taken to hang.
-const HANGS: Duration = Duration::from_secs(20);
+const HANGS: Duration = Duration::from_secs(10);
 /// How many times in a row a call must be late before it is the store's fault and not the machine's.
 const TRIES: u32 = 3;
 

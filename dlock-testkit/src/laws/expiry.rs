@@ -28,7 +28,7 @@ pub fn a_lease_ends_when_it_says(subject: &Subject) -> Verdict {
 /// A time that is no whole number of the store's units is not cut to one.
 pub fn an_odd_time_is_not_cut(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Expiry);
-    let odd = (case.short() * 5 / 4 + Duration::from_micros(777)).min(case.traits.ttl_max);
+    let odd = (case.short() * 137 / 100).min(case.traits.ttl_max);
     case.sampled("a claim shortly before the lease ended", || {
         let key = case.key();
         let holding = case.client(&key).take(odd, "nobody had claimed the key");

@@ -1,0 +1,206 @@
+//! A store that keeps every promise, unless it is told to break one.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{
+    Attempt, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension, Lease, Reach,
+    Released, Signal, Watch,
+};
+
+use super::backing::{Backing, Record};
+use super::flaw::Flaw;
+pub(crate) use super::rules::Reference;
+
+impl Datastore for Reference {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        self.allows(ttl)?;
+        self.leak();
+        let drawn = self.drawn.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.has(Flaw::DrawsFencesBeforeItsTurn) {
+            thread::sleep(Duration::from_micros(drawn % 7 * 50));
+        }
+        let mut turn = self.turn(claim.not_after())?;
+        let is_late = self.now() > claim.not_after();
+        let key = self.name(claim.key());
+        let found = turn.load(&key);
+        let held = found.clone().filter(|record| {
+            let is_over = match self.flaw {
+                Some(Flaw::ExpiresForItsOwnerOnly) => {
+                    record.owner == Some(claim.owner()) && record.until <= self.now()
+                }
+                _ => record.until <= self.now(),
+            };
+            record.owner.is_some() && !is_over
+        });
+        let found_ended = found.as_ref().is_some_and(|record| record.owner.is_some());
+        let Some(mut record) = held else {
+            if self.has(Flaw::ExpiresOnlyWhenAsked) && found_ended {
+                let record = found.unwrap();
+                self.free(&turn, &key, record.clone());
+                return Ok(self.refuse(&turn, &format!("{key}-seen"), record, claim, ttl));
+            }
+            let opens = self.has(Flaw::ChecksThenSets)
+                || self.has(Flaw::TakesOverWithoutALock) && found_ended;
+            if opens {
+                drop(turn);
+                thread::sleep(Duration::from_micros(300));
+                turn = self.turn(claim.not_after())?;
+            }
+            let fence = self.next_fence(found.as_ref(), found_ended, drawn);
+            let sequence = match (&found, self.flaw) {
+                (Some(found), Some(Flaw::NumbersOutliveTheirOwner)) => found.sequence,
+                _ => 0,
+            };
+            let record = Record {
+                owner: Some(claim.owner()),
+                until: self.end(ttl),
+                fence,
+                sequence,
+                holder: claim.holder().to_owned(),
+            };
+            if is_late && self.has(Flaw::LateExtendsAreDone) {
+                return Err(DatastoreError::not_executed(ErrorKind::Stale, "late"));
+            }
+            turn.save(&key, &record);
+            if is_late && self.has(Flaw::LateClaimsAreDoneAndDenied) {
+                return Err(DatastoreError::not_executed(ErrorKind::Stale, "late"));
+            }
+            return Ok(Attempt::Granted(self.grant(ttl, fence)));
+        };
+        if record.owner != Some(claim.owner()) || self.has(Flaw::RefusesRepeats) {
+            let refusal = self.refuse(&turn, &key, record, claim, ttl);
+            drop(turn);
+            if self.has(Flaw::TakesItsTime) {
+                thread::sleep(Duration::from_millis(2600));
+            }
+            if self.has(Flaw::WaitsForTheHolder) && claim.waits_until().is_some() {
+                thread::sleep(self.now().until(claim.waits_until().unwrap()));
+            }
+            return Ok(refusal);
+        }
+        let end = self.end(ttl);
+        record.until = match self.flaw {
+            Some(Flaw::RepeatsDoNotRaise) => record.until,
+            Some(Flaw::RepeatsShorten) => end,
+            _ => record.until.max(end),
+        };
+        match self.flaw {
+            Some(Flaw::RepeatsGetANewFence) => record.fence += 1,
+            Some(Flaw::RepeatsForgetTheNumber) => record.sequence = 0,
+            _ => {}
+        }
+        turn.save(&key, &record);
+        Ok(Attempt::Granted(self.grant(ttl, record.fence)))
+    }
+
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        if self.has(Flaw::ExtendTakesItsTime) {
+            thread::sleep(Duration::from_millis(4200));
+        }
+        let too_soon = self.now();
+        let turn = self.turn(lease.not_after())?;
+        let now = match self.flaw {
+            Some(Flaw::ReadsItsClockBeforeItsTurn) => too_soon,
+            _ => self.now(),
+        };
+        Ok(self.extend_in(&turn, lease, ttl, now, false))
+    }
+
+    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+        let turn = self.turn(lease.not_after())?;
+        let key = self.name(lease.key());
+        let now = self.now();
+        let record = turn
+            .load(&key)
+            .filter(|record| record.owner.is_some() && record.until > now);
+        let Some(record) = record else {
+            return match self.flaw {
+                Some(Flaw::RepeatedReleaseFails) => Err(DatastoreError::not_executed(
+                    ErrorKind::Protocol,
+                    "no such record",
+                )),
+                _ => Ok(Released::NotOurs),
+            };
+        };
+        let mut is_ours = record.owner == Some(lease.owner()) && self.is_latest(lease);
+        if self.has(Flaw::RepeatedReleaseFreesTheNext) {
+            let mut former = self.former.lock().unwrap();
+            is_ours |= former.get(&key) == Some(&lease.owner());
+            former.insert(key.clone(), lease.owner());
+        }
+        let frees = is_ours
+            || self.has(Flaw::ReleaseComparesNothing)
+            || self.has(Flaw::ReleaseOfStrangersIsDoneAndDenied);
+        if frees {
+            self.free(&turn, &key, record);
+        }
+        Ok(Released::from(
+            is_ours || self.has(Flaw::ReleaseComparesNothing),
+        ))
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        let traits = Characteristics::default()
+            .with_single_writer()
+            .with_late_calls_refused();
+        let traits = match self.backing {
+            Backing::Memory(_) if self.flaw != Some(Flaw::RemembersInItsProcess) => {
+                traits.with_reach(Reach::Process)
+            }
+            _ => traits.with_reach(Reach::Host),
+        };
+        match self.flaw {
+            Some(Flaw::HidesItsFences) => traits,
+            Some(Flaw::WakesNobody) => traits.with_fencing("ever").with_wakes(),
+            Some(Flaw::ConfirmsWhatIsGone) => traits
+                .with_fencing("ever")
+                .with_confirm_after(Duration::from_millis(5)),
+            Some(Flaw::TakesZeroForEver) => traits.with_fencing("ever"),
+            _ => traits.with_fencing("ever"),
+        }
+    }
+
+    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
+        let turn = self.turn(claim.not_after())?;
+        let key = self.name(claim.key());
+        let record = turn.load(&key);
+        match self.flaw {
+            Some(Flaw::AbandonDoesNothing) => return Ok(()),
+            Some(Flaw::AbandonClaims) => {
+                drop(turn);
+                return self
+                    .acquire(claim, Duration::from_secs(30))
+                    .map(|_: Attempt| ());
+            }
+            _ => {}
+        }
+        if let Some(record) = record {
+            let is_ours = record.owner == Some(claim.owner());
+            if is_ours || self.has(Flaw::AbandonFreesWhateverIsThere) {
+                self.free(&turn, &key, record);
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&self, _: &Claim, _: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        let wakes = self.has(Flaw::WakesNobody) || self.has(Flaw::WakesUndeclared);
+        Ok(wakes.then(|| Watch::new(|| ())))
+    }
+
+    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        let mut answers: Vec<_> = leases
+            .iter()
+            .map(|(lease, ttl)| {
+                let turn = self.turn(lease.not_after())?;
+                Ok(self.extend_in(&turn, lease, *ttl, self.now(), true))
+            })
+            .collect();
+        if self.has(Flaw::BatchAnswersBackwards) {
+            answers.reverse();
+        }
+        answers
+    }
+}

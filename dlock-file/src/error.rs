@@ -231,7 +231,7 @@ impl FileError {
     }
 }
 
-/// Nothing was written: whoever fails after the record may have been replaced says so with [`may_be_done`].
+/// Nothing was written: whoever fails after the record may have been replaced says so with `may_be_done`.
 impl From<FileError> for DatastoreError {
     fn from(error: FileError) -> Self {
         DatastoreError::not_executed(error.kind(), error)

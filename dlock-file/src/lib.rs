@@ -1,17 +1,30 @@
-//! Locks between the processes of one host, kept in a folder: no server needed.
+//! Locks between the processes of one host, kept in a folder, for [dlock](dlock_core): no server needed.
 //!
 //! ```
-//! use dlock_core::{Attempt, Claim, Clock, Datastore};
+//! use dlock_core::Lock;
 //! use dlock_file::FileDatastore;
 //! use std::time::Duration;
 //!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let scratch = tempfile::tempdir()?;
 //! # let folder = scratch.path().join("locks");
-//! let store = FileDatastore::open(folder)?;
-//! let claim = Claim::new("dlock:hourly-import", &Clock::BOOTTIME, Duration::from_secs(2))?;
-//! assert!(matches!(store.acquire(&claim, Duration::from_secs(30))?, Attempt::Granted(_)));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! let store = FileDatastore::open(folder)?; // or `open_default()`, this user's own folder
+//! let lock = Lock::new(store, "hourly-import");
+//! let rows = lock.locked_within(Duration::from_secs(30), |guard| {
+//!     println!("importing under token {:?}", guard.fencing_token());
+//!     42
+//! })?;
+//! # assert_eq!(rows, 42);
+//! # Ok(())
+//! # }
 //! ```
+//!
+//! One small text file a key, replaced atomically under an `flock`: a process that is killed at any moment leaves the folder usable, and its
+//! lock ends when its lease does. What that can promise and what it cannot is said at [`FileDatastore`].
+//!
+//! For Unix. On Linux a lease is judged by the clock that nobody can set, network file systems are refused, and an error names the
+//! process that is in the way; on other systems the wall clock decides, and those two are left to the user.
+
 #![forbid(unsafe_code)]
 
 #[cfg(not(unix))]
@@ -24,6 +37,7 @@ mod error;
 mod fault;
 mod file_system;
 mod folder;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod lock_owner;
 mod moment;
 mod place;
@@ -38,3 +52,7 @@ mod tests;
 pub use config::FileBuilder;
 pub use error::{FileError, OpenError};
 pub use store::FileDatastore;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

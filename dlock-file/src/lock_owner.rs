@@ -1,11 +1,10 @@
-//! Who has locked a file.
+//! Who has locked a file, as the kernel's list of locks has it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The process that has an `flock` on `file`, as the kernel's list of locks has it; `None` where there is no such list, or where
-/// the process belongs to another container.
+/// The process that has an `flock` on `file`; `None` if that process belongs to another container.
 pub(crate) fn lock_owner(file: &Path) -> Option<u32> {
     let found = fs::metadata(file).ok()?;
     let list = fs::read_to_string("/proc/locks").ok()?;

@@ -13,10 +13,18 @@ use rustix::io::Errno;
 use crate::FileError;
 use crate::fault::{Step, reached};
 use crate::folder::Folder;
-use crate::lock_owner::lock_owner;
 use crate::moment::Moment;
 use crate::place::Place;
 use crate::record::{MAX_BYTES, Record, Unreadable};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::lock_owner::lock_owner;
+
+/// Other systems have no list of locks.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn lock_owner(_: &Path) -> Option<u32> {
+    None
+}
 
 /// The first pause between two tries, about as long as a holder needs.
 const FIRST_PAUSE: Duration = Duration::from_micros(50);

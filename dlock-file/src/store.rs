@@ -29,9 +29,18 @@ const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// Locks between the processes of one host, kept in a folder.
 ///
-/// Clones are the same store. It keeps no file open and no state but the folder's path, so a forked child can use it as well.
+/// Clones are the same store. It keeps no file open between calls, so a forked child can use it as well.
 ///
-/// What it promises and what it does not is on the crate's front page.
+/// **What it promises.** Of all processes of the host that use the folder, in whatever container, one holds a key at a time. A process
+/// that dies at any moment leaves the folder usable. A lease is measured on a clock that nobody can set; after a restart of the machine
+/// the wall clock takes over. Fencing tokens rise, also when a process dies and when the wall clock is set back. A job that
+/// [`once`](dlock_core::Lock::once) marked as done, and what is left of a `min_hold`, outlive a power cut.
+///
+/// **What it does not.** Other hosts are not excluded; folders on network and FUSE file systems are refused. A plain lease may be forgotten in a
+/// power cut, which its holder does not survive either. Tokens fall if a record is gone (the folder deleted, the machine crashed, a day after the
+/// key's last lease) while the wall clock is behind it. A process that is stopped in the midst of a call holds up the keys of its shard,
+/// a 64th of all, until it goes on or is killed: calls for them end at their deadline and name it. A disk that does not answer holds up
+/// a call beyond its deadline. Whoever may write in the folder can take or break any lock.
 #[derive(Debug, Clone)]
 pub struct FileDatastore {
     shared: Arc<Shared>,

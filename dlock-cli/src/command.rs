@@ -2,7 +2,7 @@
 
 use std::io;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,15 @@ use dlock_core::LockGuard;
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use crate::exit_code;
+use crate::group::Group;
 use crate::say::{plain, say};
-use crate::signals::{Event, Signals, is_ending};
+use crate::signals::{Event, Signals};
 use crate::sys::{self, Change};
 use crate::terminal::Terminal;
 use crate::watcher::Watcher;
+
+/// What people send when they want a command to end.
+const ASKS_TO_END: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 /// How a command ended.
 #[derive(Debug)]
@@ -87,7 +91,7 @@ fn start<'a>(
             .unwrap_or_else(|| io::Error::other("no process"));
         return Err(cannot_execute(command, &error));
     };
-    let group = Arc::new(Group(Mutex::new(Some(leader))));
+    let group = Arc::new(Group::new(leader));
     guard.on_at_risk(Signals::at_risk);
     guard.on_lost({
         let group = Arc::clone(&group);
@@ -125,30 +129,6 @@ fn cannot_execute(command: &Command, error: &io::Error) -> Ended {
     }
 }
 
-/// The command's process group; `None` once its number could be somebody else's.
-struct Group(Mutex<Option<Pid>>);
-
-impl Group {
-    fn signal(&self, signal: Signal) {
-        let group = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = *group {
-            let _ = rustix::process::kill_process_group(group, signal);
-        }
-    }
-
-    fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Whether it has members, zombies that nobody has waited for among them.
-    fn exists(&self) -> bool {
-        let group = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        group.is_some_and(|group| {
-            rustix::process::test_kill_process_group(group) != Err(rustix::io::Errno::SRCH)
-        })
-    }
-}
-
 struct Running<'a> {
     guard: &'a LockGuard,
     grace: Duration,
@@ -159,7 +139,7 @@ struct Running<'a> {
     terminal: Option<Terminal>,
     /// When SIGTERM has had its time.
     kill_at: Option<Instant>,
-    /// Whether an ending signal was sent to the group.
+    /// Whether the command was asked to end.
     told_to_end: bool,
     /// Whether the lease was lost, or so near its end that the command was ended for it.
     lost: bool,
@@ -189,7 +169,7 @@ impl Running<'_> {
             Some(Event::Signal(Signal::CHILD)) => {}
             Some(Event::Signal(Signal::CONT)) => self.go_on(),
             Some(Event::Signal(signal)) => {
-                self.told_to_end |= is_ending(signal);
+                self.told_to_end |= ASKS_TO_END.contains(&signal);
                 self.group.signal(signal);
             }
         }
@@ -293,9 +273,9 @@ impl Running<'_> {
     ///
     /// The leader was waited for, but as long as the group has members its number is nobody else's.
     fn wait_for_the_rest(&mut self) {
-        const STEP: Duration = Duration::from_millis(10);
+        const STEP: Duration = Duration::from_millis(20);
         let patience = Instant::now() + self.grace;
-        while self.group.exists() {
+        while self.group.runs() {
             let now = Instant::now();
             if self.lost {
                 if self.kill_at.is_none_or(|kill_at| now >= kill_at) {

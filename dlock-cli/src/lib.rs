@@ -11,6 +11,7 @@ compile_error!(
 pub mod args;
 mod command;
 pub mod exit_code;
+mod group;
 mod run;
 mod say;
 mod signals;

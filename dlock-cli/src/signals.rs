@@ -149,11 +149,6 @@ fn wait_for(pipe: BorrowedFd<'_>, until: Option<Instant>) -> bool {
     }
 }
 
-/// Whether it ends a program that does not catch it.
-pub(crate) fn is_ending(signal: Signal) -> bool {
-    ENDING.contains(&signal)
-}
-
 fn catch_all(signals: &[Signal]) -> io::Result<()> {
     signals
         .iter()

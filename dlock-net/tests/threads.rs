@@ -12,7 +12,7 @@ use support::{Behaviour, pool, serve};
 const LONG: Duration = Duration::from_secs(20);
 
 fn count(what: &str) -> usize {
-    fs::read_dir(format!("/proc/self/{what}")).unwrap().count()
+    fs::read_dir(format!("/proc/self/{what}")).map_or(0, Iterator::count)
 }
 
 #[test]

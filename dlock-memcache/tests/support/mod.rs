@@ -1,7 +1,7 @@
 //! Servers that are old enough to grant, and claims on them.
 
 // Each test binary uses its part; a panic is how a helper of a test fails.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::needless_pass_by_value, clippy::unwrap_used)]
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -134,4 +134,22 @@ pub(crate) fn text(error: &DatastoreError) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What a client that knows nothing of us does to get a lock; the server's answer.
+pub(crate) fn plain_add(server: &MemcachedServer, key: &str, value: &str, seconds: u32) -> String {
+    server.command(&format!("add {key} 0 {seconds} {}\r\n{value}", value.len()))
+}
+
+/// What stands at the key, as a plain client sees it.
+pub(crate) fn value(server: &MemcachedServer, key: &str) -> Option<String> {
+    use std::io::{BufRead, BufReader, Write};
+    let mut stream = BufReader::new(std::net::TcpStream::connect(server.address()).unwrap());
+    let request = format!("get {key}\r\n");
+    stream.get_mut().write_all(request.as_bytes()).unwrap();
+    let mut lines = stream.lines().map(Result::unwrap);
+    match lines.next().unwrap().as_str() {
+        "END" => None,
+        _ => lines.next(),
+    }
 }

@@ -148,9 +148,11 @@ impl<'a> Shard<'a> {
                 error.kind(),
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded
             );
-            return match full && self.overwrite(&path, text.as_bytes(), durable).is_ok() {
-                true => Ok(()),
-                false => Err(WriteError::Before(FileError::io(&spare, "write", error))),
+            let record = self.folder.files().write(true).open(&path);
+            return match record {
+                Ok(record) if full => overwrite(&record, text.as_bytes(), durable)
+                    .map_err(|error| WriteError::After(FileError::io(&path, "write", error))),
+                _ => Err(WriteError::Before(FileError::io(&spare, "write", error))),
             };
         }
         put_in_place(&spare, &path).map_err(|error| {
@@ -184,16 +186,15 @@ impl<'a> Shard<'a> {
         }
         Ok(())
     }
+}
 
-    /// What is left on a full disk: to use the space that the record has. A crash in the midst of these few hundred bytes would
-    /// damage it, which is better than a lock that can be neither renewed nor released.
-    fn overwrite(&self, path: &Path, text: &[u8], durable: bool) -> io::Result<()> {
-        let file = self.folder.files().write(true).open(path)?;
-        write_over(&file, text)?;
-        match durable {
-            true => file.sync_data(),
-            false => Ok(()),
-        }
+/// What is left on a full disk: to use the space that the record has. A crash in the midst of these few hundred bytes would
+/// damage it, which is better than a lock that can be neither renewed nor released.
+fn overwrite(record: &File, text: &[u8], durable: bool) -> io::Result<()> {
+    write_over(record, text)?;
+    match durable {
+        true => record.sync_data(),
+        false => Ok(()),
     }
 }
 

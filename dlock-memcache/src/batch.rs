@@ -12,6 +12,8 @@ use crate::protocol::{Connection, Stored};
 /// How many extends go out at once: their requests and answers fit into the buffers of both ends.
 pub(crate) const BATCH: usize = 256;
 
+const BROKEN: &str = "the connection broke in the middle of a batch";
+
 type Answer = Result<Extension, DatastoreError>;
 
 /// Extends the leases on the dedicated connection, by the earliest end of their calls.
@@ -33,7 +35,9 @@ pub(crate) fn extend(
     let mut again = false;
     let sent = pool.call_dedicated(deadline, |link| {
         let answers = extend_on(link, leases, &in_time, again);
-        again = true;
+        again |= answers
+            .as_ref()
+            .is_err_and(DatastoreError::may_have_executed);
         answers
     });
     let mut answers: Vec<Answer> = leases.iter().map(|_| Err(too_late())).collect();
@@ -71,7 +75,7 @@ fn extend_on(
     }
     let stored = link.replace_many(&commands)?;
     let mut answers: Vec<Option<Answer>> = which.iter().map(|_| None).collect();
-    let was_cut = stored.len() < sent.len();
+    let answered = stored.len();
     for ((place, kept), stored) in sent.iter().zip(stored) {
         let (lease, _) = &leases[which[*place]];
         answers[*place] = match stored {
@@ -82,21 +86,25 @@ fn extend_on(
             Err(error) => Some(Err(error)),
         };
     }
-    if was_cut {
-        // The connection broke in the middle. What was sent may have been done.
-        let broken =
-            || DatastoreError::maybe_executed(ErrorKind::Unreachable, "the connection broke");
-        let answers = answers.into_iter();
-        return Ok(answers
-            .map(|answer| answer.unwrap_or_else(|| Err(broken())))
-            .collect());
+    // Where the connection broke in the middle: what was sent may have been done, what needs a look was not.
+    let broken = answered < sent.len();
+    for (place, _) in &sent[answered..] {
+        answers[*place] = Some(Err(DatastoreError::maybe_executed(
+            ErrorKind::Unreachable,
+            BROKEN,
+        )));
     }
     Ok(which
         .iter()
         .zip(answers)
         .map(|(at, answer)| {
             let (lease, ttl) = &leases[*at];
-            answer.unwrap_or_else(|| holding::extend(link, lease, *ttl, again))
+            answer.unwrap_or_else(|| {
+                if broken {
+                    return Err(DatastoreError::not_executed(ErrorKind::Unreachable, BROKEN));
+                }
+                holding::extend(link, lease, *ttl, again)
+            })
         })
         .collect())
 }

@@ -55,6 +55,8 @@ pub(crate) enum Problem {
     Key,
     #[error("a time to live is 1 s to 29 days 23 h 59 min 58 s on memcached")]
     Ttl,
+    #[error("the reply was lost, and there was nothing to free when it was asked again")]
+    ReplyLost,
     #[error("the key kept changing hands")]
     Contended,
     #[error("there was no time left to verify how long the server keeps the key")]

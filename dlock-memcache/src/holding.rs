@@ -13,7 +13,7 @@ use crate::protocol::{Connection, Deleted, Item, Stored, check_key, replace};
 use crate::record::Record;
 use crate::ttl::{self, Kept};
 
-/// Gives the lease `ttl` from now. `again` says that the same call was sent on another connection before, which broke.
+/// Gives the lease `ttl` from now. `again` says that the same call may have been carried out before, over a connection that broke.
 pub(crate) fn extend(
     link: &mut Connection,
     lease: &Lease,

@@ -97,6 +97,27 @@ impl MemcacheDatastore {
     fn deadline(&self, claim: &Claim) -> Time {
         call_deadline(claim, self.calls.timeout)
     }
+
+    /// Runs a call that frees a key. If its connection breaks and the call, sent again, finds nothing to free, the first may have freed it:
+    /// that is not known.
+    fn freed_once(
+        &self,
+        deadline: Time,
+        free: impl Fn(&mut Connection) -> Result<Released, DatastoreError>,
+    ) -> Result<Released, DatastoreError> {
+        let mut sent = false;
+        self.pool.call(deadline, |link| {
+            let answer = free(link);
+            if sent && matches!(answer, Ok(Released::NotOurs)) {
+                return Err(DatastoreError::maybe_executed(
+                    ErrorKind::Refused,
+                    Problem::ReplyLost,
+                ));
+            }
+            sent |= may_be_done(&answer);
+            answer
+        })
+    }
 }
 
 impl Datastore for MemcacheDatastore {
@@ -119,16 +140,16 @@ impl Datastore for MemcacheDatastore {
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        let mut again = false;
+        let mut sent = false;
         self.pool.call(self.deadline(lease.claim()), |link| {
-            let answer = holding::extend(link, lease, ttl, again);
-            again = true;
+            let answer = holding::extend(link, lease, ttl, sent);
+            sent |= may_be_done(&answer);
             answer
         })
     }
 
     fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        self.pool.call(self.deadline(lease.claim()), |link| {
+        self.freed_once(self.deadline(lease.claim()), |link| {
             holding::release(link, lease)
         })
     }
@@ -183,7 +204,7 @@ impl Inspect for MemcacheDatastore {
 
     fn break_lease(&self, key: &str, fence: FencingToken) -> Result<Released, DatastoreError> {
         check_key(key)?;
-        self.pool.call(deadline_in(self.calls.timeout), |link| {
+        self.freed_once(deadline_in(self.calls.timeout), |link| {
             holding::delete_fenced(link, key, fence)
         })
     }
@@ -216,6 +237,13 @@ fn acquire_verified(
             return Ok(Attempt::Granted(lease.grant().clone()));
         }
     }
+}
+
+/// Whether the call failed, and was carried out nevertheless for all we know.
+fn may_be_done<T>(answer: &Result<T, DatastoreError>) -> bool {
+    answer
+        .as_ref()
+        .is_err_and(DatastoreError::may_have_executed)
 }
 
 fn kept_until(grant: &Grant) -> Option<Time> {

@@ -1,0 +1,457 @@
+//! Connections that break, hang and drip, and servers that answer something else.
+
+// A panic is how a helper of a test fails.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{Datastore, ErrorKind, Lease, Lock, LockOptions};
+use dlock_memcache::MemcacheDatastore;
+use dlock_testkit::faults::{Fault, Proxy};
+use dlock_testkit::servers::RedisServer;
+use support::*;
+
+/// What a call may overshoot on a busy machine.
+const GRACE: Duration = Duration::from_secs(1);
+const SHORT: Duration = Duration::from_millis(500);
+
+/// A proxy to the shared server, and a store with a warm connection through it.
+fn through_a_proxy() -> (Proxy, MemcacheDatastore) {
+    let proxy = Proxy::to(server().address());
+    let store = store_at(&format!("memcache://{}", proxy.address()));
+    let warm = take(&store, &key("warm"), LONG);
+    ours(store.release(&warm));
+    proxy.reset_counts();
+    (proxy, store)
+}
+
+#[test]
+fn a_claim_whose_reply_was_lost_is_granted_under_the_same_token() {
+    let (proxy, store) = through_a_proxy();
+    let key = key("reply-lost");
+    // The server carries it out; the connection dies; it is sent again on a fresh one.
+    proxy.replies_once(Fault::Cut { after: 0 });
+    let lease = take(&store, &key, LONG);
+    assert_eq!(
+        proxy.counts().connections,
+        1,
+        "it went without a replacement"
+    );
+    // One grant: the token is that of the record's number when it was first stored.
+    let direct = support::store(server());
+    let seen = held(direct.acquire(&claim(&key), LONG));
+    assert_eq!(seen.fence(), lease.fence());
+    let repeated = granted(store.acquire(&again(lease.claim()), LONG));
+    assert_eq!(repeated.fence, lease.fence());
+    ours(store.release(&lease));
+}
+
+#[test]
+fn a_claim_whose_reply_and_connection_were_lost_for_good_may_have_been_done() {
+    let (proxy, store) = through_a_proxy();
+    let key = key("gone");
+    let claim = claim(&key);
+    proxy.replies(Fault::Cut { after: 0 });
+    let error = store.acquire(&claim, LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(error.may_have_executed());
+    proxy.heal();
+    // The same claim finds what it did.
+    let grant = granted(store.acquire(&again(&claim), LONG));
+    let lease = call(&Lease::new(claim, grant), 1);
+    extended(store.extend(&lease, LONG));
+}
+
+#[test]
+fn a_request_that_was_lost_is_sent_again() {
+    let (proxy, store) = through_a_proxy();
+    let key = key("request-lost");
+    let first = take(&store, &key, LONG);
+    ours(store.release(&first));
+    proxy.requests_once(Fault::Cut { after: 0 });
+    let second = take(&store, &key, LONG);
+    assert!(second.fence() > first.fence());
+    ours(store.release(&second));
+}
+
+#[test]
+fn an_extend_whose_reply_was_lost_is_extended_in_full() {
+    let (proxy, store) = through_a_proxy();
+    let lease = take(&store, &key("extend-lost"), Duration::from_secs(60));
+    proxy.replies_once(Fault::Cut { after: 0 });
+    let grant = extended(store.extend(&lease, LONG));
+    assert_eq!(grant.fence, lease.fence());
+    assert!(grant.ttl > LONG - CALL, "{:?}", grant.ttl);
+    let lease = lease.renewed(grant);
+    extended(store.extend(&call(&lease, 2), LONG));
+    // The same for a batch.
+    let leases = [(call(&lease, 3), LONG)];
+    extended(store.extend_many(&leases).remove(0));
+    let leases = [(call(&lease, 4), LONG)];
+    proxy.replies_once(Fault::Cut { after: 0 });
+    let grant = extended(store.extend_many(&leases).remove(0));
+    assert!(grant.ttl > LONG - CALL, "{:?}", grant.ttl);
+    ours(store.release(&lease));
+}
+
+#[test]
+fn a_batch_cut_in_the_middle_of_its_answers_is_judged_lease_by_lease() {
+    let (proxy, store) = through_a_proxy();
+    let leases: Vec<_> = (0..20)
+        .map(|n| (take(&store, &key(&format!("cut-{n}")), LONG), LONG))
+        .collect();
+    let mut leases: Vec<_> = store
+        .extend_many(&leases)
+        .into_iter()
+        .zip(&leases)
+        .map(|(answer, (lease, ttl))| (call(&lease.renewed(extended(answer)), 2), *ttl))
+        .collect();
+    // One of them was extended meanwhile, so that its answer asks for a look.
+    extended(store.extend(&leases[1].0, LONG));
+    leases[1].0 = call(&leases[1].0, 3);
+    proxy.replies_once(Fault::Cut { after: 100 });
+    let answers = store.extend_many(&leases);
+    assert_eq!(answers.len(), 20);
+    let mut answers: Vec<_> = answers.into_iter().map(Some).collect();
+    let unseen = answers[1].take().unwrap().unwrap_err();
+    assert!(!unseen.may_have_executed(), "it was answered with no");
+    let (done, unknown): (Vec<_>, Vec<_>) = answers.into_iter().flatten().partition(Result::is_ok);
+    assert!(
+        !done.is_empty() && !unknown.is_empty(),
+        "{done:?} {unknown:?}"
+    );
+    for answer in unknown {
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
+        assert!(error.may_have_executed());
+    }
+    proxy.heal();
+    for (lease, ttl) in &leases {
+        extended(store.extend(&call(lease, 4), *ttl));
+    }
+}
+
+#[test]
+fn a_release_whose_reply_was_lost_is_not_taken_for_a_lost_lease() {
+    let (proxy, store) = through_a_proxy();
+    let key = key("release-lost");
+    let lease = take(&store, &key, LONG);
+    proxy.replies_once(Fault::Cut { after: 0 });
+    let error = store.release(&lease).unwrap_err();
+    assert!(error.may_have_executed());
+    assert_eq!(value(server(), &key), None);
+    not_ours(store.release(&call(&lease, 2)));
+
+    // A guard knows that it released.
+    let lock = Lock::with_options(
+        store_at(&format!("memcache://{}", proxy.address())),
+        &key["dlock:".len()..],
+        LockOptions::default().with_renew(false),
+    )
+    .unwrap();
+    let guard = lock.try_acquire().unwrap();
+    // The look after the grant would take the fault.
+    thread::sleep(Duration::from_millis(300));
+    proxy.replies_once(Fault::Cut { after: 0 });
+    guard.release().unwrap();
+    assert_eq!(value(server(), &key), None);
+}
+
+#[test]
+fn a_release_repeated_after_a_lost_reply_leaves_the_next_holder_alone() {
+    let (proxy, store) = through_a_proxy();
+    let key = key("next-holder");
+    let first = take(&store, &key, LONG);
+    ours(store.release(&first));
+    let direct = support::store(server());
+    let second = take(&direct, &key, LONG);
+    proxy.replies_once(Fault::Cut { after: 0 });
+    // Nothing of the first was left to free, neither time.
+    let _ = store.release(&call(&first, 2));
+    extended(direct.extend(&second, LONG));
+}
+
+#[test]
+fn a_reply_that_drips_ends_at_the_deadline() {
+    let (proxy, store) = through_a_proxy();
+    proxy.replies(Fault::Split {
+        bytes: 1,
+        every: Duration::from_millis(200),
+    });
+    let claim = claim_within(&key("drip"), SHORT);
+    let (taken, answer) = timed(|| store.acquire(&claim, LONG));
+    let error = answer.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.may_have_executed());
+    assert!(taken < SHORT + GRACE, "{taken:?}");
+    // What is still on its way is not taken for the next reply.
+    proxy.heal();
+    let lease = take(&store, &key("after-drip"), LONG);
+    ours(store.release(&lease));
+}
+
+#[test]
+fn a_greeting_that_drips_ends_at_the_deadline() {
+    let proxy = Proxy::to(server().address());
+    proxy.replies(Fault::Split {
+        bytes: 1,
+        every: Duration::from_millis(50),
+    });
+    let store = store_at(&format!("memcache://{}", proxy.address()));
+    let (taken, answer) = timed(|| store.acquire(&claim_within(&key("greeting"), SHORT), LONG));
+    let error = answer.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(!error.may_have_executed(), "nothing was asked for yet");
+    assert!(taken < SHORT + GRACE, "{taken:?}");
+}
+
+#[test]
+fn a_half_open_connection_ends_each_call_in_time_and_is_not_used_again() {
+    let (proxy, store) = through_a_proxy();
+    let lease = take(&store, &key("half-open"), LONG);
+    proxy.replies(Fault::Lose);
+    let short = |sequence| {
+        let until = dlock_core::Clock::BOOTTIME.now().saturating_add(SHORT);
+        lease.for_call(sequence, until)
+    };
+    let calls: [&dyn Fn() -> dlock_core::DatastoreError; 5] = [
+        &|| {
+            store
+                .acquire(&claim_within(&key("x"), SHORT), LONG)
+                .unwrap_err()
+        },
+        &|| store.extend(&short(2), LONG).unwrap_err(),
+        &|| store.confirm(&short(3)).unwrap_err(),
+        &|| {
+            store
+                .extend_many(&[(short(4), LONG)])
+                .remove(0)
+                .unwrap_err()
+        },
+        &|| store.release(&short(5)).unwrap_err(),
+    ];
+    for call in calls {
+        let (taken, error) = timed(call);
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(taken < SHORT + GRACE, "{taken:?}");
+    }
+    proxy.heal();
+    extended(store.extend(&call(&lease, 6), LONG));
+    ours(store.release(&lease));
+}
+
+#[test]
+fn a_server_that_is_down_is_unreachable_at_once_and_not_held() {
+    // A port that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let store = store_at(&format!("memcache://{address}"));
+    let (taken, answer) = timed(|| store.acquire(&claim(&key("down")), LONG));
+    let error = answer.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(!error.may_have_executed());
+    assert!(taken < CALL / 2, "{taken:?}");
+    let text = text(&error);
+    assert!(
+        text.contains(&address.to_string()) && text.contains("refused"),
+        "{text}"
+    );
+}
+
+#[test]
+fn replies_split_at_every_byte_are_understood() {
+    let (proxy, store) = through_a_proxy();
+    proxy.replies(Fault::Split {
+        bytes: 1,
+        every: Duration::ZERO,
+    });
+    let key = key("split");
+    let lease = take(&store, &key, LONG);
+    let lease = lease.renewed(extended(store.extend(&lease, LONG)));
+    held(store.acquire(&claim(&key), LONG));
+    extended(store.confirm(&lease));
+    ours(store.release(&lease));
+}
+
+/// A server that answers every connection with this, whatever it is asked, and then is silent or closes.
+fn scripted(answers: &'static [&'static [u8]], closes: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            thread::spawn(move || {
+                let mut request = [0; 4096];
+                for answer in answers {
+                    if stream.read(&mut request).unwrap_or(0) == 0
+                        || stream.write_all(answer).is_err()
+                    {
+                        return;
+                    }
+                }
+                if !closes {
+                    let _ = stream.read(&mut request);
+                    thread::sleep(Duration::from_secs(20));
+                }
+            });
+        }
+    });
+    address
+}
+
+const GREETING: &[u8] =
+    b"STAT pid 7\r\nSTAT uptime 100\r\nSTAT time 1800000000\r\nSTAT version 1.6.18\r\nEND\r\n\
+    STAT evictions on\r\nSTAT cas_enabled yes\r\nEND\r\nMN\r\n";
+const OLD_GREETING: &[u8] =
+    b"STAT pid 7\r\nSTAT uptime 100\r\nSTAT time 1800000000\r\nSTAT version 1.4.39\r\nEND\r\nEND\r\nERROR\r\n";
+const NAMELESS_OLD_GREETING: &[u8] =
+    b"STAT pid 7\r\nSTAT uptime 100\r\nSTAT time 1800000000\r\nEND\r\nEND\r\nERROR\r\n";
+
+#[test]
+fn servers_too_old_for_the_meta_protocol_are_unsupported() {
+    for (greeting, reason) in [
+        (OLD_GREETING, "memcached 1.4.39"),
+        (NAMELESS_OLD_GREETING, "meta protocol"),
+    ] {
+        let address = scripted(Box::leak(Box::new([greeting])), false);
+        let store = store_at(&format!("memcache://{address}"));
+        let error = store.acquire(&claim(&key("old")), LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(!error.may_have_executed());
+        assert!(text(&error).contains(reason), "{}", text(&error));
+    }
+}
+
+#[test]
+fn a_server_that_rejects_the_command_of_a_claim_is_unsupported() {
+    for answer in [
+        &b"ERROR\r\nERROR\r\n"[..],
+        b"CLIENT_ERROR bad data chunk\r\nERROR\r\n",
+    ] {
+        let address = scripted(Box::leak(Box::new([GREETING, answer])), false);
+        let store = store_at(&format!("memcache://{address}"));
+        let error = store.acquire(&claim(&key("rejected")), LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", text(&error));
+    }
+}
+
+#[test]
+fn a_grant_without_a_number_is_taken_back_and_unsupported() {
+    let address = scripted(&[GREETING, b"HD c0\r\n", b"HD\r\n"], false);
+    let store = store_at(&format!("memcache://{address}"));
+    let error = store.acquire(&claim(&key("zero")), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(!error.may_have_executed(), "the key was deleted");
+    assert!(text(&error).contains("-C"), "{}", text(&error));
+}
+
+#[test]
+fn a_full_server_declines() {
+    let address = scripted(
+        &[
+            GREETING,
+            b"SERVER_ERROR out of memory storing object\r\n",
+            b"EN\r\n",
+        ],
+        false,
+    );
+    let store = store_at(&format!("memcache://{address}"));
+    let claim = claim(&key("full"));
+    let error = store.acquire(&claim, LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.is_transient());
+    assert!(text(&error).contains("out of memory"), "{}", text(&error));
+    // The connection is in step and goes on.
+    store.abandon(&again(&claim)).unwrap();
+}
+
+#[test]
+fn a_port_where_something_else_answers_is_a_protocol_error() {
+    let redis = RedisServer::start();
+    let answers: [&'static [u8]; 5] = [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\0\x01\x02\xff\r\n\r\n",
+        b"STAT pid x\r\nSTAT uptime y\r\nEND\r\nEND\r\nMN\r\n",
+        b"\r\n",
+    ];
+    let addresses = answers.map(|answer| scripted(Box::leak(Box::new([answer])), true));
+    for address in addresses.into_iter().chain([redis.address()]) {
+        let store = store_at(&format!("memcache://{address}"));
+        let error = store.acquire(&claim(&key("other")), LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{}", text(&error));
+        assert!(!error.may_have_executed(), "{}", text(&error));
+        assert!(
+            text(&error).contains(&address.to_string()),
+            "{}",
+            text(&error)
+        );
+    }
+}
+
+#[test]
+fn garbage_and_half_a_reply_are_typed_errors() {
+    for (answer, closes, kind) in [
+        (&b"HD c"[..], true, ErrorKind::Unreachable),
+        (b"HD c12", false, ErrorKind::Timeout),
+        (b"HD\r\n", false, ErrorKind::Protocol),
+        (b"HD cx\r\n", false, ErrorKind::Protocol),
+        (b"HD c99999999999999999999\r\n", false, ErrorKind::Protocol),
+        (b"HD c18446744073709551615\r\n", false, ErrorKind::Protocol),
+        (b"EN\r\n", false, ErrorKind::Protocol),
+        (b"\r\n", false, ErrorKind::Protocol),
+        (b"XX\r\n", false, ErrorKind::Protocol),
+        (b"\xff\xfe\xfd\r\n", false, ErrorKind::Protocol),
+    ] {
+        let address = scripted(Box::leak(Box::new([GREETING, answer])), closes);
+        let store = store_at(&format!("memcache://{address}"));
+        let claim = claim_within(&key("garbage"), Duration::from_millis(800));
+        let error = store.acquire(&claim, LONG).unwrap_err();
+        assert_eq!(error.kind(), kind, "{answer:?}: {}", text(&error));
+        assert!(error.may_have_executed(), "{answer:?}: {}", text(&error));
+    }
+}
+
+#[test]
+fn garbage_instead_of_a_value_is_a_typed_error() {
+    for answer in [
+        &b"VA\r\n"[..],
+        b"VA x t1 c1\r\n",
+        b"VA 99999999999999999999999 t1 c1\r\n",
+        b"VA 3 t1 c1\r\nabcdefg\r\n",
+        b"VA 3 c1\r\nabc\r\n",
+        b"VA 3 t1\r\nabc\r\n",
+        b"HD\r\n",
+    ] {
+        let address = scripted(Box::leak(Box::new([GREETING, b"NS\r\n", answer])), false);
+        let store = store_at(&format!("memcache://{address}"));
+        let error = store.acquire(&claim(&key("value")), LONG).unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::Protocol,
+            "{answer:?}: {}",
+            text(&error)
+        );
+        assert!(!error.may_have_executed(), "the claim was refused");
+    }
+}
+
+#[test]
+fn a_key_that_changes_hands_all_the_time_is_given_up() {
+    let round: [&[u8]; 9] = [
+        GREETING, b"NS\r\n", b"EN\r\n", b"NS\r\n", b"EN\r\n", b"NS\r\n", b"EN\r\n", b"NS\r\n",
+        b"EN\r\n",
+    ];
+    let address = scripted(Box::leak(Box::new(round)), false);
+    let store = store_at(&format!("memcache://{address}"));
+    let error = store.acquire(&claim(&key("hands")), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(!error.may_have_executed());
+}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use dlock_core::{Characteristics, Clock, Lock, LockOptions, Signal, Store, Time, drift};
+use dlock_core::{Characteristics, Clock, Signal, Time, drift};
 
 use crate::Subject;
 use crate::client::Client;
@@ -125,22 +125,6 @@ impl<'s> Case<'s> {
         Client::new(self, store, key)
     }
 
-    /// A lock whose key has the subject's prefix, with a time to live that shall not end during the case unless `with` says so.
-    pub(crate) fn lock(
-        &self,
-        store: &Store,
-        id: &str,
-        with: impl FnOnce(LockOptions) -> LockOptions,
-    ) -> Lock {
-        let options = LockOptions::default()
-            .with_key_prefix(self.subject.prefix().trim_end_matches(':'))
-            .with_ttl(self.long());
-        match Lock::with_options(store, id, with(options)) {
-            Ok(lock) => lock,
-            Err(error) => broken!(self, "a lock could not be made: {error}"),
-        }
-    }
-
     /// Takes samples until one could be judged.
     pub(crate) fn sampled(&self, what: &str, mut sample: impl FnMut() -> Sample) {
         for _ in 0..SAMPLES {
@@ -160,9 +144,9 @@ impl<'s> Case<'s> {
         self.live(Duration::from_millis(400))
     }
 
-    /// The time to live of a lease that shall not end during the case.
+    /// The time to live of a lease that shall not end during the case, on however slow a machine.
     pub(crate) fn long(&self) -> Duration {
-        self.live(Duration::from_secs(60))
+        self.live(Duration::from_secs(1800))
     }
 
     fn live(&self, base: Duration) -> Duration {

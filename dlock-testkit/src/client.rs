@@ -12,8 +12,8 @@ use dlock_core::{
 use crate::case::{Case, broken, check, now};
 use crate::subject::Handle;
 
-/// How often a call is repeated when the store says that it may work later.
-const PATIENCE: u32 = 4;
+/// For how long a call is repeated while the store says that it may work later, on a machine under load.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Client<'c> {
     case: &'c Case<'c>,
@@ -255,7 +255,7 @@ impl<'c> Client<'c> {
         call: impl Fn() -> Result<T, DatastoreError>,
     ) -> Answer<T> {
         let mut repeated = false;
-        let mut tries = 1;
+        let give_up = now().saturating_add(PATIENCE);
         loop {
             let sent = now();
             match call() {
@@ -267,15 +267,11 @@ impl<'c> Client<'c> {
                         repeated,
                     };
                 }
-                Err(error) if error.is_transient() && tries < PATIENCE => {
+                Err(error) if error.is_transient() && sent < give_up => {
                     repeated |= error.may_have_executed();
-                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(10));
                 }
-                Err(error) => broken!(
-                    self.case,
-                    "{operation} failed after {tries} of at most {PATIENCE} tries: {}",
-                    described(&error)
-                ),
+                Err(error) => broken!(self.case, "{operation} failed: {}", described(&error)),
             }
         }
     }

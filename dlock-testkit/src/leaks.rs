@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dlock_core::{Attempt, Lease, Signal, Store};
+use dlock_core::{Signal, Store};
 
 use crate::case::{Case, now};
 
@@ -61,10 +61,7 @@ fn use_it(case: &Case<'_>) {
     let handle = case.subject.another();
     let key = case.key();
     let holder = case.client_on(&handle, &key);
-    let Attempt::Granted(grant) = holder.ask(case.long()).value else {
-        return;
-    };
-    let lease = Lease::new(holder.claim(), grant);
+    let lease = holder.take(case.long(), "nobody had claimed the key").lease;
     let waiter = case.client_on(&handle, &key);
     let watch = handle.watch(&waiter.claim(), &Signal::new());
     let late = waiter.claim().until(now());

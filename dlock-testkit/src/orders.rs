@@ -6,6 +6,7 @@ use std::io::{self, BufRead};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
@@ -134,13 +135,15 @@ impl Servant<'_> {
     fn turns(&self, id: &str, turns: u128, marker: &Path) -> String {
         let lock = self.case.lock(&self.store, id, |options| options);
         for turn in 0..turns {
-            let guard = match lock.acquire_within(Duration::from_secs(30)) {
+            let guard = match lock.acquire_within(Duration::from_secs(300)) {
                 Ok(guard) => guard,
                 Err(error) => return format!("error in turn {turn}: {error:?}"),
             };
             if let Err(error) = OpenOptions::new().write(true).create_new(true).open(marker) {
                 return format!("overlap in turn {turn}: {error}");
             }
+            // Long enough for the others to come meanwhile, if they can.
+            thread::sleep(Duration::from_millis(5));
             if let Err(error) = fs::remove_file(marker) {
                 return format!("overlap in turn {turn}: {error}");
             }

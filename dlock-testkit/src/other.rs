@@ -13,8 +13,8 @@ const PREFIX: &str = "DLOCK_TESTKIT_PREFIX";
 const PLACE: &str = "DLOCK_TESTKIT_PLACE";
 /// Marks the lines that are answers, among those that the test harness prints.
 const ANSWER: &str = "@dlock ";
-/// For a process that starts on a machine under load.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For a process that starts, or waits for others, on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Another process that has the store open. It is killed when this is dropped.
 pub(crate) struct Other<'c> {

@@ -103,7 +103,7 @@ pub fn one_takes_over_an_expired_lease(subject: &Subject) -> Verdict {
         );
         let give_up = holding
             .free_from(&case)
-            .saturating_add(Duration::from_secs(5));
+            .saturating_add(Duration::from_secs(60));
         together(RACERS, |_| {
             let client = case.client(&key);
             while !over.load(Ordering::SeqCst) && now() < give_up {

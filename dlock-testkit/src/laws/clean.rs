@@ -165,7 +165,7 @@ pub fn a_released_key_has_no_holder(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Clean);
     let holder = case.client(&case.key());
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
-    holder.frees(&lease, "the lease had a minute left");
+    holder.frees(&lease, "the lease had half an hour left");
     let store = subject.first();
     let Some(inspect) = store.inspect() else {
         // What cannot be looked into is free all the same.

@@ -74,7 +74,7 @@ pub fn a_release_wakes_who_watches(subject: &Subject) -> Verdict {
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(50));
-            holder.frees(&lease, "the lease had a minute left");
+            holder.frees(&lease, "the lease had half an hour left");
         });
         let woken = claim
             .clock()
@@ -112,7 +112,7 @@ pub fn a_dropped_watch_wakes_nobody(subject: &Subject) -> Verdict {
     );
     drop(watch);
     signal.take();
-    holder.frees(&lease, "the lease had a minute left");
+    holder.frees(&lease, "the lease had half an hour left");
     let woken = holder
         .claim()
         .clock()
@@ -144,7 +144,7 @@ pub fn confirm_tells_the_truth(subject: &Subject) -> Verdict {
     match confirm(&holding.lease) {
         Extension::Lost => broken!(
             case,
-            "a lease with a minute left was answered `Lost` by a confirm"
+            "a lease with half an hour left was answered `Lost` by a confirm"
         ),
         Extension::Extended(grant) if declared.is_some() => {
             let most = asked.until(holding.free_from(&case));
@@ -164,7 +164,7 @@ pub fn confirm_tells_the_truth(subject: &Subject) -> Verdict {
             return Verdict::NotApplicable("the store declares that its grants need no confirm");
         }
     }
-    holder.frees(&holding.lease, "the lease had a minute left");
+    holder.frees(&holding.lease, "the lease had half an hour left");
     check!(
         case,
         matches!(confirm(&holding.lease), Extension::Lost),
@@ -211,7 +211,7 @@ pub fn a_broken_lease_is_lost(subject: &Subject) -> Verdict {
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
     let store = subject.first();
     let Some(inspect) = store.inspect() else {
-        holder.frees(&lease, "the lease had a minute left");
+        holder.frees(&lease, "the lease had half an hour left");
         return Verdict::NotApplicable("the store cannot be looked into");
     };
     let fence = fence_of(&case, lease.grant());

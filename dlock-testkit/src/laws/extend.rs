@@ -54,7 +54,7 @@ pub fn extend_lengthens(subject: &Subject) -> Verdict {
             case.long()
         );
         case.sleep_until(lease.free_from(&case));
-        let since = "the lease was extended to a minute";
+        let since = "the lease was extended to half an hour";
         case.client(&key).refused(case.long(), since);
         holder.frees(&extended.lease, since);
         Sample::Judged
@@ -84,7 +84,7 @@ pub fn extend_revives_no_released_lease(subject: &Subject) -> Verdict {
     let holder = case.client(&key);
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
     let sent_before = holder.next_call(&lease);
-    holder.frees(&lease, "the lease had a minute left");
+    holder.frees(&lease, "the lease had half an hour left");
     holder.lost(&lease, "the lease had been released");
     // A renewal that was on its way when the lease was released.
     if let Ok(Extension::Extended(_)) = holder.store().extend(&sent_before, case.long()) {
@@ -137,7 +137,7 @@ pub fn a_late_older_extend_does_not_lengthen(subject: &Subject) -> Verdict {
             tells_the_remaining_time(&case, answer, &brief, 6);
         }
         case.sleep_until(brief.free_from(&case));
-        let since = "extends 6, 7 and 1 to a minute came after the extend 7 to a short time, and that had passed";
+        let since = "extends 6, 7 and 1 to half an hour came after the extend 7 to a short time, and that had passed";
         case.client(&key).take(case.long(), since);
         Sample::Judged
     });
@@ -167,7 +167,7 @@ pub fn a_repeated_claim_does_not_forget_the_order(subject: &Subject) -> Verdict 
         );
     }
     case.sleep_until(over.saturating_add(brief + case.tail(brief)));
-    let since = "extends 3 and 4 to a short time came after the extend 5 to a minute and a repeat of the claim";
+    let since = "extends 3 and 4 to a short time came after the extend 5 to half an hour and a repeat of the claim";
     case.client(&key).refused(brief, since);
     holder.frees(&newer.lease, since);
     Verdict::Kept
@@ -181,7 +181,7 @@ pub fn the_order_of_calls_ends_with_its_owner(subject: &Subject) -> Verdict {
         let former = case.client(&key);
         let old = former.take(case.long(), "nobody had claimed the key").lease;
         extend_numbered(&former, 1_000_000, &old, case.long());
-        former.frees(&old, "the lease had a minute left");
+        former.frees(&old, "the lease had half an hour left");
         let present = case.client(&key);
         let holding = present.take(case.short(), "the former holder had released the key");
         let answer = present.extend_numbered(1, &holding.lease, case.long());
@@ -226,7 +226,8 @@ pub fn a_batch_keeps_the_order_of_calls(subject: &Subject) -> Verdict {
     }
     case.sleep_until(now().saturating_add(brief + case.tail(brief)));
     for (holder, newer) in &holders {
-        let since = "a batch brought the extend 8 to a short time after the extend 9 to a minute";
+        let since =
+            "a batch brought the extend 8 to a short time after the extend 9 to half an hour";
         case.client(holder.key()).refused(brief, since);
         holder.frees(&newer.lease, since);
     }

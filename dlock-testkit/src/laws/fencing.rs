@@ -27,7 +27,7 @@ fn declared(case: &Case<'_>) -> bool {
         "the store declares no fencing tokens, but a grant has {:?}",
         lease.fence()
     );
-    holder.frees(&lease, "the lease had a minute left");
+    holder.frees(&lease, "the lease had half an hour left");
     false
 }
 
@@ -63,7 +63,7 @@ pub fn tokens_rise_after_a_release(subject: &Subject) -> Verdict {
         let since = "the former holder had released the key";
         let holding = holder.take(case.long(), since);
         last = Some(risen(&case, last, &holding, since));
-        holder.frees(&holding.lease, "the lease had a minute left");
+        holder.frees(&holding.lease, "the lease had half an hour left");
     }
     Verdict::Kept
 }
@@ -107,7 +107,7 @@ pub fn tokens_rise_over_reconnects(subject: &Subject) -> Verdict {
         let since = "the former holder had released the key and closed its handle";
         let holding = holder.take(case.long(), since);
         last = Some(risen(&case, last, &holding, since));
-        holder.frees(&holding.lease, "the lease had a minute left");
+        holder.frees(&holding.lease, "the lease had half an hour left");
     }
     Verdict::Kept
 }
@@ -170,7 +170,7 @@ pub fn tokens_rise_among_many_claimants(subject: &Subject) -> Verdict {
             tokens().push(fence_of(&case, &grant));
             client.frees(
                 &Lease::new(client.claim(), grant),
-                "the lease had a minute left",
+                "the lease had half an hour left",
             );
         }
     });

@@ -25,10 +25,7 @@ pub fn a_held_lock_is_renewed(subject: &Subject) -> Verdict {
         number += 1;
         let id = format!("renewed-{number}");
         let lock = case.lock(&store, &id, |options| options.with_ttl(ttl));
-        let guard = match lock.try_acquire() {
-            Ok(guard) => guard,
-            Err(error) => broken!(case, "a free lock was refused: {error}"),
-        };
+        let guard = case.acquired(&lock, "nobody held the lock");
         let end = now().saturating_add(ttl * 3 + case.tail(ttl));
         while now() < end {
             thread::sleep(ttl / 10);
@@ -66,10 +63,7 @@ pub fn a_lost_lock_is_told_once(subject: &Subject) -> Verdict {
     let lock = case.lock(&store, "lost", |options| {
         options.with_ttl(case.short()).with_renew(false)
     });
-    let guard = match lock.try_acquire() {
-        Ok(guard) => guard,
-        Err(error) => broken!(case, "a free lock was refused: {error}"),
-    };
+    let guard = case.acquired(&lock, "nobody held the lock");
     guard.on_lost(tell(&told));
     let present = case.client(lock.key());
     case.sleep_until(now().saturating_add(case.short() + case.tail(case.short())));
@@ -99,10 +93,7 @@ pub fn a_lost_lock_is_told_once(subject: &Subject) -> Verdict {
     );
     present.frees(&lease, "a lost lock was released");
     // A lock that was released is not lost.
-    let guard = match lock.try_acquire() {
-        Ok(guard) => guard,
-        Err(error) => broken!(case, "a free lock was refused: {error}"),
-    };
+    let guard = case.acquired(&lock, "nobody held the lock");
     let other = Arc::new(AtomicU32::new(0));
     guard.on_lost(tell(&other));
     let released = guard.release().is_ok();

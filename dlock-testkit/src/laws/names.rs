@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use dlock_core::{AcquireError, Lock, LockOptions, Store};
+use dlock_core::{Lock, LockOptions, Store};
 
 use crate::case::{Case, Law, broken, check};
 use crate::{Subject, Verdict};
@@ -84,25 +84,14 @@ pub fn odd_names_are_different_locks(subject: &Subject) -> Verdict {
     ];
     let mut guards = Vec::new();
     for name in names {
-        match case.lock(&store, name, |options| options).try_acquire() {
-            Ok(guard) => guards.push((name, guard)),
-            Err(error) => broken!(
-                case,
-                "only locks with other names than {:.40?} were held, but it was refused: {error}",
-                name
-            ),
-        }
+        let lock = case.lock(&store, name, |options| options);
+        let since = format!("only locks with other names than {name:.40?} were held");
+        guards.push((name, case.acquired(&lock, &since)));
     }
     for (name, guard) in guards {
         let lock = case.lock(&store, name, |options| options);
-        check!(
-            case,
-            matches!(lock.try_acquire(), Err(AcquireError::Held(_))),
-            "the lock {name:.40?} was held, but not refused"
-        );
-        if let Err(error) = guard.release() {
-            broken!(case, "the lock {name:.40?} was not released: {error:?}");
-        }
+        case.held(&lock, &format!("the lock {name:.40?} was held"));
+        case.released(guard);
     }
     Verdict::Kept
 }
@@ -121,15 +110,8 @@ pub fn joined_names_are_one_lock(subject: &Subject) -> Verdict {
             Err(error) => broken!(case, "a lock could not be made: {error}"),
         }
     };
-    let guard = match lock("a:b", "c").try_acquire() {
-        Ok(guard) => guard,
-        Err(error) => broken!(case, "a free lock was refused: {error}"),
-    };
-    check!(
-        case,
-        matches!(lock("a", "b:c").try_acquire(), Err(AcquireError::Held(_))),
-        "`a:b` + `c` was held, but `a` + `b:c` was not refused"
-    );
+    let guard = case.acquired(&lock("a:b", "c"), "nobody held the lock");
+    case.held(&lock("a", "b:c"), "`a:b` + `c` was held");
     let empty = Lock::with_options(&store, "", LockOptions::default().with_ttl(case.long()));
     check!(case, empty.is_err(), "a lock without a name was made");
     drop(guard);
@@ -143,14 +125,9 @@ pub fn a_refusal_names_the_holder(subject: &Subject) -> Verdict {
     let label = "nightly {report}\n\u{e9}";
     let before = SystemTime::now() - Duration::from_secs(1);
     let lock = case.lock(&here, "named", |options| options.with_label(label));
-    let guard = match lock.try_acquire() {
-        Ok(guard) => guard,
-        Err(error) => broken!(case, "a free lock was refused: {error}"),
-    };
-    let held = match case.lock(&there, "named", |options| options).try_acquire() {
-        Err(AcquireError::Held(held)) => held,
-        other => broken!(case, "a held lock was answered with {other:?}"),
-    };
+    let guard = case.acquired(&lock, "nobody held the lock");
+    let there = case.lock(&there, "named", |options| options);
+    let held = case.held(&there, "the lock was held");
     let Some(holder) = held.holder() else {
         broken!(
             case,
@@ -190,11 +167,6 @@ pub fn a_refusal_names_the_holder(subject: &Subject) -> Verdict {
         held.to_string().starts_with("held by this process"),
         "the refusal reads `{held}`"
     );
-    if let Err(error) = guard.release() {
-        broken!(
-            case,
-            "a lock with a minute left was not released: {error:?}"
-        );
-    }
+    case.released(guard);
     Verdict::Kept
 }

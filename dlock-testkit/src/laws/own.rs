@@ -14,9 +14,9 @@ pub fn a_key_is_taken_and_freed(subject: &Subject) -> Verdict {
         let holder = case.client(&key);
         let lease = holder.take(case.long(), "the key was free").lease;
         case.client(&key).refused(case.long(), "the key was held");
-        holder.prolong(&lease, case.long(), "the lease had a minute left");
+        holder.prolong(&lease, case.long(), "the lease had half an hour left");
         case.client(&key).refused(case.long(), "the key was held");
-        holder.frees(&lease, "the lease had a minute left");
+        holder.frees(&lease, "the lease had half an hour left");
     }
     Verdict::Kept
 }
@@ -28,7 +28,7 @@ fn former_and_present<'c>(
 ) -> (Client<'c>, Lease, Client<'c>, Holding) {
     let former = case.client(key);
     let old = former.take(case.long(), "nobody had claimed the key").lease;
-    former.frees(&old, "the lease had a minute left");
+    former.frees(&old, "the lease had half an hour left");
     let present = case.client(key);
     let holding = present.take(case.long(), "the former holder had released the key");
     (former, old, present, holding)
@@ -65,7 +65,7 @@ pub fn a_strangers_extend_changes_nothing(subject: &Subject) -> Verdict {
     case.sampled("an extend before the lease ended", || {
         let key = case.key();
         let (former, old, present, long) = former_and_present(&case, &key);
-        let since = "the lease had a minute left";
+        let since = "the lease had half an hour left";
         let holding = present.prolong(&long.lease, case.short(), since);
         let answer = former.extend(&old, case.long());
         if answer.received > holding.barred_until() {

@@ -87,7 +87,7 @@ pub fn tokens_rise_from_process_to_process(subject: &Subject) -> Verdict {
             let lease = holder
                 .take(case.long(), "another process released the key")
                 .lease;
-            holder.frees(&lease, "the lease had a minute left");
+            holder.frees(&lease, "the lease had half an hour left");
             lease.fence().map_or(0, dlock_core::FencingToken::get)
         } else {
             let other = &mut others[turn % 3];

@@ -10,7 +10,7 @@ use dlock_core::{
     Inspect, Lease, LockGuard, Released, Signal, Store, Time, Watch,
 };
 
-use crate::case::{Case, Law, broken, check, now};
+use crate::case::{Case, Law, check, now};
 use crate::subject::Handle;
 use crate::{Subject, Verdict};
 
@@ -49,13 +49,10 @@ fn lost_beside_a_stopped_store(case: &Case<'_>, ttl: Duration, attempt: u32) -> 
         (0..LEASES)
             .map(|number| {
                 let id = format!("{name}-{attempt}-{number}");
-                match case
-                    .lock(store, &id, |options| options.with_ttl(ttl))
-                    .try_acquire()
-                {
-                    Ok(guard) => guard,
-                    Err(error) => broken!(case, "a free lock was refused: {error}"),
-                }
+                case.acquired(
+                    &case.lock(store, &id, |options| options.with_ttl(ttl)),
+                    "nobody held the lock",
+                )
             })
             .collect()
     };

@@ -23,60 +23,102 @@ pub(crate) struct Record {
 #[derive(Clone)]
 pub(crate) enum Backing {
     Memory(Arc<Memory>),
-    Folder(PathBuf),
+    /// With the gate at which this handle's threads wait, so that only one of them asks for the file's lock.
+    Folder(PathBuf, Arc<Gate>),
 }
 
 #[derive(Default)]
 pub(crate) struct Memory {
-    is_busy: Mutex<bool>,
-    changed: Condvar,
+    gate: Arc<Gate>,
     records: Mutex<HashMap<String, Record>>,
 }
 
+/// Lets one thread through at a time.
+#[derive(Default)]
+pub(crate) struct Gate {
+    is_busy: Mutex<bool>,
+    changed: Condvar,
+}
+
 /// A turn as the store's one writer.
-pub(crate) enum Turn {
+pub(crate) struct Turn {
+    place: Place,
+    // The lock on the file ends before another thread is let through.
+    _file: Option<File>,
+    _passage: Passage,
+}
+
+enum Place {
     Memory(Arc<Memory>),
-    /// The lock on the file ends with it.
-    Folder(PathBuf, #[allow(dead_code)] File),
+    Folder(PathBuf),
 }
 
 impl Backing {
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Backing::Folder(folder.to_owned(), Arc::default())
+    }
+
     /// Waits for the writer's turn; `None` when it did not come by `end`.
     pub(crate) fn turn(&self, end: Time) -> Option<Turn> {
-        let left = || Clock::BOOTTIME.now().until(end);
         match self {
-            Backing::Memory(memory) => {
-                let mut is_busy = memory.is_busy.lock().unwrap();
-                while *is_busy {
-                    if left().is_zero() {
-                        return None;
-                    }
-                    is_busy = memory.changed.wait_timeout(is_busy, left()).unwrap().0;
-                }
-                *is_busy = true;
-                Some(Turn::Memory(Arc::clone(memory)))
-            }
-            Backing::Folder(folder) => {
+            Backing::Memory(memory) => Some(Turn {
+                place: Place::Memory(Arc::clone(memory)),
+                _file: None,
+                _passage: memory.gate.pass(end)?,
+            }),
+            Backing::Folder(folder, gate) => {
+                let passage = gate.pass(end)?;
                 let path = folder.join("writer");
                 let mut options = OpenOptions::new();
                 let file = options.create(true).append(true).open(path).unwrap();
                 while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                    if left().is_zero() {
+                    if Clock::BOOTTIME.now() >= end {
                         return None;
                     }
                     thread::sleep(Duration::from_micros(200));
                 }
-                Some(Turn::Folder(folder.clone(), file))
+                Some(Turn {
+                    place: Place::Folder(folder.clone()),
+                    _file: Some(file),
+                    _passage: passage,
+                })
             }
         }
     }
 }
 
+impl Gate {
+    fn pass(self: &Arc<Self>, end: Time) -> Option<Passage> {
+        let mut is_busy = self.is_busy.lock().unwrap();
+        while *is_busy {
+            let left = Clock::BOOTTIME.now().until(end);
+            if left.is_zero() {
+                // It may have been told that it is its turn, too late.
+                self.changed.notify_one();
+                return None;
+            }
+            is_busy = self.changed.wait_timeout(is_busy, left).unwrap().0;
+        }
+        *is_busy = true;
+        Some(Passage(Arc::clone(self)))
+    }
+}
+
+/// Through the gate, until it is dropped.
+struct Passage(Arc<Gate>);
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        *self.0.is_busy.lock().unwrap() = false;
+        self.0.changed.notify_one();
+    }
+}
+
 impl Turn {
     pub(crate) fn load(&self, key: &str) -> Option<Record> {
-        match self {
-            Turn::Memory(memory) => memory.records().get(key).cloned(),
-            Turn::Folder(folder, _) => {
+        match &self.place {
+            Place::Memory(memory) => memory.records().get(key).cloned(),
+            Place::Folder(folder) => {
                 let text = fs::read_to_string(file_of(folder, key)).ok()?;
                 let mut fields = text.splitn(5, ' ');
                 let mut field = || fields.next().unwrap();
@@ -92,11 +134,11 @@ impl Turn {
     }
 
     pub(crate) fn save(&self, key: &str, record: &Record) {
-        match self {
-            Turn::Memory(memory) => {
+        match &self.place {
+            Place::Memory(memory) => {
                 memory.records().insert(key.to_owned(), record.clone());
             }
-            Turn::Folder(folder, _) => {
+            Place::Folder(folder) => {
                 let file = file_of(folder, key);
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
                 let owner = record
@@ -115,18 +157,9 @@ impl Turn {
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {
-        match self {
-            Turn::Memory(memory) => memory.records().keys().cloned().collect(),
-            Turn::Folder(..) => Vec::new(),
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Turn::Memory(memory) = self {
-            *memory.is_busy.lock().unwrap() = false;
-            memory.changed.notify_one();
+        match &self.place {
+            Place::Memory(memory) => memory.records().keys().cloned().collect(),
+            Place::Folder(_) => Vec::new(),
         }
     }
 }

@@ -254,7 +254,7 @@ saboteurs! {
     processes_without_turns = RemembersInItsProcess in folder, exclusion::processes_take_turns,
         "lock (exclusion)", "overlap in turn";
     names_without_case = FoldsCase, names::odd_names_are_different_locks,
-        "lock (names)", "was refused";
+        "lock (names)", "were held, but the lock was not acquired: held by";
     unnamed_holder = KeepsNoHolder, names::a_refusal_names_the_holder,
         "lock (names)", "the refusal does not show who holds the lock";
     wait_cut_short = EndsAFifthEarly, waiting::the_end_of_a_lease_ends_the_wait,

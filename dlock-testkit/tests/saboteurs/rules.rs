@@ -41,7 +41,7 @@ impl Reference {
                 let cache = caches.entry(folder.display().to_string()).or_default();
                 Backing::Memory(Arc::clone(cache))
             }
-            _ => Backing::Folder(folder.to_owned()),
+            _ => Backing::in_folder(folder),
         };
         Self::on(backing, flaw)
     }

@@ -1,5 +1,7 @@
 //! The suite that every store passes, through every way to a real server.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::sync::OnceLock;
 use std::time::Duration;
 

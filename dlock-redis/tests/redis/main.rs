@@ -1,5 +1,7 @@
 //! What `dlock-redis` promises, against real servers that are broken in every way at hand.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod beside_others;
 mod broken_connections;
 mod costs;

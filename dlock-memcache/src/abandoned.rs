@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dlock_core::OwnerToken;
@@ -16,6 +17,8 @@ const MOST: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Abandoned {
     pid: u32,
+    /// Whether there ever was one: the usual claim has nothing to look for.
+    any: AtomicBool,
     tokens: Mutex<VecDeque<OwnerToken>>,
 }
 
@@ -23,6 +26,7 @@ impl Default for Abandoned {
     fn default() -> Self {
         Abandoned {
             pid: process::id(),
+            any: AtomicBool::new(false),
             tokens: Mutex::default(),
         }
     }
@@ -30,6 +34,7 @@ impl Default for Abandoned {
 
 impl Abandoned {
     pub(crate) fn remember(&self, owner: OwnerToken) {
+        self.any.store(true, Ordering::SeqCst);
         self.with(|tokens| {
             tokens.truncate(MOST - 1);
             tokens.push_front(owner);
@@ -47,7 +52,7 @@ impl Abandoned {
 
     /// Does nothing in a forked child: what it inherited is its parent's to clean up, and the mutex may be locked for ever.
     fn with<T>(&self, f: impl FnOnce(&mut VecDeque<OwnerToken>) -> T) -> Option<T> {
-        (self.pid == process::id())
+        (self.any.load(Ordering::SeqCst) && self.pid == process::id())
             .then(|| f(&mut self.tokens.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

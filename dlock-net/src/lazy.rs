@@ -66,17 +66,27 @@ impl<M: Connect> Lazy<M> {
     pub fn call<T>(
         &mut self,
         deadline: Time,
+        call: impl FnMut(&mut M::Link) -> Result<T, DatastoreError>,
+    ) -> Result<T, DatastoreError> {
+        self.call_in(process::id(), deadline, call)
+    }
+
+    /// The same in the process `pid`, for who has asked for that already.
+    pub(crate) fn call_in<T>(
+        &mut self,
+        pid: u32,
+        deadline: Time,
         mut call: impl FnMut(&mut M::Link) -> Result<T, DatastoreError>,
     ) -> Result<T, DatastoreError> {
         let mut executed = false;
-        self.discard_unusable();
+        self.discard_unusable_in(pid);
         if let Some(link) = &mut self.open {
             link.set_deadline(deadline);
             let error = match call(link) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            self.discard_unusable();
+            self.discard_unusable_in(pid);
             let is_dead = error.kind() == ErrorKind::Unreachable && self.open.is_none();
             if !is_dead || Clock::BOOTTIME.now() >= deadline {
                 return Err(error);
@@ -90,14 +100,14 @@ impl<M: Connect> Lazy<M> {
                 error
             }
         };
-        self.pid = process::id();
+        self.pid = pid;
         let link = self
             .open
             .insert(self.manager.connect(deadline).map_err(told)?);
         link.set_deadline(deadline);
         let answer = call(link).map_err(told);
         if answer.is_err() {
-            self.discard_unusable();
+            self.discard_unusable_in(pid);
         }
         answer
     }
@@ -105,8 +115,12 @@ impl<M: Connect> Lazy<M> {
     /// Closes the connection if it cannot be used, or if it was opened by the process that this one was forked from, which
     /// still uses it.
     pub fn discard_unusable(&mut self) {
+        self.discard_unusable_in(process::id());
+    }
+
+    fn discard_unusable_in(&mut self, pid: u32) {
         let usable = |link: &mut M::Link| link.is_usable();
-        if self.open.as_mut().is_some_and(usable) && self.pid == process::id() {
+        if self.pid == pid && self.open.as_mut().is_some_and(usable) {
             return;
         }
         self.open = None;

@@ -44,9 +44,11 @@ macro_rules! impl_manage_connection {
                 ::std::result::Result::Ok(())
             }
 
-            /// Never: the connection is closed, its place stays in the pool.
+            /// Never: a broken connection is closed by the call that finds it so, and its place stays in the pool. Only a panic leaves one.
             fn has_broken(&self, place: &mut Self::Connection) -> bool {
-                place.discard_unusable();
+                if ::std::thread::panicking() {
+                    place.discard_unusable();
+                }
                 false
             }
         }
@@ -182,7 +184,7 @@ impl<M: PoolManager> Pool<M> {
         if self.pid != process::id() {
             return self.child()?.call(deadline, call);
         }
-        self.checkout(deadline)?.call(deadline, call)
+        self.checkout(deadline)?.call_in(self.pid, deadline, call)
     }
 
     /// Runs one call on a connection outside of the pool, so that a worker is not held up by busy users; on one of the pool
@@ -213,7 +215,7 @@ impl<M: PoolManager> Pool<M> {
             *place = Some(Lazy::new(manager));
         }
         match &mut *place {
-            Some(place) => place.call(deadline, call),
+            Some(place) => place.call_in(self.pid, deadline, call),
             None => self.call(deadline, call),
         }
     }

@@ -167,3 +167,38 @@ impl<'s> Case<'s> {
 pub(crate) fn now() -> Time {
     Clock::BOOTTIME.now()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dlock_core::MemoryDatastore;
+
+    #[test]
+    fn what_could_never_be_seen_is_not_kept() {
+        let subject = Subject::from(MemoryDatastore::new());
+        let case = Case::new(&subject, Law::Expiry);
+        let mut samples = 0;
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            case.sampled("anything", || {
+                samples += 1;
+                Sample::TooSlow
+            });
+        }));
+        let message = failed.unwrap_err().downcast::<String>().unwrap();
+        assert_eq!(
+            *message,
+            "law 6 (expiry): not shown: 20 times this machine was too slow to see anything"
+        );
+        assert_eq!(samples, SAMPLES);
+    }
+
+    #[test]
+    fn keys_of_cases_do_not_meet() {
+        let subjects = [(); 2].map(|()| Subject::from(MemoryDatastore::new()));
+        let [one, two] = subjects
+            .each_ref()
+            .map(|subject| Case::new(subject, Law::Own));
+        let keys = [one.key(), one.key(), two.key()];
+        assert!(keys[0] != keys[1] && keys[0] != keys[2], "{keys:?}");
+    }
+}

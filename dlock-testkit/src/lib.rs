@@ -64,11 +64,14 @@ mod client;
 pub mod faults;
 #[cfg(unix)]
 mod forked;
+#[cfg(unix)]
+pub mod history;
 pub mod laws;
 mod leaks;
 mod locks;
 mod orders;
 mod other;
+mod recorder;
 #[cfg(unix)]
 pub mod servers;
 mod subject;

@@ -200,6 +200,8 @@ macro_rules! __for_each_law {
                 "A time that the store cannot keep is refused before the job starts.";
             once_a_lost_lease_still_marks_the_job = once::a_lost_lease_still_marks_the_job,
                 "A job whose lease was lost while it ran is marked as done all the same.";
+            once_a_late_renewal_does_not_undo_the_mark = once::a_late_renewal_does_not_undo_the_mark,
+                "A renewal that arrives after the job was marked as done changes nothing.";
             once_another_process_sees_what_runs_and_what_is_done = once::another_process_sees_what_runs_and_what_is_done,
                 "Another process is refused while the job runs, and does not run it after.";
             once_a_crashed_job_runs_again = once::a_crashed_job_runs_again,

@@ -1,15 +1,9 @@
 //! The least and the longest time that a lock is held.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use dlock_core::{
-    Attempt, Characteristics, Claim, Datastore, DatastoreError, Extension, Inspect, Lease,
-    LockGuard, Released, Signal, Store, Watch, drift,
-};
+use dlock_core::{Attempt, LockGuard, Store, drift};
 
 use crate::case::{Case, Law, Sample, check, now};
-use crate::subject::Handle;
+use crate::recorder::Recorder;
 use crate::{Subject, Verdict};
 
 fn taken(case: &Case<'_>, lock: &dlock_core::Lock) -> LockGuard {
@@ -67,17 +61,8 @@ pub fn min_hold_keeps_the_key(subject: &Subject) -> Verdict {
 pub fn a_late_renewal_does_not_undo_min_hold(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Hold);
     let ttl = case.short() * 2;
-    let renewals: Arc<Mutex<Vec<(Lease, Duration)>>> = Arc::default();
-    let store = Store::new(Recorder {
-        store: subject.first(),
-        extends: Arc::clone(&renewals),
-    });
-    let recorded = || {
-        renewals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    };
+    let (recorder, renewals) = Recorder::new(subject.first());
+    let store = Store::new(recorder);
     let mut number = 0;
     case.sampled(
         "a renewal and an early release before the lease ended",
@@ -86,25 +71,17 @@ pub fn a_late_renewal_does_not_undo_min_hold(subject: &Subject) -> Verdict {
             let lock = case.lock(&store, &format!("late-{number}"), |options| {
                 options.with_ttl(ttl).with_min_hold(case.long())
             });
-            let before = recorded().len();
+            let before = renewals.count();
             let guard = taken(&case, &lock);
             let give_up = now().saturating_add(ttl * 2);
-            while recorded().len() == before && now() < give_up {
+            while renewals.count() == before && now() < give_up {
                 std::thread::sleep(ttl / 50);
             }
-            let renewals = recorded().split_off(before);
+            let renewals = renewals.after(before);
             if renewals.is_empty() || guard.release().is_err() {
                 return Sample::TooSlow;
             }
-            // Copies that the network held back, with time enough left to be carried out.
-            for (renewal, ttl) in renewals {
-                let end = now().saturating_add(case.traits.call_timeout);
-                drop(
-                    subject
-                        .first()
-                        .extend(&renewal.for_call(renewal.sequence(), end), ttl),
-                );
-            }
+            case.repeat_too_late(&renewals);
             case.sleep_until(now().saturating_add(ttl + case.tail(ttl)));
             case.client(lock.key()).refused(
                 case.traits.ttl_min,
@@ -137,62 +114,4 @@ pub fn max_hold_ends_the_lease(subject: &Subject) -> Verdict {
         .take(case.long(), "the lock's `max_hold` was over");
     drop(guard);
     Verdict::Kept
-}
-
-/// Passes every call on and keeps a copy of the extends.
-struct Recorder {
-    store: Handle,
-    extends: Arc<Mutex<Vec<(Lease, Duration)>>>,
-}
-
-impl Recorder {
-    fn record(&self, leases: &[(Lease, Duration)]) {
-        self.extends
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(leases);
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl Datastore for Recorder {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
-        self.store.acquire(claim, ttl)
-    }
-
-    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        let answer = self.store.extend(lease, ttl);
-        self.record(&[(lease.clone(), ttl)]);
-        answer
-    }
-
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        self.store.release(lease)
-    }
-
-    fn characteristics(&self) -> Characteristics {
-        self.store.characteristics()
-    }
-
-    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        self.store.abandon(claim)
-    }
-
-    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
-        self.store.watch(claim, signal)
-    }
-
-    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        let answers = self.store.extend_many(leases);
-        self.record(leases);
-        answers
-    }
-
-    fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
-        self.store.confirm(lease)
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        self.store.inspect()
-    }
 }

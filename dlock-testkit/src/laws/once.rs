@@ -9,6 +9,7 @@ use super::process::is_shared;
 use crate::case::{Case, Law, Sample, broken, check, now};
 use crate::client::PATIENCE;
 use crate::other::Other;
+use crate::recorder::Recorder;
 use crate::{Subject, Verdict};
 
 /// What a try to run a job came to; another one while the store says that it may work later.
@@ -196,6 +197,47 @@ pub fn a_lost_lease_still_marks_the_job(subject: &Subject) -> Verdict {
         &outcome,
         "already done",
         "the job outlived its lease and was done",
+    );
+    Verdict::Kept
+}
+
+/// A renewal that arrives after the job was marked as done changes nothing.
+pub fn a_late_renewal_does_not_undo_the_mark(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Once);
+    let (recorder, renewals) = Recorder::new(subject.first());
+    let store = Store::new(recorder);
+    let ttl = case.short() * 2;
+    let mut number = 0;
+    case.sampled(
+        "a job that was renewed and done before its lease ended",
+        || {
+            number += 1;
+            let id = format!("late-{number}");
+            let lock = case.lock(&store, &id, |options| options.with_ttl(ttl));
+            let (before, mut held) = (renewals.count(), true);
+            let outcome = tried(&lock, &Wait::none(), case.long(), |guard| {
+                // The lock's and the mark's.
+                let give_up = now().saturating_add(ttl * 2);
+                while renewals.count() < before + 2 && now() < give_up {
+                    std::thread::sleep(ttl / 50);
+                }
+                held = guard.is_valid();
+                Ok(())
+            });
+            let mut renewals = renewals.after(before);
+            // Without the one that left the mark.
+            renewals.retain(|(_, time)| *time < case.long());
+            if !held || renewals.len() < 2 {
+                return Sample::TooSlow;
+            }
+            expect(&case, &outcome, "ran", "the job was new");
+            case.repeat_too_late(&renewals);
+            case.sleep_until(now().saturating_add(ttl + case.tail(ttl)));
+            let outcome = tried(&lock, &Wait::none(), case.long(), well);
+            let since = "the job was done, and older renewals came after";
+            expect(&case, &outcome, "already done", since);
+            Sample::Judged
+        },
     );
     Verdict::Kept
 }

@@ -273,6 +273,8 @@ saboteurs! {
         "lock (hold)", "and an older renewal came after, but somebody else was granted the key";
     done_that_reads_running = ExtendKeepsTheHolder, once::a_job_runs_once,
         "lock (once)", "not to `already done`";
+    done_undone_by_a_renewal = ExtendIgnoresItsNumber, once::a_late_renewal_does_not_undo_the_mark,
+        "lock (once)", "and older renewals came after, and the next try came to `ran`";
     done_in_another_process = RemembersInItsProcess in folder, once::another_process_sees_what_runs_and_what_is_done,
         "lock (once)", "but another process's try came to";
 }
@@ -316,6 +318,30 @@ fn quietly() {
 #[ignore = "the saboteurs of processes start it"]
 fn other_process() {
     dlock_testkit::other_process(|| shared(None).reopened_by("other_process", opened));
+}
+
+#[test]
+fn a_store_beyond_its_process_must_say_where_it_is() {
+    let nowhere = subject(Some(Flaw::RemembersInItsProcess));
+    let says = "not shown: the store declares that it keeps apart processes (Host), but the subject does not say how another \
+                process opens it: add `.at(place)`";
+    caught(
+        laws::process::another_process_is_refused,
+        &nowhere,
+        "law 1 (atomic)",
+        says,
+    );
+}
+
+#[test]
+fn a_store_with_one_writer_must_say_how_to_keep_it_busy() {
+    let says = "not shown: the store declares a single writer, but the subject does not say how to keep it busy: add \
+                `.writer_held_by(|place| …)`";
+    let unheld = || Subject::from(Reference::in_memory(None));
+    let waited = laws::extend::an_extend_that_waited_revives_nothing;
+    caught(waited, &unheld(), "law 7 (extend)", says);
+    let busy = laws::bounded::a_busy_writer_does_not_hold_calls_up;
+    caught(busy, &unheld(), "law 9 (bounded)", says);
 }
 
 #[test]

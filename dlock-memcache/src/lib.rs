@@ -37,5 +37,9 @@ pub use pool::ConnectionManager;
 pub use protocol::Connection;
 pub use store::MemcacheDatastore;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The r2d2 that [`MemcacheDatastore::from_pool`] takes a pool of.
 pub use r2d2;

@@ -1,6 +1,7 @@
 //! The store: which call runs on which connection, by when.
 
 use std::fmt;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const CONFIRM_AFTER: Duration = Duration::from_millis(50);
 const FENCING: &str = "across restarts, evictions and flush_all of one server, unless its clock is set back before a restart, or it stores \
 more than 16 million keys a second on average";
 
-/// Locks in one memcached server, version 1.6 or newer.
+/// Locks in one memcached server, version 1.6 or newer. Clones share connections.
 ///
 /// **memcached forgets.** A restart, `flush_all` and the eviction of a key to make room lose locks: the holder learns of it at its next
 /// renewal, and until then two may believe that they hold. Give locks a server of their own, with memory to spare; and let the guarded
@@ -39,10 +40,11 @@ more than 16 million keys a second on average";
 /// stored in that moment lives shorter, by the length of the stall. Some 50 ms after each grant the renewal worker looks whether that was so and
 /// shortens the lease, so until then a holder may believe in more than it has.
 /// [`verify_before_grant`](MemcacheBuilder::verify_before_grant) waits for that look.
+#[derive(Clone)]
 pub struct MemcacheDatastore {
-    pool: Pool<ConnectionManager>,
+    pool: Arc<Pool<ConnectionManager>>,
     calls: Calls,
-    abandoned: Abandoned,
+    abandoned: Arc<Abandoned>,
 }
 
 impl MemcacheDatastore {
@@ -73,9 +75,9 @@ impl MemcacheDatastore {
 
     pub(crate) fn over(pool: Pool<ConnectionManager>, calls: Calls) -> Self {
         MemcacheDatastore {
-            pool,
+            pool: Arc::new(pool),
             calls,
-            abandoned: Abandoned::default(),
+            abandoned: Arc::default(),
         }
     }
 

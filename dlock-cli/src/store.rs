@@ -60,9 +60,16 @@ pub(crate) fn open(flag: Option<&str>) -> Result<Opened, OpenError> {
 }
 
 fn connect(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
-    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
-    match scheme {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("file") => file(url),
+        #[cfg(feature = "redis")]
+        Some("redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix") => {
+            server(dlock_redis::RedisDatastore::connect(url), url)
+        }
+        #[cfg(feature = "memcache")]
+        Some("memcache" | "memcache+unix") => {
+            server(dlock_memcache::MemcacheDatastore::connect(url), url)
+        }
         _ => Err(OpenError::Usage(format!(
             "`{}` is no store that this dlock knows; write {}",
             shown(url),
@@ -72,7 +79,29 @@ fn connect(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
 }
 
 /// What URLs look like.
-const KNOWN: &[&str] = &["file:/path/to/folder"];
+const KNOWN: &[&str] = &[
+    "file:/path/to/folder",
+    #[cfg(feature = "redis")]
+    "redis://host/",
+    #[cfg(feature = "memcache")]
+    "memcache://host/",
+];
+
+/// A store that is reached by its first call: only its URL can be wrong by now.
+#[cfg(any(feature = "redis", feature = "memcache"))]
+fn server<D: Datastore + 'static, E: std::error::Error>(
+    store: Result<D, E>,
+    url: &str,
+) -> Result<Box<dyn Datastore>, OpenError> {
+    match store {
+        Ok(store) => Ok(Box::new(store)),
+        Err(error) => Err(OpenError::Usage(format!(
+            "cannot use the store {}: {}",
+            shown(url),
+            chain(&error)
+        ))),
+    }
+}
 
 fn file(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
     match FileDatastore::from_url(url) {

@@ -26,6 +26,8 @@ mod redis_builder;
 mod resp;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(target_os = "linux")]
+mod wall_clock;
 
 pub use memcached::MemcachedServer;
 pub use redis::RedisServer;

@@ -175,6 +175,7 @@ fn launch(arguments: &[OsString], folder: &Path, port: u16) -> Option<Process> {
         binary: &process::binary("DLOCK_MEMCACHED", "memcached"),
         install: "apt-get install memcached",
         arguments: all,
+        environment: Vec::new(),
         folder,
     };
     Process::start(&launch, || {

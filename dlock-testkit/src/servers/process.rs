@@ -14,6 +14,8 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 const START_WITHIN: Duration = Duration::from_secs(20);
 /// How often a starting server is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(5);
+/// Below those from which Linux and others take the ports of clients.
+const PORTS: std::ops::Range<u16> = 11_300..32_000;
 /// Ports that were free a moment ago are tried this often.
 const PORTS_TRIED: usize = 10;
 
@@ -30,6 +32,7 @@ pub(super) struct Launch<'a> {
     /// What to tell somebody who does not have it.
     pub(super) install: &'a str,
     pub(super) arguments: Vec<OsString>,
+    pub(super) environment: Vec<(&'static str, OsString)>,
     /// The server's private folder: holds its log, and is deleted if this process is killed.
     pub(super) folder: &'a Path,
 }
@@ -49,6 +52,7 @@ impl Process {
         let errors = log.try_clone().expect("a file can be opened twice");
         let child = Command::new(launch.binary)
             .args(&launch.arguments)
+            .envs(launch.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -157,12 +161,21 @@ pub(super) fn on_a_free_port<T>(folder: &Path, mut start: impl FnMut(u16) -> Opt
     );
 }
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// A port of 127.0.0.1 that nobody listens on, and that the system gives to no client by itself: a server that was killed must get it back,
+/// and a client that tries it meanwhile must not be connected with itself.
+///
+/// # Panics
+///
+/// If there is none.
 pub(super) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
+    (0..1000)
+        .map(|_| {
+            let mut random = [0; 2];
+            getrandom::fill(&mut random).expect("the system gives random numbers");
+            PORTS.start + u16::from_ne_bytes(random) % (PORTS.end - PORTS.start)
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("127.0.0.1 has free ports")
-        .port()
 }
 
 /// What the server wrote so far.

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::process::{self, Launch, Process};
 use super::resp::{Control, Reply};
+#[cfg(target_os = "linux")]
+use super::wall_clock::WallClock;
 use super::{RedisBuilder, process::on_a_free_port};
 
 /// A private Redis (or Valkey) server: a child process, its folder, port and socket. Dropping it kills the process and deletes the folder.
@@ -19,6 +23,8 @@ pub struct RedisServer {
     port: u16,
     tls_port: Option<u16>,
     process: Option<Process>,
+    #[cfg(target_os = "linux")]
+    clock: Option<WallClock>,
     folder: TempDir,
 }
 
@@ -43,18 +49,22 @@ impl RedisServer {
         if options.tls {
             super::tls::write_certificates(folder.path());
         }
-        let (port, tls_port, process) = on_a_free_port(folder.path(), |port| {
-            let tls_port = options.tls.then(process::free_port);
-            let process = launch(&options, folder.path(), port, tls_port)?;
-            Some((port, tls_port, process))
-        });
-        RedisServer {
+        let mut server = RedisServer {
+            #[cfg(target_os = "linux")]
+            clock: options.clock_step.then(|| WallClock::build(folder.path())),
             options,
-            port,
-            tls_port,
-            process: Some(process),
+            port: 0,
+            tls_port: None,
+            process: None,
             folder,
-        }
+        };
+        (server.port, server.tls_port, server.process) =
+            on_a_free_port(server.folder.path(), |port| {
+                let tls_port = server.options.tls.then(process::free_port);
+                let process = server.launch(port, tls_port)?;
+                Some((port, tls_port, Some(process)))
+            });
+        server
     }
 
     /// Where it listens.
@@ -207,12 +217,11 @@ impl RedisServer {
     ///
     /// If it does not start.
     pub fn start_again(&mut self) {
-        let folder = self.folder.path();
-        self.process = launch(&self.options, folder, self.port, self.tls_port);
+        self.process = self.launch(self.port, self.tls_port);
         assert!(
             self.process.is_some(),
             "the Redis server did not come back; its log:\n{}",
-            process::log_text(folder)
+            self.log()
         );
     }
 
@@ -240,6 +249,33 @@ impl RedisServer {
         self.start_again();
     }
 
+    /// Sets its wall clock forward by this much, at once; it lasts through restarts.
+    ///
+    /// # Panics
+    ///
+    /// If it was started without [`clock_step`](RedisBuilder::clock_step).
+    #[cfg(target_os = "linux")]
+    pub fn step_clock_forward(&self, by: Duration) {
+        self.wall_clock().step(by, true);
+    }
+
+    /// Sets its wall clock back by this much, at once; it lasts through restarts.
+    ///
+    /// # Panics
+    ///
+    /// If it was started without [`clock_step`](RedisBuilder::clock_step).
+    #[cfg(target_os = "linux")]
+    pub fn step_clock_back(&self, by: Duration) {
+        self.wall_clock().step(by, false);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn wall_clock(&self) -> &WallClock {
+        self.clock
+            .as_ref()
+            .expect("the server was started with clock_step()")
+    }
+
     /// The process id.
     ///
     /// # Panics
@@ -254,6 +290,34 @@ impl RedisServer {
         process::log_text(self.folder.path())
     }
 
+    /// Starts the process; `None` if it ended at once, since somebody took its port, say.
+    fn launch(&self, port: u16, tls_port: Option<u16>) -> Option<Process> {
+        let folder = self.folder.path();
+        let file = folder.join("redis.conf");
+        fs::write(&file, self.options.file(folder, port, tls_port))
+            .expect("the server's folder is ours");
+        let launch = Launch {
+            binary: &process::binary("DLOCK_REDIS_SERVER", "redis-server"),
+            install: "apt-get install redis-server",
+            arguments: vec![file.into()],
+            #[cfg(target_os = "linux")]
+            environment: self
+                .clock
+                .as_ref()
+                .map_or_else(Vec::new, |clock| clock.environment().into()),
+            #[cfg(not(target_os = "linux"))]
+            environment: Vec::new(),
+            folder,
+        };
+        let (socket, password) = (self.socket(), self.options.password.as_deref());
+        // One that a killed server left behind refuses connections.
+        Process::start(&launch, || {
+            let pong =
+                Control::open(&socket, password).and_then(|mut control| control.call(&["PING"]));
+            matches!(pong, Ok(Reply::Text(pong)) if pong == "PONG")
+        })
+    }
+
     fn running(&self) -> &Process {
         self.process.as_ref().expect("the server is running")
     }
@@ -264,30 +328,6 @@ impl RedisServer {
             None => String::new(),
         }
     }
-}
-
-/// Starts the process; `None` if it ended at once, since somebody took its port, say.
-fn launch(
-    options: &RedisBuilder,
-    folder: &Path,
-    port: u16,
-    tls_port: Option<u16>,
-) -> Option<Process> {
-    let file = folder.join("redis.conf");
-    fs::write(&file, options.file(folder, port, tls_port)).expect("the server's folder is ours");
-    let launch = Launch {
-        binary: &process::binary("DLOCK_REDIS_SERVER", "redis-server"),
-        install: "apt-get install redis-server",
-        arguments: vec![file.into()],
-        folder,
-    };
-    let socket = socket(folder);
-    // One that a killed server left behind refuses connections.
-    Process::start(&launch, || {
-        let pong = Control::open(&socket, options.password.as_deref())
-            .and_then(|mut control| control.call(&["PING"]));
-        matches!(pong, Ok(Reply::Text(pong)) if pong == "PONG")
-    })
 }
 
 fn socket(folder: &Path) -> PathBuf {

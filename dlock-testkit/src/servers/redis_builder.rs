@@ -13,6 +13,8 @@ use super::RedisServer;
 pub struct RedisBuilder {
     pub(super) password: Option<String>,
     pub(super) tls: bool,
+    #[cfg(target_os = "linux")]
+    pub(super) clock_step: bool,
     users: Vec<(String, String, String)>,
     settings: Vec<(String, String)>,
 }
@@ -38,6 +40,15 @@ impl RedisBuilder {
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// With a wall clock of its own, for [`RedisServer::step_clock_forward`] and [`step_clock_back`](RedisServer::step_clock_back). Starting it
+    /// compiles a small C library with `cc`, and panics if there is no such compiler.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn clock_step(mut self) -> Self {
+        self.clock_step = true;
         self
     }
 

@@ -119,6 +119,7 @@ fn a_missing_binary_is_a_failure_that_says_what_installs_it() {
         binary: "no-such-server",
         install: "apt-get install no-such-server",
         arguments: Vec::new(),
+        environment: Vec::new(),
         folder: folder.path(),
     };
     let panic =
@@ -171,4 +172,25 @@ fn a_server_does_not_outlive_a_killed_test_process() {
         );
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_servers_wall_clock_goes_where_it_is_set_and_its_keys_with_it() {
+    let now = |server: &RedisServer| match server.command(["TIME"]) {
+        Reply::List(time) => time[0].text().unwrap().parse::<u64>().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let hour = Duration::from_secs(3600);
+    let mut server = RedisServer::builder().clock_step().start();
+    let start = now(&server);
+    server.command(["SET", "k", "v", "PX", "600000"]);
+    server.step_clock_back(hour);
+    assert!(now(&server) < start);
+    assert_eq!(server.command(["GET", "k"]), text("v"));
+    server.restart_with_data();
+    assert!(now(&server) < start, "through a restart as well");
+    server.step_clock_forward(hour * 2);
+    assert!(now(&server) >= start + 3600);
+    assert_eq!(server.command(["GET", "k"]), Reply::Nil, "it has expired");
 }

@@ -1,0 +1,347 @@
+//! What happened, and how it is written down: one line an event.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::{FromStr, SplitWhitespace};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dlock_core::Time;
+
+/// Something that a process did or saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which process, or rather which [`Recorder`](super::Recorder): the name of its file.
+    pub actor: Arc<str>,
+    /// The time before the call.
+    pub before: Time,
+    /// The time after the call; for what is no call the same.
+    pub after: Time,
+    /// The store's name in this history.
+    pub store: Arc<str>,
+    /// The key of the lock; `-` for what concerns the whole store.
+    pub key: Arc<str>,
+    /// What it was.
+    pub what: What,
+}
+
+/// What happened. `holding` numbers what one actor was granted; `until` is the end of the lease as the holder believes it, on the conservative
+/// side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum What {
+    /// The store was opened.
+    Opened {
+        /// How long after its end a lease may still bar others.
+        granularity: Duration,
+        /// Whether there are fencing tokens.
+        fenced: bool,
+    },
+    /// An acquire was granted.
+    Granted {
+        /// Which holding begins.
+        holding: u64,
+        /// Its fencing token.
+        fence: Option<u64>,
+        /// What was asked for.
+        ttl: Duration,
+        /// The end of the lease.
+        until: Time,
+        /// How often it was refused before, while waiting.
+        refusals: u32,
+        /// How long the key stays taken at least; zero for no such promise.
+        min_hold: Duration,
+    },
+    /// An acquire was refused, since somebody else holds the lock.
+    Refused {
+        /// How often, while waiting.
+        refusals: u32,
+    },
+    /// An acquire failed in another way.
+    Failed {
+        /// A word for it.
+        why: String,
+    },
+    /// The lease ends later than was believed.
+    Extended {
+        /// Which holding.
+        holding: u64,
+        /// The end of the lease.
+        until: Time,
+    },
+    /// The lease ends earlier than was believed.
+    Shortened {
+        /// Which holding.
+        holding: u64,
+        /// The end of the lease.
+        until: Time,
+    },
+    /// The guard was found lost.
+    Lost {
+        /// Which holding.
+        holding: u64,
+    },
+    /// A release begins: from here on the holder believes in nothing.
+    Releasing {
+        /// Which holding.
+        holding: u64,
+    },
+    /// A release is over.
+    Released {
+        /// Which holding.
+        holding: u64,
+        /// How it ended.
+        end: End,
+    },
+    /// A write to the guarded resource.
+    Wrote {
+        /// Under which holding.
+        holding: u64,
+        /// The fencing token that was shown.
+        token: u64,
+        /// Whether the resource took it.
+        accepted: bool,
+    },
+    /// A job that is to be done once ran: from its start until `once` returned.
+    Ran {
+        /// Which job.
+        job: String,
+        /// For how long it counts as done.
+        keep: Duration,
+        /// Whether it could be marked as done.
+        marked: bool,
+    },
+    /// Somebody broke something, from `before` until `after`.
+    Fault {
+        /// A word for it.
+        name: String,
+        /// What it did to the store.
+        harm: Harm,
+    },
+    /// From here on nothing is broken: within `patience` every key must be acquired.
+    Calm {
+        /// That long.
+        patience: Duration,
+    },
+}
+
+/// How a release ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// Well.
+    Freed,
+    /// The lease had ended before.
+    Lost,
+    /// The store could not be told, or did not answer.
+    Unknown,
+    /// The guard was dropped, which tells nothing.
+    Dropped,
+}
+
+/// What a fault did to what a store is trusted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Harm {
+    /// Nothing: no lease may suffer from it.
+    None,
+    /// It lost data. Leases that were granted before its end may be given away before theirs.
+    Loss,
+    /// It reckoned with a wrong time. The same.
+    Clock,
+}
+
+impl fmt::Display for Event {
+    /// The line that is written to the file, without the actor.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, after) = (self.before.as_nanos(), self.after.as_nanos());
+        write!(
+            f,
+            "{before} {after} {} {} {}",
+            self.store, self.key, self.what
+        )
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Opened {
+                granularity,
+                fenced,
+            } => write!(f, "opened {} {fenced}", granularity.as_nanos()),
+            What::Granted {
+                holding,
+                fence,
+                ttl,
+                until,
+                refusals,
+                min_hold,
+            } => {
+                write!(f, "granted {holding} ")?;
+                match fence {
+                    Some(fence) => write!(f, "{fence}")?,
+                    None => f.write_str("-")?,
+                }
+                let (ttl, min_hold) = (ttl.as_nanos(), min_hold.as_nanos());
+                write!(f, " {ttl} {} {refusals} {min_hold}", until.as_nanos())
+            }
+            What::Refused { refusals } => write!(f, "refused {refusals}"),
+            What::Failed { why } => write!(f, "failed {}", word(why)),
+            What::Extended { holding, until } => {
+                write!(f, "extended {holding} {}", until.as_nanos())
+            }
+            What::Shortened { holding, until } => {
+                write!(f, "shortened {holding} {}", until.as_nanos())
+            }
+            What::Lost { holding } => write!(f, "lost {holding}"),
+            What::Releasing { holding } => write!(f, "releasing {holding}"),
+            What::Released { holding, end } => write!(f, "released {holding} {end:?}"),
+            What::Wrote {
+                holding,
+                token,
+                accepted,
+            } => write!(f, "wrote {holding} {token} {accepted}"),
+            What::Ran { job, keep, marked } => {
+                write!(f, "ran {} {} {marked}", word(job), keep.as_nanos())
+            }
+            What::Fault { name, harm } => write!(f, "fault {} {harm:?}", word(name)),
+            What::Calm { patience } => write!(f, "calm {}", patience.as_nanos()),
+        }
+    }
+}
+
+/// Without white space, since that ends a field.
+fn word(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join("_")
+}
+
+/// Reads the complete lines of `text` into `events`; the first that is no event is the error.
+pub(super) fn parse(actor: &str, text: &str, events: &mut Vec<Event>) -> Result<(), String> {
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut names = Names(BTreeSet::new());
+    let actor: Arc<str> = actor.into();
+    for line in complete.lines() {
+        let event = event(&actor, line, &mut names).ok_or_else(|| line.to_owned())?;
+        events.push(event);
+    }
+    Ok(())
+}
+
+fn event(actor: &Arc<str>, line: &str, names: &mut Names) -> Option<Event> {
+    let mut fields = Fields(line.split_whitespace());
+    let event = Event {
+        actor: Arc::clone(actor),
+        before: fields.time()?,
+        after: fields.time()?,
+        store: names.name(fields.text()?),
+        key: names.name(fields.text()?),
+        what: fields.what()?,
+    };
+    fields.text().is_none().then_some(event)
+}
+
+/// The few names that all lines repeat, each kept once.
+struct Names(BTreeSet<Arc<str>>);
+
+impl Names {
+    fn name(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = text.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
+}
+
+struct Fields<'a>(SplitWhitespace<'a>);
+
+impl<'a> Fields<'a> {
+    fn text(&mut self) -> Option<&'a str> {
+        self.0.next()
+    }
+
+    fn value<T: FromStr>(&mut self) -> Option<T> {
+        self.text()?.parse().ok()
+    }
+
+    fn time(&mut self) -> Option<Time> {
+        self.value().map(Time::from_nanos)
+    }
+
+    fn duration(&mut self) -> Option<Duration> {
+        self.value().map(Duration::from_nanos)
+    }
+
+    fn what(&mut self) -> Option<What> {
+        Some(match self.text()? {
+            "opened" => What::Opened {
+                granularity: self.duration()?,
+                fenced: self.value()?,
+            },
+            "granted" => What::Granted {
+                holding: self.value()?,
+                fence: match self.text()? {
+                    "-" => None,
+                    fence => Some(fence.parse().ok()?),
+                },
+                ttl: self.duration()?,
+                until: self.time()?,
+                refusals: self.value()?,
+                min_hold: self.duration()?,
+            },
+            "refused" => What::Refused {
+                refusals: self.value()?,
+            },
+            "failed" => What::Failed { why: self.value()? },
+            "extended" => What::Extended {
+                holding: self.value()?,
+                until: self.time()?,
+            },
+            "shortened" => What::Shortened {
+                holding: self.value()?,
+                until: self.time()?,
+            },
+            "lost" => What::Lost {
+                holding: self.value()?,
+            },
+            "releasing" => What::Releasing {
+                holding: self.value()?,
+            },
+            "released" => What::Released {
+                holding: self.value()?,
+                end: match self.text()? {
+                    "Freed" => End::Freed,
+                    "Lost" => End::Lost,
+                    "Unknown" => End::Unknown,
+                    "Dropped" => End::Dropped,
+                    _ => return None,
+                },
+            },
+            "wrote" => What::Wrote {
+                holding: self.value()?,
+                token: self.value()?,
+                accepted: self.value()?,
+            },
+            "ran" => What::Ran {
+                job: self.value()?,
+                keep: self.duration()?,
+                marked: self.value()?,
+            },
+            "fault" => What::Fault {
+                name: self.value()?,
+                harm: match self.text()? {
+                    "None" => Harm::None,
+                    "Loss" => Harm::Loss,
+                    "Clock" => Harm::Clock,
+                    _ => return None,
+                },
+            },
+            "calm" => What::Calm {
+                patience: self.duration()?,
+            },
+            _ => return None,
+        })
+    }
+}

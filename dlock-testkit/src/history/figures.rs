@@ -1,0 +1,132 @@
+//! What there was in a history, counted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{Event, What};
+
+/// Counts over a history; they add up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Figures {
+    /// Events of all kinds.
+    pub events: usize,
+    /// Acquires that were granted.
+    pub grants: usize,
+    /// Acquires that met another holder, whatever became of them.
+    pub contended: usize,
+    /// Acquires that were refused.
+    pub refused: usize,
+    /// Acquires that failed in another way, by the reason.
+    pub failed: BTreeMap<String, usize>,
+    /// Leases found longer than before.
+    pub extended: usize,
+    /// Leases found shorter than before.
+    pub shortened: usize,
+    /// Guards found lost.
+    pub lost: usize,
+    /// Writes that the guarded resource took.
+    pub writes: usize,
+    /// Writes that it refused.
+    pub writes_refused: usize,
+    /// Jobs that ran once.
+    pub jobs: usize,
+    /// Faults by name.
+    pub faults: BTreeMap<String, usize>,
+    /// Overlapping leases that a loss of data or a clock step excuses.
+    pub excused_overlaps: usize,
+    /// Leases that ended early, or holders that were refused a write, where that is the excuse.
+    pub excused_losses: usize,
+    /// Minimum holds and jobs that are excused in the same way.
+    pub excused_others: usize,
+}
+
+impl Figures {
+    pub(super) fn count(&mut self, event: &Event) {
+        self.events += 1;
+        match &event.what {
+            What::Granted { refusals, .. } => {
+                self.grants += 1;
+                self.contended += usize::from(*refusals > 0);
+            }
+            What::Refused { .. } => {
+                self.refused += 1;
+                self.contended += 1;
+            }
+            What::Failed { why } => *self.failed.entry(why.clone()).or_default() += 1,
+            What::Extended { .. } => self.extended += 1,
+            What::Shortened { .. } => self.shortened += 1,
+            What::Lost { .. } => self.lost += 1,
+            What::Wrote { accepted, .. } => {
+                self.writes += usize::from(*accepted);
+                self.writes_refused += usize::from(!*accepted);
+            }
+            What::Ran { .. } => self.jobs += 1,
+            What::Fault { name, .. } => *self.faults.entry(name.clone()).or_default() += 1,
+            _ => {}
+        }
+    }
+
+    /// Adds what there was in another history.
+    pub fn add(&mut self, other: &Figures) {
+        self.events += other.events;
+        self.grants += other.grants;
+        self.contended += other.contended;
+        self.refused += other.refused;
+        self.extended += other.extended;
+        self.shortened += other.shortened;
+        self.lost += other.lost;
+        self.writes += other.writes;
+        self.writes_refused += other.writes_refused;
+        self.jobs += other.jobs;
+        self.excused_overlaps += other.excused_overlaps;
+        self.excused_losses += other.excused_losses;
+        self.excused_others += other.excused_others;
+        for (mine, others) in [
+            (&mut self.failed, &other.failed),
+            (&mut self.faults, &other.faults),
+        ] {
+            for (name, count) in others {
+                *mine.entry(name.clone()).or_default() += count;
+            }
+        }
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "grants {}, contended {}, refused {}, failed {}, extended {}, shortened {}, lost {}, writes {}, writes refused {}, \
+             jobs {}, faults {}, excused overlaps {}, excused losses {}, excused others {}",
+            self.grants,
+            self.contended,
+            self.refused,
+            total(&self.failed),
+            self.extended,
+            self.shortened,
+            self.lost,
+            self.writes,
+            self.writes_refused,
+            self.jobs,
+            total(&self.faults),
+            self.excused_overlaps,
+            self.excused_losses,
+            self.excused_others,
+        )
+    }
+}
+
+/// The sum, and its parts.
+fn total(counts: &BTreeMap<String, usize>) -> String {
+    let sum: usize = counts.values().sum();
+    let parts: Vec<_> = counts
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if parts.is_empty() {
+        sum.to_string()
+    } else {
+        format!("{sum} ({})", parts.join(", "))
+    }
+}

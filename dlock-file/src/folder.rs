@@ -118,19 +118,12 @@ impl Folder {
         match options.open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let file = options.create(true).open(path)?;
-                self.set_mode(&file)?;
+                // The umask may have taken some away.
+                file.set_permissions(Permissions::from_mode(self.file_mode))?;
                 Ok(file)
             }
             file => file,
         }
-    }
-
-    /// Gives a file that was just made its permission bits where the umask took some away.
-    fn set_mode(&self, file: &fs::File) -> io::Result<()> {
-        if self.file_mode == 0o600 {
-            return Ok(());
-        }
-        file.set_permissions(Permissions::from_mode(self.file_mode))
     }
 
     /// Makes sure that the folder is laid out as this version of dlock does it. All write the same, so that a half-written
@@ -159,10 +152,7 @@ impl Folder {
 
 fn make(path: &Path, mode: Option<u32>) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    match mode {
-        Some(mode) => fs::set_permissions(path, Permissions::from_mode(mode)),
-        None => Ok(()),
-    }
+    fs::set_permissions(path, Permissions::from_mode(mode.unwrap_or(0o700)))
 }
 
 fn check_private(path: &Path, owner: u32, mode: u32) -> Result<(), OpenError> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::{Scratch, acquire, claim, held};
 use dlock_core::{Datastore, ErrorKind, Released};
 use dlock_file::{FileDatastore, FileError, OpenError};
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{Gid, Mode, Uid};
 
 const TTL: Duration = Duration::from_secs(30);
 const NOBODY: u32 = 65534;
@@ -171,6 +171,9 @@ fn opener() {
     if env::var_os("DLOCK_TEST_UNPRIVILEGED").is_some() {
         drop_privileges();
     }
+    if env::var_os("DLOCK_TEST_NO_RIGHTS_BY_UMASK").is_some() {
+        rustix::process::umask(Mode::from_raw_mode(0o777));
+    }
     let outcome = match env::var("DLOCK_TEST_URL").as_deref() {
         Ok("default") => FileDatastore::open_default(),
         Ok(url) => FileDatastore::from_url(url),
@@ -223,18 +226,17 @@ fn public_scratch() -> Scratch {
 #[test]
 fn a_user_without_rights_is_told_which_are_missing() {
     let scratch = public_scratch();
-    for (mode, what) in [
-        (0o500, "read, write and search it"),
-        (0o300, "read, write and search it"),
-        (0o000, "read, write and search it"),
-    ] {
+    // All but one of the three rights, and none. (Whoever runs this, the owner or not.)
+    for mode in [0o505, 0o303, 0o606, 0o000] {
         set_mode(scratch.path(), mode);
         let error = unprivileged_outcome(&scratch.path());
-        assert!(
-            error.contains("cannot keep locks in") && error.contains(what),
-            "{error}"
-        );
-        assert!(error.contains("choose another folder"), "{error}");
+        for what in [
+            "cannot keep locks in",
+            "may not read, write and search it",
+            "choose another folder",
+        ] {
+            assert!(error.contains(what), "{mode:o}: {error}");
+        }
     }
     let error = unprivileged_outcome(&scratch.path().join("a/b"));
     set_mode(scratch.path(), 0o700);
@@ -275,6 +277,22 @@ fn records_that_another_user_keeps_to_himself_are_an_error_that_names_the_file()
     );
     let refused = shut("/none");
     assert!(refused.contains("Held"), "{refused}");
+}
+
+#[test]
+fn an_odd_umask_shuts_nobody_out_of_his_own_folder() {
+    let scratch = Scratch::new();
+    set_mode(scratch.place(), 0o777);
+    let url = format!("file:{}", scratch.path().display());
+    let one = Path::new("1");
+    let environment = [
+        ("DLOCK_TEST_UNPRIVILEGED", one),
+        ("DLOCK_TEST_NO_RIGHTS_BY_UMASK", one),
+    ];
+    let first = outcome(&url, &environment);
+    assert!(first.contains("Granted"), "{first}");
+    let second = outcome(&url, &environment);
+    assert!(second.contains("Held"), "{second}");
 }
 
 #[test]

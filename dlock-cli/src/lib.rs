@@ -14,6 +14,7 @@ pub mod exit_code;
 mod group;
 mod run;
 mod say;
+mod seen;
 mod signals;
 mod store;
 mod sys;

@@ -3,18 +3,21 @@
 use std::cell::Cell;
 use std::io;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dlock_core::{
-    AcquireError, Cancel, ErrorKind, Lock, LockEvent, LockGuard, LockOptions, Once, ReleaseError,
-    Store, Wait, duration,
+    AcquireError, Cancel, ErrorKind, Lock, LockEvent, LockGuard, LockOptions, Once, Store, Wait,
+    duration,
 };
+
+use rustix::process::Signal;
 
 use crate::args::{Once as Job, Patience, Run};
 use crate::command::{self, Ended};
 use crate::exit_code;
 use crate::say::{chain, plain, say};
+use crate::seen::{ReleaseFailure, Seen};
 use crate::signals::Signals;
 use crate::store;
 use crate::sys;
@@ -97,6 +100,7 @@ impl<'a> Attempt<'a> {
         let lock = Lock::with_options(store, &run.name, options(run)).map_err(|error| {
             Failure::new(exit_code::USAGE, format!("cannot lock {name}: {error}"))
         })?;
+        seen.is_about(lock.key());
         Ok(Attempt {
             run,
             name,
@@ -212,27 +216,24 @@ impl<'a> Attempt<'a> {
     /// The exit code, after the lock was released.
     fn code(&self, ended: Ended) -> Result<u8, Failure> {
         let name = &self.name;
-        let release = self.seen.release_failure();
-        if let Ended::CannotRun(code, message) = ended {
-            return Err(Failure::new(code, message));
-        }
-        if let Ended::NotStarted(signal) = ended {
-            return Ok(exit_code::of_signal(signal));
-        }
-        if matches!(ended, Ended::Lost) {
-            let why = match self.seen.renewal_failure() {
-                Some(error) => format!("its lease could not be renewed ({error})"),
-                None => "its lease ended".to_owned(),
-            };
-            return Err(Failure::new(
-                self.run.codes.lost,
-                format!(
-                    "lost {name} in {}: {why}; the command was ended",
-                    self.place
-                ),
-            ));
-        }
-        match release {
+        let code = match ended {
+            Ended::Exited(code) => code,
+            Ended::Killed { signal, .. } => exit_code::of_signal(signal),
+            Ended::NotStarted(signal) => return Ok(exit_code::of_signal(signal)),
+            Ended::CannotRun(code, message) => return Err(Failure::new(code, message)),
+            Ended::Lost => {
+                let why = match self.seen.renewal_failure() {
+                    Some(error) => format!("its lease could not be renewed ({error})"),
+                    None => "its lease ended".to_owned(),
+                };
+                let place = &self.place;
+                return Err(Failure::new(
+                    self.run.codes.lost,
+                    format!("lost {name} in {place}: {why}; the command was ended"),
+                ));
+            }
+        };
+        match self.seen.release_failure() {
             Some(ReleaseFailure::Lost) => {
                 return Err(Failure::new(
                     self.run.codes.lost,
@@ -250,23 +251,13 @@ impl<'a> Attempt<'a> {
             )),
             None => {}
         }
-        if let Ended::Killed {
-            signal,
-            had_terminal: true,
-        } = ended
-            && signal == rustix::process::Signal::INT.as_raw()
+        if matches!(ended, Ended::Killed { signal, had_terminal: true } if signal == Signal::INT.as_raw())
         {
+            drop(self.watcher.take());
             // Ctrl-C went to the command's group alone. Without dlock the script around it would have got it too.
-            let _ = sys::take_default_action_with_group(rustix::process::Signal::INT);
+            let _ = sys::take_default_action_with_group(Signal::INT);
         }
-        Ok(match ended {
-            Ended::Exited(code) => code,
-            Ended::Killed { signal, .. } | Ended::NotStarted(signal) => {
-                exit_code::of_signal(signal)
-            }
-            Ended::CannotRun(code, _) => code,
-            Ended::Lost => self.run.codes.lost,
-        })
+        Ok(code)
     }
 }
 
@@ -301,69 +292,4 @@ fn ago(since: SystemTime) -> String {
         "{} ago",
         duration::format(Duration::from_secs(age.as_secs()))
     )
-}
-
-/// What the store told of the lock on the way, for messages.
-struct Seen {
-    name: String,
-    /// Whether somebody watches the wait.
-    shows_wait: bool,
-    holder: Mutex<Option<String>>,
-    renewal: Mutex<Option<String>>,
-    release: Mutex<Option<ReleaseFailure>>,
-}
-
-enum ReleaseFailure {
-    Lost,
-    NotReleased(String),
-}
-
-impl Seen {
-    fn new(name: String, patience: Patience) -> Self {
-        let waits = patience != Patience::AtMost(Duration::ZERO);
-        Seen {
-            name,
-            shows_wait: waits && rustix::termios::isatty(rustix::stdio::stderr()),
-            holder: Mutex::new(None),
-            renewal: Mutex::new(None),
-            release: Mutex::new(None),
-        }
-    }
-
-    fn renewal_failure(&self) -> Option<String> {
-        lock(&self.renewal).take()
-    }
-
-    fn release_failure(&self) -> Option<ReleaseFailure> {
-        lock(&self.release).take()
-    }
-
-    fn show_wait(&self, holder: String) {
-        let mut last = lock(&self.holder);
-        if last.as_ref() != Some(&holder) {
-            say(format_args!("waiting for {}, held by {holder}", self.name));
-            *last = Some(holder);
-        }
-    }
-    fn note(&self, event: &LockEvent<'_>) {
-        match event {
-            LockEvent::Refused { held, .. } if self.shows_wait => self.show_wait(
-                held.holder()
-                    .map_or_else(|| "an unknown holder".to_owned(), ToString::to_string),
-            ),
-            LockEvent::RenewalFailed { error, .. } => *lock(&self.renewal) = Some(chain(*error)),
-            LockEvent::Renewed { .. } => *lock(&self.renewal) = None,
-            LockEvent::ReleaseFailed { error, .. } => {
-                *lock(&self.release) = Some(match error {
-                    ReleaseError::Lost => ReleaseFailure::Lost,
-                    error => ReleaseFailure::NotReleased(chain(*error)),
-                });
-            }
-            _ => {}
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -242,3 +242,39 @@ fn a_busy_pool_is_a_timeout_that_says_so() {
         assert!(released(&store, &hanging.join().unwrap()));
     });
 }
+
+#[test]
+fn in_a_batch_a_lease_that_is_nearly_over_does_not_make_the_others_fail() {
+    let (_server, proxy, store) = warm_behind_proxy();
+    let nearly = acquired(&store, &claim("dlock:nearly"));
+    let lease = acquired(&store, &claim(KEY));
+    let now = dlock_core::Clock::BOOTTIME.now();
+    let nearly = nearly.for_call(1, now.saturating_add(Duration::from_millis(1)));
+    proxy.replies(Fault::Delay(Duration::from_millis(20)));
+    let answers = store.extend_many(&[(nearly, TTL), (call(&lease, 1), TTL)]);
+    assert_eq!(answers.len(), 2);
+    assert!(
+        matches!(answers[1], Ok(dlock_core::Extension::Extended(_))),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn a_batch_whose_answers_are_lost_may_have_run_and_ends_with_the_first_of_its_deadlines() {
+    let (_server, proxy, store) = warm_behind_proxy();
+    let soon = acquired(&store, &claim("dlock:soon"));
+    let lease = acquired(&store, &claim(KEY));
+    let time = Duration::from_millis(400);
+    let soon = soon.for_call(1, dlock_core::Clock::BOOTTIME.now().saturating_add(time));
+    assert!(store.extend_many(&[(call(&lease, 1), TTL)])[0].is_ok());
+    proxy.replies(Fault::Hold);
+    let start = Instant::now();
+    let answers = store.extend_many(&[(soon, TTL), (call(&lease, 2), TTL)]);
+    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    for answer in answers {
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(error.may_have_executed());
+        assert!(whole_text(&error).contains("read the reply"), "{error:?}");
+    }
+}

@@ -152,6 +152,19 @@ fn a_replica_refuses_and_a_primary_that_lost_its_replicas_too() {
 }
 
 #[test]
+fn a_server_that_became_a_replica_is_not_asked_again_on_the_same_connection() {
+    let (server, proxy, store) = warm_behind_proxy();
+    server.command(["REPLICAOF", "127.0.0.1", "1"]);
+    proxy.reset_counts();
+    for connections in [0, 1, 2] {
+        let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+        assert_eq!(code(&error), "READONLY");
+        // Behind the same name there may be the new primary.
+        assert_eq!(proxy.counts().connections, connections);
+    }
+}
+
+#[test]
 fn a_server_that_is_busy_with_a_script_refuses() {
     let server = RedisServer::builder()
         .config("busy-reply-threshold", "50")

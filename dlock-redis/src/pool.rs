@@ -1,17 +1,17 @@
 //! How connections are opened.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dlock_core::{DatastoreError, ErrorKind, Time};
-use dlock_net::{Connect, Endpoint, Socket, deadline_in};
+use dlock_core::{DatastoreError, Time};
+use dlock_net::{Connect, Socket, deadline_in};
 
 use crate::config::{CONNECT_TIMEOUT, Place, UrlError};
 use crate::connection::Connection;
 use crate::stream::Stream;
 #[cfg(feature = "tls")]
-use crate::tls::{TlsSocket, Trust};
+use crate::tls::Trust;
 
 /// Opens connections to one server, for an [`r2d2`](crate::r2d2) pool.
 ///
@@ -35,7 +35,7 @@ pub struct ConnectionManager {
     place: Arc<Place>,
     connect_timeout: Duration,
     #[cfg(feature = "tls")]
-    trust: Arc<OnceLock<Trust>>,
+    trust: Trust,
 }
 
 dlock_net::impl_manage_connection!(ConnectionManager);
@@ -60,7 +60,7 @@ impl ConnectionManager {
             place: Arc::new(place),
             connect_timeout: CONNECT_TIMEOUT,
             #[cfg(feature = "tls")]
-            trust: Arc::default(),
+            trust: Trust::default(),
         };
         #[cfg(feature = "tls")]
         if let Some(file) = &manager.place.ca {
@@ -90,32 +90,16 @@ impl ConnectionManager {
                 "they are for rediss:// URLs only".to_owned(),
             ));
         }
-        self.trust = Arc::new(Trust::only(pem)?.into());
+        self.trust = Trust::only(pem)?;
         Ok(self)
     }
 
-    #[cfg(feature = "tls")]
     fn stream(&self, socket: Socket) -> Result<Stream, DatastoreError> {
-        let Endpoint::Tcp { host, .. } = &self.place.endpoint else {
-            return Ok(Stream::Plain(socket));
-        };
-        if !self.place.tls {
-            return Ok(Stream::Plain(socket));
+        #[cfg(feature = "tls")]
+        if self.place.tls {
+            let tls = self.trust.shake_hands(socket, &self.place.endpoint)?;
+            return Ok(Stream::Tls(Box::new(tls)));
         }
-        let trust = match self.trust.get() {
-            Some(trust) => trust,
-            None => {
-                let system = Trust::system()
-                    .map_err(|error| DatastoreError::not_executed(ErrorKind::Unsupported, error))?;
-                self.trust.get_or_init(|| system)
-            }
-        };
-        let tls = TlsSocket::new(socket, host, trust)?;
-        Ok(Stream::Tls(Box::new(tls)))
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn stream(&self, socket: Socket) -> Result<Stream, DatastoreError> {
         Ok(Stream::Plain(socket))
     }
 }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use dlock_core::{DatastoreError, ErrorKind};
-use dlock_net::{Deadline, Idle, NetError, Socket, Transport, failed_before_sending};
+use dlock_net::{
+    Deadline, Endpoint, Idle, NetError, Socket, Transport, deadline_in, failed_before_sending,
+};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -13,25 +16,15 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::config::UrlError;
 
-/// Whose certificates are believed. The system's authorities, or one's own instead of them.
-#[derive(Clone)]
-pub(crate) struct Trust(Arc<ClientConfig>);
+/// How many reads of what nobody asked for a connection is worth.
+const UNASKED: usize = 16;
+
+/// Whose certificates are believed: those that the operating system trusts, looked up when they are first needed, or one's own
+/// instead of them.
+#[derive(Clone, Default)]
+pub(crate) struct Trust(Arc<OnceLock<Arc<ClientConfig>>>);
 
 impl Trust {
-    /// Those that the operating system trusts.
-    pub(crate) fn system() -> Result<Self, UrlError> {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        // One that rustls cannot read is one that it will not trust.
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(UrlError::Certificates(
-                "this system has no trusted certificates; give the server's authority".to_owned(),
-            ));
-        }
-        Self::in_roots(roots)
-    }
-
     /// Those in `pem` only.
     pub(crate) fn only(pem: &[u8]) -> Result<Self, UrlError> {
         let bad = |error: &dyn fmt::Display| UrlError::Certificates(error.to_string());
@@ -43,24 +36,64 @@ impl Trust {
         if roots.is_empty() {
             return Err(bad(&"there is no certificate in the PEM text"));
         }
-        Self::in_roots(roots)
+        let config = believing(roots).map_err(|error| bad(&error))?;
+        Ok(Trust(Arc::new(config.into())))
     }
 
-    fn in_roots(roots: RootCertStore) -> Result<Self, UrlError> {
-        // Named, so that another crate's choice of a process-wide provider does not matter.
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| UrlError::Certificates(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Trust(Arc::new(config)))
+    /// Makes a connected socket speak TLS, within its deadline.
+    ///
+    /// # Errors
+    ///
+    /// Not executed.
+    pub(crate) fn shake_hands(
+        &self,
+        mut socket: Socket,
+        server: &Endpoint,
+    ) -> Result<TlsSocket, DatastoreError> {
+        let Endpoint::Tcp { host, .. } = server else {
+            return Err(unusable("TLS over a Unix socket"));
+        };
+        let name = ServerName::try_from(host.clone()).map_err(unusable)?;
+        let mut tls = ClientConnection::new(self.config()?, name).map_err(unusable)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket)
+                .map_err(|error| handshake_failed(server, error))?;
+        }
+        let deadline = socket.deadline().clone();
+        Ok(TlsSocket {
+            stream: StreamOwned::new(tls, socket),
+            deadline,
+        })
+    }
+
+    fn config(&self) -> Result<Arc<ClientConfig>, DatastoreError> {
+        if let Some(config) = self.0.get() {
+            return Ok(Arc::clone(config));
+        }
+        let mut roots = RootCertStore::empty();
+        // One that rustls cannot read is one that it will not trust.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(unusable(
+                "this system has no trusted certificates; give the server's authority",
+            ));
+        }
+        let config = believing(roots).map_err(unusable)?;
+        Ok(Arc::clone(self.0.get_or_init(|| config)))
     }
 }
 
-impl fmt::Debug for Trust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust").finish_non_exhaustive()
-    }
+fn believing(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
+    // Named, so that another crate's choice of a process-wide provider does not matter.
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn unusable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DatastoreError {
+    DatastoreError::not_executed(ErrorKind::Unsupported, error)
 }
 
 /// A socket that speaks TLS.
@@ -69,39 +102,16 @@ pub(crate) struct TlsSocket {
     deadline: Deadline,
 }
 
-impl TlsSocket {
-    /// Shakes hands over a connected socket, within its deadline.
-    pub(crate) fn new(
-        mut socket: Socket,
-        host: &str,
-        trust: &Trust,
-    ) -> Result<Self, DatastoreError> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|error| DatastoreError::not_executed(ErrorKind::Invalid, error))?;
-        let mut tls = ClientConnection::new(Arc::clone(&trust.0), name)
-            .map_err(|error| DatastoreError::not_executed(ErrorKind::Unsupported, error))?;
-        while tls.is_handshaking() {
-            tls.complete_io(&mut socket)
-                .map_err(|error| handshake_failed(host, error))?;
-        }
-        let deadline = socket.deadline().clone();
-        Ok(TlsSocket {
-            stream: StreamOwned::new(tls, socket),
-            deadline,
-        })
-    }
-}
-
 /// A certificate that is not trusted will not be next time: it must not be waited for like a server that is down.
-fn handshake_failed(host: &str, error: io::Error) -> DatastoreError {
+fn handshake_failed(server: &Endpoint, error: io::Error) -> DatastoreError {
     let ours = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())
         .is_some();
     if ours {
-        return DatastoreError::not_executed(ErrorKind::Unsupported, error);
+        return unusable(error);
     }
-    failed_before_sending(NetError::new(host, "shake hands (TLS)", error))
+    failed_before_sending(NetError::new(server, "shake hands (TLS)", error))
 }
 
 impl Transport for TlsSocket {
@@ -109,10 +119,10 @@ impl Transport for TlsSocket {
         &self.deadline
     }
 
-    /// Session tickets and key updates come unasked for and are no answer: they are taken in first.
+    /// Session tickets and key updates come unasked for and are no answer: they are taken in first, up to a point.
     fn is_quiet(&mut self) -> bool {
         let StreamOwned { conn, sock } = &mut self.stream;
-        loop {
+        for _ in 0..UNASKED {
             match sock.idle() {
                 Idle::Closed => return false,
                 Idle::Quiet => {
@@ -121,9 +131,8 @@ impl Transport for TlsSocket {
                         .is_ok_and(|state| state.plaintext_bytes_to_read() == 0);
                 }
                 Idle::Pending => {
-                    // Something is there, so this does not block.
-                    self.deadline
-                        .set(dlock_net::deadline_in(std::time::Duration::from_millis(10)));
+                    // Something is there, so this does not wait; but it must not find the last call's deadline passed.
+                    self.deadline.set(deadline_in(Duration::from_millis(10)));
                     let read = conn.read_tls(sock);
                     if !matches!(read, Ok(1..)) || conn.process_new_packets().is_err() {
                         return false;
@@ -131,6 +140,7 @@ impl Transport for TlsSocket {
                 }
             }
         }
+        false
     }
 }
 

@@ -1,5 +1,7 @@
 //! The suite that every store passes, through every way to a real server.
 
+// The servers are started by means that only Unix has.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::sync::OnceLock;

@@ -8,7 +8,8 @@ use dlock_testkit::servers::RedisServer;
 
 use crate::support::*;
 
-const SOON: Duration = Duration::from_millis(200);
+/// Long enough for a busy machine to send a request.
+const SOON: Duration = Duration::from_millis(500);
 
 fn fence_of_server(server: &RedisServer) -> u64 {
     server
@@ -158,8 +159,9 @@ fn a_reply_that_drips_ends_with_the_deadline_and_not_with_the_drip() {
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.may_have_executed());
     // The reply has more than fifty bytes.
+    let drips = every * 50;
     assert!(
-        took >= time - Duration::from_millis(10) && took < time * 8,
+        took >= time - Duration::from_millis(10) && took < drips - Duration::from_secs(1),
         "{took:?}"
     );
 }

@@ -100,12 +100,12 @@ fn a_pool_of_the_callers_own_will_do() {
 #[test]
 fn a_lock_is_renewed_for_as_long_as_it_is_held() {
     let server = RedisServer::start();
-    let options = LockOptions::default().with_ttl(Duration::from_millis(900));
+    let options = LockOptions::default().with_ttl(Duration::from_secs(3));
     let lock = Lock::with_options(store(&server), "import", options).unwrap();
     let guard = lock.try_acquire().unwrap();
     let record = || server.command(["GET", KEY]);
     // Each renewal changes the sequence in the record.
-    for _ in 0..4 {
+    for _ in 0..3 {
         let before = record();
         until("it is renewed", || record() != before);
         assert!(guard.is_valid());
@@ -124,4 +124,29 @@ fn a_dead_holders_lock_is_taken_over_at_the_end_of_its_lease() {
     let guard = Lock::new(store, "import").acquire_within(LONG).unwrap();
     assert!(start.elapsed() >= ttl, "not before");
     guard.release().unwrap();
+}
+
+#[test]
+fn a_copy_of_an_extend_changes_nothing_and_is_told_the_true_remaining_time() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let lease = acquired(&store, &claim(KEY));
+    assert_eq!(extend(&store, &lease, 4, TTL * 2), Some(TTL * 2));
+    let record = server.command(["GET", KEY]);
+    for sequence in [4, 3] {
+        let left = extend(&store, &lease, sequence, TTL / 2).unwrap();
+        assert!(left > TTL && left <= TTL * 2, "{sequence}: {left:?}");
+    }
+    assert_eq!(server.command(["GET", KEY]), record);
+}
+
+#[test]
+fn a_repeated_claim_takes_nothing_away() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let claim = claim(KEY);
+    granted(store.acquire(&claim, TTL * 2));
+    let left = granted(store.acquire(&claim, TTL / 2)).ttl;
+    assert!(left > TTL && left <= TTL * 2, "{left:?}");
+    assert!(server.command(["PTTL", KEY]).integer().unwrap() > 30_000);
 }

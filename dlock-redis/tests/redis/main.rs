@@ -1,9 +1,13 @@
 //! What `dlock-redis` promises, against real servers that are broken in every way at hand.
 
+// The servers are started by means that only Unix has.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod beside_others;
 mod broken_connections;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod costs;
 mod locks;
 mod rights;

@@ -9,7 +9,8 @@ use dlock_testkit::servers::RedisServer;
 
 use crate::support::*;
 
-const SOON: Duration = Duration::from_millis(200);
+/// Long enough for a busy machine to send a request.
+const SOON: Duration = Duration::from_millis(500);
 
 #[test]
 fn a_claim_that_waited_at_a_stopped_server_holds_nothing_when_it_goes_on() {

@@ -3,6 +3,17 @@
 //! The numbers are those of `sysexits.h` and of the shells, so that a script that knows them needs no table. A command may use
 //! the same numbers for itself: [`HELD`], [`DONE`], [`UNREACHABLE`] and [`LOST`] can be replaced by flags, and what dlock
 //! itself says on standard error begins with `dlock: `.
+//!
+//! ```no_run
+//! use dlock_cli::exit_code;
+//! use std::process::Command;
+//!
+//! let status = Command::new("dlock").args(["run", "hourly-import", "--", "./import.sh"]).status()?;
+//! if status.code() == Some(exit_code::HELD.into()) {
+//!     println!("somebody else imports");
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 /// The command line cannot be understood, or a value in it cannot work with this store.
 pub const USAGE: u8 = 64;

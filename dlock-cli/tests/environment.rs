@@ -126,6 +126,15 @@ fn it_gets_arguments_as_they_are_and_nothing_is_run_by_a_shell() {
 }
 
 #[test]
+fn arguments_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let place = Place::new();
+    let word = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    let run = output(place.dlock("job").args(["--", "printf", "%s"]).arg(word));
+    assert_eq!(run.stdout, b"\xff\xfe");
+}
+
+#[test]
 fn a_reader_of_its_output_does_not_wait_for_the_watcher() {
     // The output ends when the command and dlock did. A watcher that held it open would be waited for.
     let place = Place::new();

@@ -141,6 +141,21 @@ fn a_renewed_lease_lasts_longer_than_its_ttl() {
 }
 
 #[test]
+fn a_dlock_that_was_stopped_beyond_its_lease_ends_the_command_when_it_goes_on() {
+    let place = Place::new();
+    let child = spawn(&mut place.run("--ttl 500ms job", "echo $$ >pid; exec sleep 60"));
+    let pid = place.await_pid("pid");
+    kill_child(&child, Signal::STOP);
+    // Only the fencing token protects what the first command does from here on.
+    assert_eq!(code(&output(&mut place.run("--wait 20s job", "true"))), 0);
+    assert!(runs(pid));
+    kill_child(&child, Signal::CONT);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 70, "{}", stderr(&output));
+    assert!(!runs(pid));
+}
+
+#[test]
 fn kill_9_of_dlock_ends_the_command_and_its_grandchildren() {
     let place = Place::new();
     let script = "echo $$ >outer; sh -c 'echo $$ >inner; sleep 60; true'; true";

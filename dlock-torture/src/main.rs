@@ -1,0 +1,115 @@
+//! Runs real processes that lock, breaks their servers, network and themselves at random, and checks what they saw.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod backend;
+mod lanes;
+mod options;
+mod plan;
+mod random;
+mod run;
+mod worker;
+mod workers;
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
+
+use dlock_testkit::history::Figures;
+
+use options::Options;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Something was found.
+const FOUND: u8 = 1;
+/// It could not run.
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let result = match words.first().map(String::as_str) {
+        Some("worker") => worker(&words[1..]).map(|()| ExitCode::SUCCESS),
+        _ => torture(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("dlock-torture: {error}");
+        ExitCode::from(FAILED)
+    })
+}
+
+fn torture() -> Result<ExitCode, Failure> {
+    let options = Options::parse(lexopt::Parser::from_env())?;
+    if options.help {
+        print!("{}", options::HELP);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let seed = match options.seed {
+        Some(seed) => seed,
+        None => random_seed()?,
+    };
+    println!("seed {seed}, {} s", options.lasts.as_secs());
+    let (folder, temporary) = run::folder(&options)?;
+    let start = Instant::now();
+    let say = |line: &str| println!("{:8.2} {line}", start.elapsed().as_secs_f64());
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = options
+            .backends
+            .iter()
+            .map(|backend| scope.spawn(|| run::run(*backend, &options, seed, &folder, &say)))
+            .collect();
+        running
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect()
+    });
+    let mut all = Figures::default();
+    let mut violations = 0;
+    for outcome in &outcomes {
+        let Ok(outcome) = outcome else {
+            violations += 1;
+            continue;
+        };
+        let name = outcome.backend.name();
+        println!("{name}: {} rounds, {}", outcome.rounds, outcome.figures);
+        all.add(&outcome.figures);
+        if let Some(found) = &outcome.found {
+            violations += 1;
+            println!("{found}");
+        }
+    }
+    println!("all: {all}, backends with violations {violations}");
+    if violations == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let kept = temporary.map_or(folder, tempfile::TempDir::keep);
+    let seconds = options.lasts.as_secs();
+    println!("again: dlock-torture --seed {seed} --seconds {seconds}");
+    println!("the histories are in {}", kept.display());
+    Ok(ExitCode::from(FOUND))
+}
+
+fn random_seed() -> Result<u64, Failure> {
+    let mut seed = [0; 4];
+    getrandom::fill(&mut seed)?;
+    // Short enough to be typed.
+    Ok(u64::from(u32::from_le_bytes(seed)))
+}
+
+/// `worker BACKEND URL HISTORIES RESOURCES ACTOR SEED`: what this program starts itself.
+fn worker(words: &[String]) -> Result<(), Failure> {
+    let [backend, url, folder, resources, actor, seed] = words else {
+        return Err("a worker is started by dlock-torture itself".into());
+    };
+    worker::run(&worker::Job {
+        backend: backend.parse()?,
+        url,
+        folder: Path::new(folder),
+        resources: Path::new(resources),
+        actor,
+        seed: seed.parse()?,
+    })
+}

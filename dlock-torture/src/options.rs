@@ -1,0 +1,103 @@
+//! What the command line says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::Arg::{Long, Short, Value};
+use lexopt::ValueExt;
+
+use crate::backend::Backend;
+
+pub(crate) const HELP: &str = "\
+Runs processes that lock, breaks their servers, network and themselves at random, and checks what they saw.
+
+usage: dlock-torture [--minutes N | --seconds N] [--backend all|redis|memcached|file]… [--seed N] [--workers N] [--keep FOLDER]
+
+  --minutes N, --seconds N  how long; default one minute
+  --backend NAME            which store; all of them, side by side, by default
+  --seed N                  what is broken when; a random one by default
+  --workers N               processes for each store; default 5
+  --keep FOLDER             keep the histories there, also if nothing is wrong
+";
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) lasts: Duration,
+    pub(crate) backends: Vec<Backend>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) workers: usize,
+    pub(crate) keep: Option<PathBuf>,
+    pub(crate) help: bool,
+}
+
+impl Options {
+    pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Self, lexopt::Error> {
+        let mut options = Options {
+            lasts: Duration::from_secs(60),
+            backends: Vec::new(),
+            seed: None,
+            workers: 5,
+            keep: None,
+            help: false,
+        };
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("minutes") => {
+                    let minutes: u32 = parser.value()?.parse()?;
+                    options.lasts = Duration::from_secs(u64::from(minutes) * 60);
+                }
+                Long("seconds") => {
+                    let seconds: u32 = parser.value()?.parse()?;
+                    options.lasts = Duration::from_secs(u64::from(seconds));
+                }
+                Long("backend") => match parser.value()?.string()?.as_str() {
+                    "all" => options.backends.extend(Backend::ALL),
+                    name => options.backends.push(name.parse()?),
+                },
+                Long("seed") => options.seed = Some(parser.value()?.parse()?),
+                Long("workers") => options.workers = parser.value()?.parse::<u8>()?.into(),
+                Long("keep") => options.keep = Some(parser.value()?.into()),
+                Long("help") | Short('h') => options.help = true,
+                Value(_) | Long(_) | Short(_) => return Err(argument.unexpected()),
+            }
+        }
+        if options.backends.is_empty() {
+            options.backends.extend(Backend::ALL);
+        }
+        options.backends.dedup();
+        options.workers = options.workers.max(2);
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Options, lexopt::Error> {
+        Options::parse(lexopt::Parser::from_args(words))
+    }
+
+    #[test]
+    fn the_command_line_is_read() {
+        let options = parse(&["--minutes", "2", "--backend", "file", "--seed", "7"]).unwrap();
+        assert_eq!(options.lasts, Duration::from_secs(120));
+        assert_eq!(options.backends, [Backend::File]);
+        assert_eq!((options.seed, options.workers), (Some(7), 5));
+        assert_eq!(parse(&[]).unwrap().backends, Backend::ALL);
+        assert_eq!(parse(&["--backend", "all"]).unwrap().backends, Backend::ALL);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for words in [
+            &["--minutes", "x"][..],
+            &["--backend", "oracle"],
+            &["--seed"],
+            &["here"],
+            &["--fast"],
+        ] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One worker process: it does what users of locks do, in a random order, until its standard input ends.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dlock_core::{AcquireError, Cancel, Clock, Lock, LockOptions, Wait};
+use dlock_testkit::history::{Holding, Looker, Recorder, Resource};
+
+use crate::backend::Backend;
+use crate::random::Random;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A job of `once` is a new one each so many nanoseconds.
+const JOB_EVERY: u64 = 2_000_000_000;
+/// For how long such a job counts as done.
+const JOB_KEEP: Duration = Duration::from_secs(15);
+/// The prefix of all keys.
+const PREFIX: &str = "torture";
+
+pub(crate) struct Job<'a> {
+    pub(crate) backend: Backend,
+    pub(crate) url: &'a str,
+    pub(crate) folder: &'a Path,
+    pub(crate) resources: &'a Path,
+    pub(crate) actor: &'a str,
+    pub(crate) seed: u64,
+}
+
+struct Worker<'a> {
+    job: &'a Job<'a>,
+    recorder: Recorder,
+    random: Random,
+    stop: Arc<AtomicBool>,
+    cancel: Cancel,
+}
+
+pub(crate) fn run(job: &Job<'_>) -> Result<(), Failure> {
+    let mut random = Random::new(job.seed, &[]);
+    let store = job.backend.open(job.url, &mut random)?;
+    let recorder = Recorder::create(job.folder, job.actor, job.backend.name(), store)?;
+    let (stop, cancel) = (Arc::new(AtomicBool::new(false)), Cancel::new());
+    thread::spawn({
+        let (stop, cancel) = (Arc::clone(&stop), cancel.clone());
+        move || {
+            // Whoever started us closes it, or is gone.
+            let _ = io::stdin().read(&mut [0]);
+            stop.store(true, Ordering::SeqCst);
+            cancel.cancel();
+        }
+    });
+    let mut worker = Worker {
+        job,
+        recorder,
+        random,
+        stop,
+        cancel,
+    };
+    while !worker.is_over() {
+        worker.turn()?;
+        let pause = worker.random.millis(0..50);
+        thread::sleep(pause);
+    }
+    Ok(())
+}
+
+impl Worker<'_> {
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// One acquire and what comes of it.
+    fn turn(&mut self) -> Result<(), Failure> {
+        let (name, ttl) = self.random.pick(self.job.backend.locks());
+        let lock = self.lock(name, ttl)?;
+        let resource = Resource::at(self.job.resources.join(name));
+        let holds = self.hold_time(ttl);
+        match self.random.within(0..100) {
+            0..8 => self.once(&lock, holds, &resource),
+            8..16 => {
+                let wait = self.wait();
+                let (over, mut random) = (Arc::clone(&self.stop), self.random.clone());
+                let ran = self.recorder.locked(&lock, &wait, |looker| {
+                    work(looker, holds, &resource, &over, &mut random);
+                });
+                self.after(ran.err());
+            }
+            16..24 => {
+                // Somebody changes his mind.
+                let (cancel, soon) = (Cancel::new(), self.random.millis(1..400));
+                let wait = Wait::within(Duration::from_secs(3)).cancelled_by(&cancel);
+                let canceller = thread::spawn(move || {
+                    thread::sleep(soon);
+                    cancel.cancel();
+                });
+                let acquired = self.recorder.acquire(&lock, &wait);
+                let _ = canceller.join();
+                self.hold(acquired, holds, &resource);
+            }
+            _ => {
+                let wait = self.wait();
+                let acquired = self.recorder.acquire(&lock, &wait);
+                self.hold(acquired, holds, &resource);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&mut self, name: &str, ttl: Duration) -> Result<Lock, Failure> {
+        let options = LockOptions::default().with_key_prefix(PREFIX).with_ttl(ttl);
+        let options = match self.random.within(0..10) {
+            0 => options.with_min_hold(ttl * 2 / 3),
+            1 => options.with_max_hold(ttl * 3 / 2),
+            2 | 3 => options.with_renew(false),
+            _ => options,
+        };
+        // The least that a store takes bounds the holds as well.
+        let options = match Lock::with_options(self.recorder.store(), name, options) {
+            Ok(lock) => return Ok(lock),
+            Err(_) => LockOptions::default().with_key_prefix(PREFIX).with_ttl(ttl),
+        };
+        Ok(Lock::with_options(self.recorder.store(), name, options)?)
+    }
+
+    fn wait(&mut self) -> Wait {
+        let wait = match self.random.percent(45) {
+            true => Wait::none(),
+            false => Wait::within(self.random.millis(30..3000)),
+        };
+        wait.cancelled_by(&self.cancel)
+    }
+
+    /// Mostly short; sometimes so long that the lease must be renewed.
+    fn hold_time(&mut self, ttl: Duration) -> Duration {
+        match self.random.within(0..20) {
+            0..13 => self.random.millis(0..30),
+            13..17 => self.random.millis(100..800),
+            _ => ttl * 5 / 4 + self.random.millis(0..1500),
+        }
+    }
+
+    fn once(&mut self, lock: &Lock, holds: Duration, resource: &Resource) {
+        let job = format!("job-{}", Clock::BOOTTIME.now().as_nanos() / JOB_EVERY);
+        let wait = self.wait();
+        let fails = self.random.percent(10);
+        let (over, mut random) = (Arc::clone(&self.stop), self.random.clone());
+        let ran = self.recorder.once(lock, &wait, &job, JOB_KEEP, |looker| {
+            work(looker, holds, resource, &over, &mut random);
+            if fails { Err(()) } else { Ok(()) }
+        });
+        self.after(ran.err());
+    }
+
+    fn hold(
+        &mut self,
+        acquired: Result<Holding, AcquireError>,
+        holds: Duration,
+        resource: &Resource,
+    ) {
+        let mut holding = match acquired {
+            Ok(holding) => holding,
+            Err(error) => return self.after(Some(error)),
+        };
+        work(&mut holding, holds, resource, &self.stop, &mut self.random);
+        if self.random.percent(80) {
+            // The history says how it ended.
+            let _ = holding.release();
+        }
+    }
+
+    /// Waits a little after a store that fails.
+    fn after(&mut self, error: Option<AcquireError>) {
+        if error.is_some_and(|error| !error.is_held()) {
+            thread::sleep(self.random.millis(5..60));
+        }
+    }
+}
+
+/// What is done under a lock: look at the lease, write under its token.
+trait Held {
+    fn look(&mut self) -> Duration;
+    fn write(&mut self, resource: &Resource) -> bool;
+}
+
+impl Held for Holding {
+    fn look(&mut self) -> Duration {
+        Holding::look(self)
+    }
+
+    fn write(&mut self, resource: &Resource) -> bool {
+        Holding::write(self, resource)
+    }
+}
+
+impl Held for Looker<'_> {
+    fn look(&mut self) -> Duration {
+        Looker::look(self)
+    }
+
+    fn write(&mut self, resource: &Resource) -> bool {
+        Looker::write(self, resource)
+    }
+}
+
+fn work(
+    held: &mut impl Held,
+    holds: Duration,
+    resource: &Resource,
+    over: &AtomicBool,
+    random: &mut Random,
+) {
+    let start = Instant::now();
+    loop {
+        let valid = !held.look().is_zero();
+        // One that lost its lock may not know it yet, or not care.
+        if random.percent(if valid { 20 } else { 60 }) {
+            held.write(resource);
+        }
+        if !valid || start.elapsed() >= holds || over.load(Ordering::SeqCst) {
+            return;
+        }
+        thread::sleep(random.millis(2..15));
+    }
+}

@@ -1,0 +1,216 @@
+//! The worker processes, as the process that breaks them sees them.
+
+use std::env;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::backend::Backend;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A worker that is to end and does not within this time hangs.
+const ENDS_WITHIN: Duration = Duration::from_secs(45);
+
+/// The worker processes of one round. Dropping it kills them.
+pub(crate) struct Workers {
+    backend: Backend,
+    url: String,
+    /// Where the histories go.
+    folder: PathBuf,
+    /// Where the guarded resources are.
+    resources: PathBuf,
+    seed: u64,
+    running: Vec<Option<Child>>,
+    started: usize,
+    watcher: Watcher,
+}
+
+impl Workers {
+    pub(crate) fn start_all(
+        backend: Backend,
+        url: &str,
+        (folder, resources): (&Path, &Path),
+        seed: u64,
+        count: usize,
+    ) -> Result<Self, Failure> {
+        let mut workers = Workers {
+            backend,
+            url: url.to_owned(),
+            folder: folder.to_owned(),
+            resources: resources.to_owned(),
+            seed,
+            running: (0..count).map(|_| None).collect(),
+            started: 0,
+            watcher: Watcher::start()?,
+        };
+        for number in 0..count {
+            workers.start(number)?;
+        }
+        Ok(workers)
+    }
+
+    /// Starts worker `number`, which is not running.
+    pub(crate) fn start(&mut self, number: usize) -> Result<(), Failure> {
+        let actor = format!("worker-{number}-{}", self.started);
+        let errors = File::create(self.folder.join(format!("{actor}.stderr")))?;
+        let child = Command::new(env::current_exe()?)
+            .arg("worker")
+            .args([self.backend.name(), &self.url])
+            .args([&self.folder, &self.resources])
+            .args([
+                &actor,
+                &self.seed.wrapping_add(self.started as u64).to_string(),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()?;
+        self.started += 1;
+        self.watcher.tell('+', &child);
+        self.running[number] = Some(child);
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn stop(&self, number: usize) {
+        self.signal(number, Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn go_on(&self, number: usize) {
+        self.signal(number, Signal::CONT);
+    }
+
+    fn signal(&self, number: usize, signal: Signal) {
+        if let Some(child) = &self.running[number] {
+            // It is not waited for yet, so its id is its own, dead or alive.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// A worker that had ended by itself.
+    pub(crate) fn kill(&mut self, number: usize) -> Result<(), Failure> {
+        let Some(mut child) = self.running[number].take() else {
+            return Ok(());
+        };
+        let ended = child.try_wait()?;
+        self.end(&mut child);
+        match ended {
+            Some(status) => Err(self.ended_by_itself(number, status)),
+            None => Ok(()),
+        }
+    }
+
+    fn end(&mut self, child: &mut Child) {
+        // In this order: when the watcher may act on an id, it must be this child's.
+        self.watcher.tell('-', child);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn ended_by_itself(&self, number: usize, status: std::process::ExitStatus) -> Failure {
+        let folder = self.folder.display();
+        format!("worker {number} ended by itself ({status}); see the .stderr files in {folder}")
+            .into()
+    }
+
+    /// Asks all to end and waits until they have.
+    ///
+    /// # Errors
+    ///
+    /// A worker that failed, or did not end.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        let asked = Instant::now();
+        for number in 0..self.running.len() {
+            self.go_on(number);
+            if let Some(child) = &mut self.running[number] {
+                drop::<Option<ChildStdin>>(child.stdin.take());
+            }
+        }
+        for number in 0..self.running.len() {
+            let Some(mut child) = self.running[number].take() else {
+                continue;
+            };
+            let status = loop {
+                match child.try_wait()? {
+                    Some(status) => break Some(status),
+                    None if asked.elapsed() > ENDS_WITHIN => break None,
+                    None => thread::sleep(Duration::from_millis(20)),
+                }
+            };
+            self.end(&mut child);
+            match status {
+                Some(status) if status.success() => {}
+                Some(status) => return Err(self.ended_by_itself(number, status)),
+                None => {
+                    let text = format!("worker {number} hangs: it did not end in {ENDS_WITHIN:?}");
+                    return Err(text.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for number in 0..self.running.len() {
+            if let Some(mut child) = self.running[number].take() {
+                self.end(&mut child);
+            }
+        }
+    }
+}
+
+/// A shell that kills the workers, also those that are stopped, when this process is gone: its standard input ends then.
+struct Watcher(Child);
+
+const WATCH: &str = r#"
+trap '' HUP INT TERM
+pids=
+while read -r what pid; do
+  case $what in
+    +) pids="$pids $pid" ;;
+    -) rest=
+       for one in $pids; do [ "$one" = "$pid" ] || rest="$rest $one"; done
+       pids=$rest ;;
+  esac
+done
+[ -z "$pids" ] || kill -9 $pids
+"#;
+
+impl Watcher {
+    fn start() -> Result<Self, Failure> {
+        let child = Command::new("sh")
+            .args(["-c", WATCH, "dlock-torture-watcher"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Watcher(child))
+    }
+
+    fn tell(&mut self, what: char, child: &Child) {
+        if let Some(stdin) = &mut self.0.stdin {
+            // If somebody killed the watcher, the workers still end with their own standard input.
+            let _ = stdin.write_all(format!("{what} {}\n", child.id()).as_bytes());
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}

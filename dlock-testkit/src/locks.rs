@@ -51,7 +51,7 @@ impl Case<'_> {
     }
 
     /// Tries, again while the store says that it may work later.
-    fn tried(&self, lock: &Lock) -> Result<LockGuard, AcquireError> {
+    pub(crate) fn tried(&self, lock: &Lock) -> Result<LockGuard, AcquireError> {
         let give_up = now().saturating_add(PATIENCE);
         loop {
             match lock.try_acquire() {

@@ -102,7 +102,7 @@ impl Servant<'_> {
         let lock = self.case.lock(&self.store, id, |options| {
             options.with_ttl(ttl).with_renew(renewed)
         });
-        match lock.try_acquire() {
+        match self.case.tried(&lock) {
             Ok(guard) => {
                 let losses = Arc::new(AtomicU32::new(0));
                 let counted = Arc::clone(&losses);

@@ -128,6 +128,14 @@ pub fn a_killed_holder_is_taken_over(subject: &Subject) -> Verdict {
     );
     let store = Store::new(subject.first());
     let lock = case.lock(&store, "killed", |options| options);
+    let early = lock.try_acquire();
+    let valid = other.ask("valid killed");
+    check!(
+        case,
+        early.is_err() || valid == "false",
+        "another process's guard was valid, but this one acquired its lock"
+    );
+    drop(early);
     other.kill();
     let killed = now();
     let guard = match lock.acquire_within(PATIENCE) {

@@ -17,7 +17,7 @@ use crate::{Subject, Verdict};
 /// On each store.
 const LEASES: usize = 100;
 /// How many times in a row leases must be lost before it is not this machine's fault.
-const TRIES: u32 = 5;
+const TRIES: u32 = 3;
 
 /// While one store does not answer, no lease on another is lost, whatever the callbacks of lost locks do.
 pub fn a_stopped_store_does_not_disturb_another(subject: &Subject) -> Verdict {

@@ -20,6 +20,9 @@ pub(crate) struct Record {
     pub(crate) holder: String,
 }
 
+/// Stands in the place of a holder's description in a record that no lock client wrote.
+pub(crate) const FOREIGN: &str = "written by somebody else";
+
 #[derive(Clone)]
 pub(crate) enum Backing {
     Memory(Arc<Memory>),

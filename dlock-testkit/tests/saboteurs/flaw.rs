@@ -31,6 +31,7 @@ pub(crate) enum Flaw {
     BatchComparesNothing,
     BatchAnswersBackwards,
     AbandonFreesWhateverIsThere,
+    ReleaseDoesNothing,
     // Law 5.
     RefusesRepeats,
     RepeatsGetANewFence,
@@ -49,6 +50,7 @@ pub(crate) enum Flaw {
     ExpiresForItsOwnerOnly,
     TakesZeroForEver,
     TakesAMonthForNothing,
+    ReleasesExpired,
     // Law 7.
     ExtendAdds,
     ExtendIgnoresItsNumber,
@@ -77,6 +79,7 @@ pub(crate) enum Flaw {
     LateCallsAreInvalid,
     LateCallsPanic,
     WaitsForItsTurnForEver,
+    KeepsACrowdWaiting,
     // Law 10.
     AbandonDoesNothing,
     AbandonClaims,
@@ -86,10 +89,16 @@ pub(crate) enum Flaw {
     QueuesWhoGaveUp,
     LeaksThreads,
     LeaksFiles,
+    ShowsReleasedKeys,
     // What is declared.
     WakesNobody,
     WakesUndeclared,
     ConfirmsWhatIsGone,
+    WakesWhoLeft,
+    OverwritesForeignKeys,
+    HoldsForeignKeys,
+    BreaksAnyLease,
+    DeclaresNoTime,
 }
 
 impl Flaw {

@@ -89,7 +89,7 @@ impl Reference {
     /// The writer's turn for a call that ends at `end`.
     pub(super) fn turn(&self, end: Time) -> Result<Turn, DatastoreError> {
         let patience = match self.flaw {
-            Some(Flaw::WaitsForItsTurnForEver) => Time::MAX,
+            Some(Flaw::WaitsForItsTurnForEver | Flaw::KeepsACrowdWaiting) => Time::MAX,
             // Long enough to have its turn although it is late.
             _ if self.does_late_calls() => self.now().saturating_add(Duration::from_secs(2)),
             _ => end,
@@ -100,6 +100,10 @@ impl Reference {
                 "the writer was busy",
             ));
         };
+        if self.has(Flaw::KeepsACrowdWaiting) {
+            thread::sleep(Duration::from_millis(150));
+            return Ok(turn);
+        }
         if self.now() > end && !self.does_late_calls() {
             return match self.flaw {
                 Some(Flaw::LateCallsPanic) => panic!("overflow when subtracting durations"),

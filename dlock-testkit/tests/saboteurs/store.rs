@@ -5,13 +5,16 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension, Lease, Reach,
-    Released, Signal, Watch,
+    Attempt, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension, FencingToken,
+    Held, Inspect, Lease, Reach, Released, Signal, Watch,
 };
 
-use super::backing::{Backing, Record};
+use super::backing::{Backing, FOREIGN, Record};
 use super::flaw::Flaw;
 pub(crate) use super::rules::Reference;
+
+/// For an operator's look.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Datastore for Reference {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
@@ -25,6 +28,19 @@ impl Datastore for Reference {
         let is_late = self.now() > claim.not_after();
         let key = self.name(claim.key());
         let found = turn.load(&key);
+        if found
+            .as_ref()
+            .is_some_and(|record| record.holder == FOREIGN)
+        {
+            match self.flaw {
+                Some(Flaw::OverwritesForeignKeys) => {}
+                Some(Flaw::HoldsForeignKeys) => return Ok(Attempt::Held(Held::new())),
+                _ => {
+                    let kind = ErrorKind::ForeignKey;
+                    return Err(DatastoreError::not_executed(kind, "no record of a lock"));
+                }
+            }
+        }
         let held = found.clone().filter(|record| {
             let is_over = match self.flaw {
                 Some(Flaw::ExpiresForItsOwnerOnly) => {
@@ -115,8 +131,12 @@ impl Datastore for Reference {
         let record = turn
             .load(&key)
             .filter(|record| record.owner.is_some() && record.until > now);
+        if self.has(Flaw::ReleaseDoesNothing) {
+            return Ok(Released::from(record.is_some()));
+        }
         let Some(record) = record else {
             return match self.flaw {
+                Some(Flaw::ReleasesExpired) => Ok(Released::Ours),
                 Some(Flaw::RepeatedReleaseFails) => Err(DatastoreError::not_executed(
                     ErrorKind::Protocol,
                     "no such record",
@@ -157,7 +177,13 @@ impl Datastore for Reference {
             Some(Flaw::ConfirmsWhatIsGone) => traits
                 .with_fencing("ever")
                 .with_confirm_after(Duration::from_millis(5)),
-            Some(Flaw::TakesZeroForEver) => traits.with_fencing("ever"),
+            Some(Flaw::WakesWhoLeft) => traits.with_fencing("ever").with_wakes(),
+            Some(Flaw::DeclaresNoTime) => {
+                let ttl_max = traits.ttl_max;
+                traits
+                    .with_fencing("ever")
+                    .with_ttl(Duration::ZERO, ttl_max)
+            }
             _ => traits.with_fencing("ever"),
         }
     }
@@ -185,12 +211,29 @@ impl Datastore for Reference {
         Ok(())
     }
 
-    fn watch(&self, _: &Claim, _: &Signal) -> Result<Option<Watch>, DatastoreError> {
+    fn watch(&self, _: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        if self.has(Flaw::WakesWhoLeft) {
+            let signal = signal.clone();
+            thread::spawn(move || {
+                for _ in 0..50 {
+                    thread::sleep(Duration::from_millis(20));
+                    signal.notify();
+                }
+            });
+            return Ok(Some(Watch::new(|| ())));
+        }
         let wakes = self.has(Flaw::WakesNobody) || self.has(Flaw::WakesUndeclared);
         Ok(wakes.then(|| Watch::new(|| ())))
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        if self.has(Flaw::ExtendTakesItsTime) {
+            thread::sleep(Duration::from_millis(4200));
+        }
         let mut answers: Vec<_> = leases
             .iter()
             .map(|(lease, ttl)| {
@@ -202,5 +245,36 @@ impl Datastore for Reference {
             answers.reverse();
         }
         answers
+    }
+}
+
+impl Inspect for Reference {
+    fn holder(&self, key: &str) -> Result<Option<Held>, DatastoreError> {
+        let turn = self.turn(self.now().saturating_add(PATIENCE))?;
+        let now = self.now();
+        let record = turn.load(&self.name(key)).filter(|record| {
+            self.has(Flaw::ShowsReleasedKeys) || record.owner.is_some() && record.until > now
+        });
+        Ok(record.map(|record| {
+            Held::new()
+                .with_expires_in(now.until(record.until))
+                .with_fence(FencingToken::new(record.fence))
+                .with_holder_text(&record.holder)
+        }))
+    }
+
+    fn break_lease(&self, key: &str, fence: FencingToken) -> Result<Released, DatastoreError> {
+        let turn = self.turn(self.now().saturating_add(PATIENCE))?;
+        let now = self.now();
+        let key = self.name(key);
+        let record = turn.load(&key).filter(|record| {
+            let is_meant = record.fence == fence.get() || self.has(Flaw::BreaksAnyLease);
+            record.owner.is_some() && record.until > now && is_meant
+        });
+        let found = record.is_some();
+        if let Some(record) = record {
+            self.free(&turn, &key, record);
+        }
+        Ok(Released::from(found))
     }
 }

@@ -22,7 +22,7 @@ const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 const GRANULARITY: Duration = Duration::from_millis(20);
 /// How many extends are sent in one trip.
 const BATCH: usize = 256;
-/// A batch has at least this long: one lease that is nearly over must not make the others fail.
+/// A batch has at least this long, if any of its leases has.
 const BATCH_PATIENCE: Duration = Duration::from_millis(250);
 const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or unused for 7 days) while its clock is behind the last token";
 
@@ -172,13 +172,8 @@ impl RedisDatastore {
             .filter(|(_, ttl)| check(*ttl).is_ok())
             .map(|(lease, ttl)| Call::Extend(lease, *ttl))
             .collect();
-        let deadlines = || batch.iter().map(|(lease, _)| self.deadline(lease.claim()));
-        let patience = Clock::BOOTTIME.now().saturating_add(BATCH_PATIENCE);
-        let deadline = deadlines()
-            .min()
-            .unwrap_or(Time::ZERO)
-            .max(patience)
-            .min(deadlines().max().unwrap_or(Time::ZERO));
+        let deadlines = batch.iter().map(|(lease, _)| self.deadline(lease.claim()));
+        let deadline = batch_deadline(Clock::BOOTTIME.now(), deadlines);
         let answers = self
             .pool
             .call_dedicated(deadline, |connection| connection.call_many(&calls));
@@ -196,6 +191,13 @@ impl RedisDatastore {
             })
             .collect()
     }
+}
+
+/// The end of a call for all of them: the soonest of their ends, but one lease that is nearly over must not make the others fail.
+fn batch_deadline(now: Time, ends: impl Iterator<Item = Time> + Clone) -> Time {
+    let soonest = ends.clone().min().unwrap_or(now);
+    let last = ends.max().unwrap_or(now);
+    soonest.max(now.saturating_add(BATCH_PATIENCE)).min(last)
 }
 
 fn extension(
@@ -254,5 +256,24 @@ impl fmt::Debug for RedisDatastore {
             .field("pool", &self.pool)
             .field("call_timeout", &self.call_timeout)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_ends_with_the_soonest_of_its_leases_but_for_those_that_are_nearly_over() {
+        let now = Time::from_nanos(1_000_000_000);
+        let end = |ends: &[u64]| {
+            let at = |millis: &u64| now.saturating_add(Duration::from_millis(*millis));
+            let deadline = batch_deadline(now, ends.iter().map(at));
+            now.until(deadline).as_millis()
+        };
+        assert_eq!(end(&[2000, 1500, 1900]), 1500);
+        assert_eq!(end(&[2000, 1]), 250);
+        assert_eq!(end(&[100, 1]), 100, "never after the last of them");
+        assert_eq!(end(&[]), 0);
     }
 }

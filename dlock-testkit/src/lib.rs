@@ -85,3 +85,8 @@ pub use subject::__Reopen;
 pub use subject::Subject;
 pub use suite::{LAWS, Promise};
 pub use verdict::Verdict;
+
+/// The README's code, so that `cargo test` compiles it.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -1,9 +1,27 @@
-//! The guide, page by page, so that `cargo test` compiles and runs the Rust code in it. To read it, see `docs/src/SUMMARY.md`, or build the
-//! book: `mdbook build docs`.
+//! The guide, page by page, so that `cargo test` compiles and runs the Rust code in it. To read it, begin with `docs/src/SUMMARY.md`, or
+//! build the book: `mdbook build docs`.
 
 #![forbid(unsafe_code)]
+// One page shows an `impl` in pieces. That the pieces are the whole is tested in `tests/pages.rs`.
+#![allow(rustdoc::invalid_rust_codeblocks)]
 
+#[doc = include_str!("src/choosing.md")]
+pub mod choosing {}
+#[doc = include_str!("src/command.md")]
+pub mod command {}
+#[doc = include_str!("src/design.md")]
+pub mod design {}
 #[doc = include_str!("src/file.md")]
 pub mod file {}
+#[doc = include_str!("src/guarantees.md")]
+pub mod guarantees {}
+#[doc = include_str!("src/memcache.md")]
+pub mod memcache {}
+#[doc = include_str!("src/php.md")]
+pub mod php {}
 #[doc = include_str!("src/redis.md")]
 pub mod redis {}
+#[doc = include_str!("src/tour.md")]
+pub mod tour {}
+#[doc = include_str!("src/write-an-adapter.md")]
+pub mod write_an_adapter {}

@@ -6,6 +6,8 @@ use std::io;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) enum Step {
+    /// The shard file was opened, and is about to be locked.
+    Found,
     /// The shard was locked, and the record is about to be read.
     Entered,
     /// The file for the new record was opened.
@@ -14,6 +16,8 @@ pub(crate) enum Step {
     Written,
     /// The new record was brought to the disk, since it must outlive the process.
     Synced,
+    /// The new record is about to be put in place.
+    Ready,
     /// The new record was put in place.
     Replaced,
 }

@@ -30,7 +30,7 @@ const VERSION: &str = "1";
 /// Lengths of records are multiples of this.
 const BLOCK: usize = 512;
 /// The longest record: a key of 250 bytes, a holder of 512 and some 350 bytes of the rest, with room to spare.
-pub(crate) const MAX_BYTES: usize = 4096;
+pub(crate) const MAX_BYTES: u64 = 4096;
 
 /// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,7 +237,7 @@ mod tests {
         #[test]
         fn a_record_survives_the_round_trip(record in records()) {
             let text = record.to_text();
-            prop_assert!(text.len() <= MAX_BYTES);
+            prop_assert!(text.len() as u64 <= MAX_BYTES);
             prop_assert_eq!(Record::from_text(text.as_bytes()), Ok(record));
         }
 

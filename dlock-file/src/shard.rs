@@ -76,6 +76,7 @@ impl<'a> Shard<'a> {
         };
         loop {
             let file = folder.open_or_make(&path).map_err(failed)?;
+            reached(Step::Found).map_err(failed)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -108,18 +109,15 @@ impl<'a> Shard<'a> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file.map_err(|error| FileError::io(&path, "read", error))?,
         };
-        let mut bytes = [0; MAX_BYTES + 1];
-        let mut length = 0;
-        while length < bytes.len() {
-            match file.read(&mut bytes[length..]) {
-                Ok(0) => break,
-                Ok(more) => length += more,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::IsADirectory => break,
-                Err(error) => return Err(FileError::io(&path, "read", error)),
+        let mut bytes = Vec::with_capacity(1024);
+        match file.by_ref().take(MAX_BYTES).read_to_end(&mut bytes) {
+            // A folder is as little a record as garbage is.
+            Err(error) if error.kind() != ErrorKind::IsADirectory => {
+                return Err(FileError::io(&path, "read", error));
             }
+            _ => {}
         }
-        match Record::from_text(&bytes[..length]) {
+        match Record::from_text(&bytes) {
             Ok(record) if is_right(&record) => return Ok(Some(record)),
             Err(Unreadable::Newer) => return Err(FileError::Newer { record: path }),
             Ok(_) | Err(Unreadable::Garbage) => {}
@@ -155,7 +153,8 @@ impl<'a> Shard<'a> {
                 _ => Err(WriteError::Before(FileError::io(&spare, "write", error))),
             };
         }
-        put_in_place(&spare, &path).map_err(|error| {
+        let replaced = reached(Step::Ready).and_then(|()| put_in_place(&spare, &path));
+        replaced.map_err(|error| {
             let unsure = error.raw_os_error() == Some(Errno::IO.raw_os_error());
             let error = FileError::io(&path, "replace", error);
             match unsure {

@@ -101,6 +101,21 @@ fn the_same_claim_again_keeps_its_token_and_never_loses_time() {
 }
 
 #[test]
+fn a_short_record_follows_a_long_one() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let long = "h".repeat(512);
+    for _ in 0..3 {
+        let wish = claim("x").with_holder(long.as_str());
+        let ours = lease(wish.clone(), granted(store.acquire(&wish, TTL)));
+        assert!(scratch.record("x").contains(&long));
+        assert_eq!(store.release(&ours).unwrap(), Released::Ours);
+        let ours = acquire(&store, "x", TTL);
+        assert_eq!(store.release(&ours).unwrap(), Released::Ours);
+    }
+}
+
+#[test]
 fn a_release_repeated_is_harmless() {
     let scratch = Scratch::new();
     let store = scratch.open();

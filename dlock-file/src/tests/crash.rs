@@ -16,6 +16,7 @@ use crate::FileDatastore;
 use crate::fault::Step;
 use crate::fault::testing::with_plan;
 use crate::place::Place;
+use crate::shard::Shard;
 
 const STEPS: [Step; 4] = [Step::Entered, Step::Opened, Step::Written, Step::Replaced];
 
@@ -133,6 +134,42 @@ fn an_error_before_the_record_is_replaced_did_nothing() {
         }
     }
     acquire(&store, "new", TTL);
+}
+
+#[test]
+fn an_error_leaves_the_record_that_was_there() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let ours = acquire(&store, "x", TTL);
+    let before = fs::read(scratch.record("x")).unwrap();
+    for step in [Step::Opened, Step::Written, Step::Ready] {
+        for errno in [Errno::ACCESS, Errno::MFILE] {
+            let answer = refused_at(step, errno, || store.release(&ours));
+            assert!(!answer.unwrap_err().may_have_executed(), "{step:?}");
+            assert_eq!(fs::read(scratch.record("x")).unwrap(), before);
+        }
+    }
+    // Of a broken disk nobody knows what it did.
+    let answer = refused_at(Step::Ready, Errno::IO, || store.release(&ours));
+    assert!(answer.unwrap_err().may_have_executed());
+}
+
+#[test]
+fn who_locks_a_shard_locks_the_file_that_others_see() {
+    let scratch = Scratch::new();
+    let folder = scratch.folder();
+    let path = folder.shard(7);
+    let mut times = 0;
+    let delete_once = move |step| {
+        times += usize::from(step == Step::Found);
+        match times {
+            1 => fs::remove_file(&path),
+            _ => Ok(()),
+        }
+    };
+    let inside = with_plan(delete_once, || Shard::try_lock(&folder, 7)).unwrap();
+    assert!(inside.is_some());
+    assert!(Shard::try_lock(&folder, 7).unwrap().is_none());
 }
 
 #[test]

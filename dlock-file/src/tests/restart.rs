@@ -171,8 +171,13 @@ fn what_is_no_file_is_an_error_at_once() {
             .unwrap()
             .success()
     );
-    for key in ["folder", "link", "pipe"] {
-        assert!(store.acquire(&claim(key), TTL).is_err(), "{key}");
+    for (key, kind) in [
+        ("folder", ErrorKind::ForeignKey),
+        ("pipe", ErrorKind::ForeignKey),
+        ("link", ErrorKind::Refused),
+    ] {
+        let error = store.acquire(&claim(key), TTL).unwrap_err();
+        assert_eq!(error.kind(), kind, "{key}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use dlock_core::{Datastore, ErrorKind};
+use dlock_core::{Datastore, ErrorKind, Grant, Lease};
 use dlock_testkit::servers::MemcachedServer;
 
 use crate::support::*;
@@ -192,4 +192,31 @@ fn half_a_reply_before_the_end_of_the_connection_may_have_been_a_grant() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.may_have_executed());
+}
+
+#[test]
+fn a_refused_login_shows_nothing_of_what_the_server_says_to_it() {
+    let (address, _) = scripted(vec![b"-ERR what is s3cret supposed to mean?\r\n".to_vec()]);
+    let store = patient(&format!("redis://:s3cret@{address}"));
+    let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+    assert!(!error.may_have_executed());
+    let shown = whole_text(&error);
+    assert!(
+        shown.contains("ERR") && !shown.contains("s3cret"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_batch_whose_server_turns_into_a_replica_half_way_may_have_run() {
+    let extended = format!("*3\r\n$8\r\nextended\r\n:30000\r\n:{}\r\n", micros_now());
+    let answers = extended + "-READONLY You can't write against a read only replica.\r\n";
+    let (address, _) = scripted(vec![time(micros_now()), answers.into_bytes()]);
+    let store = patient(&format!("redis://{address}"));
+    let lease = |key| (call(&Lease::new(claim(key), Grant::new(TTL)), 1), TTL);
+    for answer in store.extend_many(&[lease(KEY), lease("dlock:other")]) {
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert!(error.may_have_executed(), "one of them has");
+    }
 }

@@ -103,8 +103,8 @@ impl Connection {
         let mut stale = false;
         loop {
             self.packer.clear();
-            let not_after = self.not_after();
-            self.packer.push(call, form, not_after);
+            let end = self.wire.transport().deadline().time();
+            self.packer.push(call, form, self.server_time(end));
             self.wire.send(self.packer.bytes())?;
             let answer = self.answer()?;
             self.wire.finish();
@@ -152,9 +152,11 @@ impl Connection {
         calls: impl Iterator<Item = (Call<'a>, Form)>,
     ) -> Result<Vec<Result<Answer, DatastoreError>>, DatastoreError> {
         self.packer.clear();
-        let not_after = self.not_after();
+        let end = self.wire.transport().deadline().time();
         let mut count = 0;
         for (call, form) in calls {
+            // Some may end before the batch does.
+            let not_after = self.server_time(end.min(call.end()));
             self.packer.push(call, form, not_after);
             count += 1;
         }
@@ -215,10 +217,9 @@ impl Connection {
         }
     }
 
-    /// The server time, in µs, from which on the present call must do nothing.
-    fn not_after(&mut self) -> u64 {
-        let end = micros(self.wire.transport().deadline().time());
-        u64::try_from(end.saturating_add(self.offset)).unwrap_or(0)
+    /// What the server's clock shows at `time`, in µs.
+    fn server_time(&self, time: Time) -> u64 {
+        u64::try_from(micros(time).saturating_add(self.offset)).unwrap_or(0)
     }
 }
 

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use dlock_core::{Claim, FencingToken, Held, Lease};
+use dlock_core::{Claim, FencingToken, Held, Lease, Time};
+use dlock_net::deadline_in;
 use redis::{Cmd, Value};
 
 use crate::error::ServerError;
@@ -45,6 +46,16 @@ pub(crate) enum Call<'a> {
     Acquire(&'a Claim, Duration),
     Extend(&'a Lease, Duration),
     Release(&'a Claim),
+}
+
+impl Call<'_> {
+    /// When it must have ended, on the system's clock.
+    pub(crate) fn end(&self) -> Time {
+        deadline_in(match self {
+            Call::Acquire(claim, _) | Call::Release(claim) => claim.time_left(),
+            Call::Extend(lease, _) => lease.time_left(),
+        })
+    }
 }
 
 /// Packs requests. Its buffers are kept, so that a warm one allocates nothing.

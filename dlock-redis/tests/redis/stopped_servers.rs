@@ -67,6 +67,21 @@ fn a_stopped_server_that_accepts_connections_is_never_sent_the_claim() {
 }
 
 #[test]
+fn opening_a_connection_has_a_limit_of_its_own() {
+    let server = RedisServer::start();
+    let store = RedisDatastore::builder(&server.url())
+        .unwrap()
+        .call_timeout(LONG)
+        .connect_timeout(SOON)
+        .build();
+    server.pause();
+    let start = Instant::now();
+    let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(start.elapsed() >= SOON && start.elapsed() < LONG / 2);
+}
+
+#[test]
 fn an_extend_that_waited_at_a_stopped_server_changes_nothing_after_its_end() {
     let server = RedisServer::start();
     let store = store(&server);

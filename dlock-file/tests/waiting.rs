@@ -43,7 +43,7 @@ fn a_call_ends_at_its_deadline_and_names_who_is_in_the_way() {
         store.extend(&ours.for_call(1, end), TTL).unwrap_err(),
         store.release(&ours.for_call(2, end)).unwrap_err(),
     ];
-    assert!(start.elapsed() >= call && start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() >= call && start.elapsed() < Duration::from_secs(10));
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert!(!error.may_have_executed());
@@ -71,7 +71,7 @@ fn a_call_waits_no_longer_than_the_store_allows() {
         .acquire(&short_claim("x", Duration::from_secs(3600)), TTL)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn an_extend_that_waits_over_the_end_of_its_lease_does_not_revive_it() {
 fn a_claim_that_waits_counts_its_time_from_when_it_is_granted() {
     let scratch = Scratch::new();
     let store = scratch.open();
-    let ttl = Duration::from_secs(1);
+    let ttl = Duration::from_secs(5);
     let shards = AllShards::lock(&scratch.path());
     let waiting = thread::spawn({
         let store = store.clone();
@@ -195,7 +195,7 @@ fn a_shard_that_is_held_up_does_not_hold_up_the_others() {
     let mut shards = shards.0;
     shards.truncate(1);
     let outcomes = (0..200).map(|n| {
-        let claim = short_claim(&format!("key-{n}"), Duration::from_millis(20));
+        let claim = short_claim(&format!("key-{n}"), Duration::from_millis(250));
         store.acquire(&claim, TTL).is_ok()
     });
     let granted = outcomes.filter(|granted| *granted).count();

@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 use dlock_core::{Datastore, Released};
 
 use super::{Scratch, TTL, acquire, is_held};
+use crate::moment::Clocks;
 use crate::place::Place;
 use crate::record::Record;
 use crate::shard::Shard;
-use crate::sweep::KEPT_FOR;
+use crate::sweep::{self, KEPT_FOR};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -28,7 +29,7 @@ fn age_record(scratch: &Scratch, key: &str, by: Duration) {
 }
 
 /// A handle that finds the last sweep to be long ago.
-fn sweep(scratch: &Scratch) {
+fn sweep_anew(scratch: &Scratch) {
     scratch.age(scratch.folder().swept(), HOUR * 2);
     acquire(
         &scratch.open(),
@@ -55,7 +56,7 @@ fn a_record_long_past_its_end_is_deleted() {
     ] {
         age_record(&scratch, key, age);
     }
-    sweep(&scratch);
+    sweep_anew(&scratch);
     let is_there = |key| scratch.record(key).exists();
     assert!(!is_there("expired") && !is_there("freed"));
     assert!(is_there("young") && is_there("held") && is_there("held-long"));
@@ -75,8 +76,20 @@ fn a_record_stays_while_its_token_is_ahead_of_the_clock() {
     record.fence += 86_400_000_000;
     fs::write(&path, record.to_text()).unwrap();
     scratch.age(path, KEPT_FOR * 2);
-    sweep(&scratch);
+    sweep_anew(&scratch);
     assert!(acquire(&store, "x", TTL).fence().unwrap().get() > record.fence);
+}
+
+#[test]
+fn a_sweep_ends_when_its_time_is_over() {
+    let scratch = Scratch::new();
+    acquire(&scratch.open(), "x", TTL);
+    age_record(&scratch, "x", KEPT_FOR * 2);
+    let (folder, clocks) = (scratch.folder(), Clocks::of_this_boot());
+    sweep::sweep(&folder, &clocks, Duration::ZERO);
+    assert!(scratch.record("x").exists());
+    sweep::sweep(&folder, &clocks, sweep::TIME);
+    assert!(!scratch.record("x").exists());
 }
 
 #[test]
@@ -138,7 +151,7 @@ fn what_is_no_record_is_never_deleted() {
     // A damaged one of this boot: somebody should look at it.
     let damaged = scratch.record("damaged");
     fs::write(&damaged, "garbage").unwrap();
-    sweep(&scratch);
+    sweep_anew(&scratch);
     for name in [
         "layout",
         "notes.txt",

@@ -69,13 +69,14 @@ pub(crate) fn acquire(
             Stored::Done(cas) => return granted(link, cas, kept),
             Stored::Other | Stored::NotFound => {}
         }
+        let looked = now();
         let Some(item) = link.get(claim.key())? else {
             continue; // It ended just now.
         };
         let record = Record::parse(&item.value);
         match &record {
             Some(record) if record.owner == claim.owner() => {
-                if let Some(grant) = hold_longer(link, claim, &item, record, ttl)? {
+                if let Some(grant) = hold_longer(link, claim, (&item, looked), record, ttl)? {
                     return Ok(Attempt::Granted(grant));
                 }
             }
@@ -106,24 +107,24 @@ fn granted(link: &Connection, cas: u64, kept: Kept) -> Result<Attempt, Datastore
     Ok(Attempt::Granted(at.grant(Some(fence))))
 }
 
-/// Answers a claim that holds the key already: the same fencing token, and at least `ttl` from now. `None` if the record
+/// Answers a claim that holds the key already, as a look at the time `looked` showed: the same fencing token, and at least `ttl` from now. `None` if the record
 /// changed meanwhile.
 fn hold_longer(
     link: &mut Connection,
     claim: &Claim,
-    item: &Item,
+    (item, looked): (&Item, Time),
     record: &Record<'_>,
     ttl: Duration,
 ) -> Result<Option<Grant>, DatastoreError> {
     let fence = fence_of(link, item, record)?;
-    let (sent, life, sequence) = (now(), link.life(), record.sequence);
+    let (life, sequence) = (link.life(), record.sequence);
     let reported = item.seconds.unwrap_or(0);
     let left = ttl::at_least(reported);
     if left >= ttl {
         let kept = Kept {
             seconds: reported,
             ttl: left,
-            sent,
+            sent: looked,
         };
         let cas = item.cas;
         let at = At {
@@ -134,7 +135,7 @@ fn hold_longer(
         };
         return Ok(Some(at.grant(Some(fence))));
     }
-    let seconds = ttl::seconds(ttl)?;
+    let (seconds, sent) = (ttl::seconds(ttl)?, now());
     let again = Record {
         fence: Some(fence),
         holder: claim.holder(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dlock_core::{
-    Claim, DatastoreError, ErrorKind, Extension, FencingToken, Lease, OwnerToken, Released,
+    Claim, DatastoreError, ErrorKind, Extension, FencingToken, Lease, OwnerToken, Released, Time,
 };
 use memcache::exp::MetaCommand;
 
@@ -39,6 +39,7 @@ pub(crate) fn extend(
     }
     // Somebody else's record, or ours under another number: after a lost answer, or a repeated claim.
     for _ in 0..RACES {
+        let looked = now();
         let Some(item) = link.get(lease.key())? else {
             return Ok(Extension::Lost);
         };
@@ -48,7 +49,8 @@ pub(crate) fn extend(
         let fence = Some(fence_of(link, &item, &record)?);
         if record.sequence >= lease.sequence() {
             let same = again && record.sequence == lease.sequence();
-            return Ok(as_it_is(link, &item, &record, fence, same.then_some(kept)));
+            let promised = same.then_some(kept);
+            return Ok(as_it_is(link, (&item, looked), &record, fence, promised));
         }
         if let Stored::Done(cas) =
             link.replace(lease.key(), item.cas, seconds, &value(lease, fence))?
@@ -163,6 +165,7 @@ pub(crate) fn confirm(link: &mut Connection, lease: &Lease) -> Result<Extension,
     if at.is_some_and(|at| at.life != link.life()) {
         return Ok(Extension::Lost);
     }
+    let looked = now();
     let Some(item) = link.get(lease.key())? else {
         return Ok(Extension::Lost);
     };
@@ -171,29 +174,32 @@ pub(crate) fn confirm(link: &mut Connection, lease: &Lease) -> Result<Extension,
     };
     let fence = Some(fence_of(link, &item, &record)?);
     let promised = at.filter(|at| at.cas == item.cas).map(|at| at.kept);
-    Ok(as_it_is(link, &item, &record, fence, promised))
+    Ok(as_it_is(link, (&item, looked), &record, fence, promised))
 }
 
-/// The answer "extended" for as long as the server surely keeps the record, which is nobody's to change. `promised` is what the server
-/// was told when it stored exactly this record, if we know.
+/// The answer "extended" for as long as the server surely keeps the record, as a look at the time `looked` showed. `promised` is what the
+/// server was told when it stored exactly this record, if we know.
 fn as_it_is(
     link: &Connection,
-    item: &Item,
+    (item, looked): (&Item, Time),
     record: &Record<'_>,
     fence: Option<FencingToken>,
     promised: Option<Kept>,
 ) -> Extension {
-    let sent = now();
     let seconds = item.seconds.unwrap_or(u32::MAX);
     let ttl = match promised {
-        Some(promised) => promised.remaining(seconds, sent),
+        Some(promised) => promised.remaining(seconds, looked),
         None => ttl::at_least(seconds),
     };
     let at = At {
         life: link.life(),
         cas: item.cas,
         sequence: record.sequence,
-        kept: Kept { seconds, ttl, sent },
+        kept: Kept {
+            seconds,
+            ttl,
+            sent: looked,
+        },
     };
     Extension::Extended(at.grant(fence))
 }

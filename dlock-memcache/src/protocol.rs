@@ -203,16 +203,7 @@ impl Connection {
             ReturnCode::Va => {}
             other => return Err(self.odd(&format!("{other:?}"))),
         }
-        // The parsed answer keeps the length to itself.
-        let length = line.split(|b| *b == b' ').nth(1).and_then(number);
-        let cas = flag(&answer, b'c').and_then(number);
-        let seconds = match flag(&answer, b't') {
-            Some(b"-1") => Some(None),
-            seconds => seconds
-                .and_then(number)
-                .map(|seconds| Some(u32::try_from(seconds).unwrap_or(u32::MAX))),
-        };
-        let (Some(length), Some(cas), Some(seconds)) = (length, cas, seconds) else {
+        let Some((length, seconds, cas)) = value_header(&line, &answer) else {
             return Err(self.odd(&String::from_utf8_lossy(&line)));
         };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -373,6 +364,17 @@ fn odd(wire: &Wire<Socket>, answer: &str) -> DatastoreError {
     DatastoreError::maybe_executed(ErrorKind::Protocol, problem)
 }
 
+/// Length, seconds left (`None`: for ever) and number from the line before a value.
+fn value_header(line: &[u8], answer: &MetaResponse) -> Option<(u64, Option<u32>, u64)> {
+    // The parsed answer keeps the length to itself.
+    let length = line.split(|b| *b == b' ').nth(1).and_then(number)?;
+    let seconds = match flag(answer, b't')? {
+        b"-1" => None,
+        seconds => Some(u32::try_from(number(seconds)?).unwrap_or(u32::MAX)),
+    };
+    Some((length, seconds, number(flag(answer, b'c')?)?))
+}
+
 /// What follows the letter of a flag in an answer.
 fn flag(answer: &MetaResponse, letter: u8) -> Option<&[u8]> {
     answer.flags().find_map(|flag| flag.strip_prefix(&[letter]))
@@ -388,6 +390,43 @@ fn number(digits: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn header(line: &[u8]) -> Option<(u64, Option<u32>, u64)> {
+        value_header(line, &MetaResponse::parse_header(line).ok()?)
+    }
+
+    #[test]
+    fn the_line_before_a_value_is_read() {
+        assert_eq!(header(b"VA 3 t30 c7"), Some((3, Some(30), 7)));
+        assert_eq!(header(b"VA 0 c7 t-1"), Some((0, None, 7)));
+        assert_eq!(
+            header(b"VA 3 t99999999999 c7"),
+            Some((3, Some(u32::MAX), 7))
+        );
+        for line in [
+            &b"VA 3 t30"[..],
+            b"VA 3 c7",
+            b"VA 3 t-2 c7",
+            b"VA 3 t c7",
+            b"VA  3 t30 c7",
+            b"VA +3 t30 c7",
+        ] {
+            assert_eq!(header(line), None, "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_the_reader_panic(line in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = header(&line);
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(line in "(VA|HD|EX|NS)?[ 0-9tc+-]{0,30}") {
+            let _ = header(line.as_bytes());
+        }
+    }
 
     #[test]
     fn keys_that_are_more_than_a_key_are_refused() {

@@ -3,7 +3,7 @@
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dlock_core::{Attempt, Datastore, ErrorKind, Lease};
 use dlock_memcache::{ConnectionManager, MemcacheDatastore, r2d2};
@@ -242,7 +242,7 @@ fn a_time_is_kept_at_least_as_long_as_it_was_granted() {
                     let key = key(&format!("kept-{round}-{millis}"));
                     // Claims at different moments of the server's second.
                     thread::sleep(Duration::from_millis(round * 125 + millis % 7));
-                    let start = std::time::Instant::now();
+                    let start = Instant::now();
                     let first = take(&store, &key, ttl);
                     let end = start + Duration::from_secs(20);
                     loop {
@@ -250,7 +250,7 @@ fn a_time_is_kept_at_least_as_long_as_it_was_granted() {
                         let passed = start.elapsed();
                         match answer.unwrap() {
                             Attempt::Held(_) => {
-                                assert!(std::time::Instant::now() < end, "never free");
+                                assert!(Instant::now() < end, "never free");
                                 thread::sleep(Duration::from_millis(20));
                             }
                             Attempt::Granted(second) => {
@@ -264,6 +264,37 @@ fn a_time_is_kept_at_least_as_long_as_it_was_granted() {
             }
         }
     });
+}
+
+#[test]
+fn a_thousand_leases_of_a_second_are_all_kept_for_a_second() {
+    let server = server();
+    let store = store(server);
+    let ttl = Duration::from_secs(1);
+    let look = |key: &str, since: Instant| {
+        // As late as can be told from here: the answer may take a moment.
+        thread::sleep(Duration::from_millis(970).saturating_sub(since.elapsed()));
+        let there = value(server, key).is_some();
+        // A look that came too late says nothing.
+        since.elapsed() < ttl && !there
+    };
+    let (told, hear) = std::sync::mpsc::channel::<(String, Instant)>();
+    let (gone, seen) = thread::scope(|scope| {
+        let looks = scope.spawn(move || {
+            hear.into_iter().fold((0, 0), |(gone, seen), (key, since)| {
+                (gone + u32::from(look(&key, since)), seen + 1)
+            })
+        });
+        for n in 0..1000 {
+            let key = key(&format!("second-{n}"));
+            take(&store, &key, ttl);
+            told.send((key, Instant::now())).unwrap();
+            thread::sleep(Duration::from_millis(3));
+        }
+        drop(told);
+        looks.join().unwrap()
+    });
+    assert_eq!((gone, seen), (0, 1000), "gone too early, looked at");
 }
 
 #[test]
@@ -364,7 +395,7 @@ fn a_unix_socket_is_used() {
     let mut server = server.expect("memcached runs; install it with: apt-get install memcached");
     let store = store_at(&format!("memcache+unix://{socket}"));
     let key = key("unix");
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let lease = loop {
         let claim = claim(&key);
         match store.acquire(&claim, LONG) {

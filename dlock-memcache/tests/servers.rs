@@ -19,14 +19,14 @@ fn a_lease_shortened_by_a_stall_is_found_out_by_confirm() {
     // When a stopped server goes on, it reckons the end of what it stores first from a second that is long over. Claims that wait for it from
     // the start, and claims that come at the last moment: for those the caller's clock has not run meanwhile.
     thread::scope(|scope| {
-        for lane in 0..10 {
+        for lane in 0..15 {
             scope.spawn(move || {
                 let server = grown_up(MemcachedServer::start());
                 let store = store(&server);
-                let ttl = Duration::from_secs(6);
+                let ttl = Duration::from_secs(4);
                 take(&store, &key("warm"), ttl);
-                for round in 0..3 {
-                    let stall = Duration::from_millis(2000 + lane * 70 + round * 400);
+                for round in 0..2 {
+                    let stall = Duration::from_millis(2000 + lane * 60 + round * 500);
                     let waits = if lane == 0 { stall } else { LAST_MOMENT };
                     let key = key("stalled");
                     let (_, lease) =
@@ -87,9 +87,9 @@ fn a_verified_grant_is_kept_in_full_after_a_stall() {
         .build();
     let ttl = Duration::from_secs(3);
     take(&verifying, &key("warm"), ttl);
-    for round in 0..3 {
+    for round in 0..2 {
         let key = key("verified");
-        let stall = Duration::from_millis(2600 + round * 300);
+        let stall = Duration::from_millis(2600 + round * 400);
         let (start, lease) =
             after_a_stall(&server, stall, LAST_MOMENT, || take(&verifying, &key, ttl));
         assert!(lease.grant().ttl >= ttl);

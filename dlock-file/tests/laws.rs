@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::{CALL, Scratch, acquire, claim, granted, held, lease};
-use dlock_core::{Attempt, Clock, Datastore, ErrorKind, Extension, Fencing, Reach, Released};
+use dlock_core::{
+    Attempt, Clock, Datastore, ErrorKind, Extension, Fencing, FencingToken, Reach, Released,
+};
 use dlock_file::FileDatastore;
 
 const TTL: Duration = Duration::from_secs(30);
@@ -248,6 +250,26 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         invalid(store.acquire(&claim("x"), ttl));
     }
     assert_eq!(scratch.files(".lease"), 0);
+}
+
+#[test]
+fn an_operator_sees_the_holder_and_breaks_exactly_that_lease() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let inspect = store.inspect().unwrap();
+    assert_eq!(inspect.holder("x").unwrap(), None);
+    let ours = acquire(&store, "x", TTL);
+    let fence = ours.fence().unwrap();
+    assert_eq!(
+        inspect.holder("x").unwrap().and_then(|held| held.fence()),
+        Some(fence)
+    );
+    let other = FencingToken::new(fence.get() + 1);
+    assert_eq!(inspect.break_lease("x", other).unwrap(), Released::NotOurs);
+    held(store.acquire(&claim("x"), TTL));
+    assert_eq!(inspect.break_lease("x", fence).unwrap(), Released::Ours);
+    assert_eq!(store.release(&ours).unwrap(), Released::NotOurs);
+    assert!(acquire(&store, "x", TTL).fence() > Some(fence));
 }
 
 #[test]

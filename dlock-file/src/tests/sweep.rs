@@ -131,6 +131,17 @@ fn one_sweep_an_hour_is_enough_for_all() {
 }
 
 #[test]
+fn a_handle_that_has_looked_does_not_look_again_at_each_claim() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    acquire(&store, "x", Duration::from_millis(10));
+    age_record(&scratch, "x", KEPT_FOR * 2);
+    scratch.age(scratch.folder().swept(), HOUR * 2);
+    acquire(&store, "y", TTL);
+    assert!(scratch.record("x").exists());
+}
+
+#[test]
 fn what_is_no_record_is_never_deleted() {
     let scratch = Scratch::new();
     acquire(&scratch.open(), "x", TTL);

@@ -312,7 +312,11 @@ impl Acquisition {
             return self.end(now);
         }
         let told = match &self.outcome {
-            Outcome::Held(held) => held.retry_in().or(held.expires_in()),
+            // A store that says "now" and refuses all the same is within its granularity: that is no reason to spin.
+            Outcome::Held(held) => held
+                .retry_in()
+                .or(held.expires_in())
+                .filter(|told| !told.is_zero()),
             _ => None,
         };
         let failed = matches!(self.outcome, Outcome::Failed(_));
@@ -354,7 +358,11 @@ impl Acquisition {
     }
 
     fn starts_over(&self, now: Time) -> bool {
-        matches!(self.outcome, Outcome::TooLate) && self.plan.waits && now < self.plan.deadline
+        // Not before the lost request of the old token is undone: who starts over forgets it.
+        matches!(self.outcome, Outcome::TooLate)
+            && self.lost_request.is_none()
+            && self.plan.waits
+            && now < self.plan.deadline
     }
 
     fn finish(&mut self) -> Action {
@@ -816,5 +824,80 @@ mod tests {
             acquisition.on(later(now, 2000), Event::Woken),
             Action::Abandon
         ));
+    }
+
+    #[test]
+    fn a_late_grant_after_a_lost_answer_is_undone_for_good_before_a_new_token_is_drawn() {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        let short = Ok(Attempt::granted(
+            Duration::from_millis(300),
+            crate::FencingToken::new(1),
+        ));
+        let action = acquisition.on(
+            later(now, 400),
+            Event::Answered {
+                sent: now,
+                reply: short,
+            },
+        );
+        assert!(matches!(action, Action::Discard(_)));
+        let action = acquisition.on(later(now, 400), Event::Undone);
+        let Action::Sleep {
+            until,
+            wakeable: false,
+        } = action
+        else {
+            panic!("{action:?}")
+        };
+        assert!(matches!(
+            acquisition.on(until, Event::Woken),
+            Action::Abandon
+        ));
+        let action = acquisition.on(until, Event::Undone);
+        assert!(
+            matches!(action, Action::Claim { fresh: true, .. }),
+            "{action:?}"
+        );
+    }
+
+    #[test]
+    fn a_second_lost_answer_is_asked_for_again_if_there_was_an_answer_in_between() {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        let _ = acquisition.on(
+            now,
+            Event::Answered {
+                sent: now,
+                reply: held(TTL),
+            },
+        );
+        let _ = acquisition.on(now, Event::Watched(false));
+        let _ = acquisition.on(later(now, 10), Event::Woken);
+        let action = acquisition.on(
+            later(now, 10),
+            Event::Answered {
+                sent: now,
+                reply: lost_reply(),
+            },
+        );
+        assert!(
+            matches!(action, Action::Claim { fresh: false, .. }),
+            "{action:?}"
+        );
     }
 }

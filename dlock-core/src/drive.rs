@@ -32,12 +32,18 @@ pub(crate) struct Won {
 /// After a release: waits for the end of a lost copy of the claim, and undoes what it may have done. Without that it would take the key again for
 /// nobody, for one time to live.
 pub(crate) fn outlive_lost_request(store: &Store, claim: &Claim, lost_request: Option<Time>) {
-    let Some(until) = lost_request.filter(|until| store.clock().now() < *until) else {
-        return;
-    };
-    store.clock().park(&Signal::new(), until);
-    // If that fails too, the claim holds the key for one time to live at the most.
-    let _ = store.abandon(&for_call(store, claim));
+    if await_lost_request(store, lost_request) {
+        // If that fails too, the claim holds the key for one time to live at the most.
+        let _ = store.abandon(&for_call(store, claim));
+    }
+}
+
+/// Waits until a lost copy of a claim cannot be carried out any more; whether there was one to wait for.
+pub(crate) fn await_lost_request(store: &Store, lost_request: Option<Time>) -> bool {
+    let until = lost_request.filter(|until| store.clock().now() < *until);
+    until
+        .inspect(|until| _ = store.clock().park(&Signal::new(), *until))
+        .is_some()
 }
 
 /// The claim for one call that starts now.
@@ -150,15 +156,23 @@ impl<'a> Claimant<'a> {
     }
 
     fn watch(&mut self) -> Event {
+        let call = self.call();
+        let not_after = call.not_after().min(self.waits_until.unwrap_or(Time::MAX));
         // A store that fails to watch is polled.
-        self.watch = self.store.watch(&self.call(), &self.signal).ok().flatten();
+        self.watch = self
+            .store
+            .watch(&call.until(not_after), &self.signal)
+            .ok()
+            .flatten();
         Event::Watched(self.watch.is_some())
     }
 
-    fn sleep(&self, until: Time, wakeable: bool) -> Event {
+    fn sleep(&mut self, until: Time, wakeable: bool) -> Event {
         if wakeable {
             self.store.clock().park(&self.signal, until);
         } else {
+            // It is over for this claim: nobody shall hand it the lock.
+            self.watch = None;
             self.store.clock().park(&Signal::new(), until);
         }
         Event::Woken

@@ -51,6 +51,7 @@ impl LockGuard {
                 // Without its threads the lease would end unseen: better to have no lock.
                 if let Some(lease) = guard.held.take() {
                     let _ = guard.finish(&lease, &End::Free);
+                    drive::outlive_lost_request(store, lease.claim(), lost_request);
                 }
                 return Err(DatastoreError::not_executed(ErrorKind::Refused, error)
                     .during("starting the threads that keep the lease"));
@@ -86,13 +87,15 @@ impl LockGuard {
         left
     }
 
-    /// Calls `callback` once on a thread of its own when the lease is lost; at once if it is already. Never after a release.
+    /// Calls `callback` once on a thread of its own when the lease is lost; at once if it is already. Not after a release.
+    ///
+    /// A callback that owns this guard, in an `Arc` say, keeps it alive and the lock held.
     pub fn on_lost(&self, callback: impl FnOnce() + Send + 'static) {
         self.register(HeldLease::on_lost, callback);
     }
 
     /// Calls `callback` once on a thread of its own when the lease was not renewed for so long that only
-    /// [`grace`](crate::LockOptions::grace) of it is left; at once if that is so already. Never after a release.
+    /// [`grace`](crate::LockOptions::grace) of it is left; at once if that is so already. Not after a release.
     pub fn on_at_risk(&self, callback: impl FnOnce() + Send + 'static) {
         self.register(HeldLease::on_at_risk, callback);
     }
@@ -146,6 +149,11 @@ impl LockGuard {
         if self.held.is_inherited() {
             return Err(ReleaseError::Lost);
         }
+        if matches!(end, End::AsOptionsSay) && self.held.hold_left().is_some() {
+            // A late copy of the claim would raise what is left of `min_hold` to the full time to live, or take the key after it. While
+            // it is waited for, the lease is renewed.
+            drive::await_lost_request(&self.store, self.lost_request);
+        }
         self.store.keeper().forget(ticket);
         let Some(lease) = self.held.take() else {
             return Err(ReleaseError::Lost);
@@ -155,7 +163,8 @@ impl LockGuard {
             (end, _) => end,
         };
         let result = self.finish(&lease, &end);
-        if !matches!(end, End::Keep(..)) {
+        let is_kept = matches!(end, End::Keep(..)) && result.is_ok();
+        if !is_kept {
             drive::outlive_lost_request(&self.store, lease.claim(), self.lost_request);
         }
         let key = self.key();
@@ -169,6 +178,7 @@ impl LockGuard {
     /// Tells the store, and once more if its answer is missing or it could not be reached.
     fn finish(&self, lease: &Lease, end: &End) -> Result<(), ReleaseError> {
         let until = self.held.until();
+        let was_lost = !self.held.was_valid(self.now());
         let deadline = self.now().saturating_add(self.held.terms().call_timeout);
         let mut may_be_done = false;
         let mut was_told_in_time = false;
@@ -198,9 +208,11 @@ impl LockGuard {
                         continue;
                     }
                     let error = error.during("release");
-                    return Err(match may_be_done {
-                        true => ReleaseError::Unknown(error),
-                        false => ReleaseError::NotReleased(error),
+                    return Err(match (was_lost, may_be_done) {
+                        // What matters more than whether the key is free.
+                        (true, _) => ReleaseError::Lost,
+                        (false, true) => ReleaseError::Unknown(error),
+                        (false, false) => ReleaseError::NotReleased(error),
                     });
                 }
             }

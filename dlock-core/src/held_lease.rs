@@ -1,5 +1,6 @@
 //! A lease that this process holds: until when, whether it is lost, and what is due next. Decisions only, no I/O.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,6 +66,8 @@ struct Slot {
     lease: Option<Lease>,
     /// A call of the keeper is under way.
     busy: bool,
+    /// That call is a confirmation that was not sent yet: an extend, which matters more, takes its place.
+    confirm_waits: bool,
     renew_at: Time,
     confirm_at: Time,
     /// Extend although renewal is off: the store keeps the lease shorter than it granted.
@@ -76,8 +79,8 @@ struct Slot {
 
 /// What is due for a lease.
 pub(crate) enum Due {
-    /// Nothing before then.
-    Nothing { until: Time },
+    /// Nothing before [`next_look`](HeldLease::next_look).
+    Nothing,
     /// This call; what comes after is known when it was answered.
     Call(Call),
     /// Nothing any more.
@@ -104,6 +107,13 @@ pub(crate) enum After {
     Gone,
 }
 
+impl Slot {
+    /// No more calls for this lease.
+    fn give_up(&mut self) {
+        (self.busy, self.renew_at, self.confirm_at) = (false, Time::MAX, Time::MAX);
+    }
+}
+
 impl HeldLease {
     pub(crate) fn new(lease: Lease, until: Time, terms: Terms) -> Self {
         let clock = lease.clock().clone();
@@ -124,6 +134,7 @@ impl HeldLease {
             slot: Mutex::new(Slot {
                 lease: Some(lease),
                 busy: false,
+                confirm_waits: false,
                 renew_at: if terms.renew {
                     now.saturating_add(next)
                 } else {
@@ -232,9 +243,15 @@ impl HeldLease {
     /// Takes the lease out of renewal, for good. The answer to a call that is under way is ignored.
     pub(crate) fn take(&self) -> Option<Lease> {
         let mut slot = self.slot();
-        slot.on_lost.clear();
-        slot.on_at_risk.clear();
-        slot.lease.take()
+        let lease = slot.lease.take();
+        let callbacks = (
+            std::mem::take(&mut slot.on_lost),
+            std::mem::take(&mut slot.on_at_risk),
+        );
+        drop(slot);
+        // What a callback owns may do anything when it is dropped: release another guard, panic.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(callbacks)));
+        lease
     }
 
     /// The lease for the release of what was extended after it was lost.
@@ -265,18 +282,20 @@ impl HeldLease {
             slot.at_risk_told = true;
             call.append(&mut slot.on_at_risk);
         }
-        let due = [
-            (slot.renew_at, Call::Extend),
-            (slot.confirm_at, Call::Confirm),
-        ];
-        match due.into_iter().find(|(at, _)| now >= *at && !slot.busy) {
-            Some((_, call)) => {
+        let renew = now >= slot.renew_at && (!slot.busy || slot.confirm_waits);
+        let confirm = now >= slot.confirm_at && !slot.busy;
+        let call = if renew {
+            Some(Call::Extend)
+        } else {
+            confirm.then_some(Call::Confirm)
+        };
+        match call {
+            Some(call) => {
                 slot.busy = true;
+                slot.confirm_waits = call == Call::Confirm;
                 Due::Call(call)
             }
-            None => Due::Nothing {
-                until: self.next(&slot),
-            },
+            None => Due::Nothing,
         }
     }
 
@@ -292,6 +311,8 @@ impl HeldLease {
         }
         if !slot.busy {
             next = next.min(slot.renew_at).min(slot.confirm_at);
+        } else if slot.confirm_waits {
+            next = next.min(slot.renew_at);
         }
         next
     }
@@ -300,23 +321,44 @@ impl HeldLease {
         self.until().saturating_sub(self.terms.grace)
     }
 
-    /// The lease for the next call of the keeper, and the time to ask for; `None` if the guard has let go, the lease is lost, or
+    /// The lease for a confirmation, to send now; `None` if there is nothing to confirm any more, or an extend took its place.
+    pub(crate) fn send_confirm(&self) -> Option<Lease> {
+        let mut slot = self.slot();
+        if !std::mem::take(&mut slot.confirm_waits) {
+            return None;
+        }
+        let Some(lease) = self.live(&slot) else {
+            slot.give_up();
+            return None;
+        };
+        Some(self.number(lease, self.call_end()))
+    }
+
+    /// The lease for an extend, to send now, and the time to ask for; `None` if the guard has let go, the lease is lost, or
     /// there is no time worth asking for.
     pub(crate) fn send(&self) -> Option<(Lease, Duration)> {
         let mut slot = self.slot();
-        let now = self.clock.now();
-        let asked = self.time_to_ask(now, &slot);
-        let lease = slot
-            .lease
-            .as_ref()
-            .filter(|_| !self.lost.load(Ordering::Acquire));
-        let (Some(lease), Some(ttl)) = (lease, asked) else {
-            (slot.busy, slot.renew_at, slot.confirm_at) = (false, Time::MAX, Time::MAX);
+        let asked = self.time_to_ask(self.clock.now(), &slot);
+        let (Some(lease), Some(ttl)) = (self.live(&slot), asked) else {
+            slot.give_up();
             return None;
         };
+        Some((self.number(lease, self.call_end()), ttl))
+    }
+
+    /// The lease, if there is still somebody who believes in it.
+    fn live<'a>(&self, slot: &'a Slot) -> Option<&'a Lease> {
+        slot.lease
+            .as_ref()
+            .filter(|_| !self.lost.load(Ordering::Acquire))
+    }
+
+    /// The end of a call of the keeper that starts now: a third of what is left, so that one dead server does not take up the time in which
+    /// another try could succeed.
+    fn call_end(&self) -> Time {
+        let now = self.clock.now();
         let third = now.until(self.until()) / 3;
-        let not_after = now.saturating_add(third.min(self.terms.call_timeout));
-        Some((self.number(lease, not_after), ttl))
+        now.saturating_add(third.min(self.terms.call_timeout))
     }
 
     /// What an extend asks for: clipped so that the lease ends with `max_hold`, or where it ended before the store was
@@ -448,7 +490,7 @@ impl HeldLease {
         if self.lost.swap(true, Ordering::AcqRel) {
             return Vec::new();
         }
-        slot.on_at_risk.clear();
+        // `on_at_risk` goes with the guard: dropping what it owns is nothing for a thread of the keeper.
         std::mem::take(&mut slot.on_lost)
     }
 
@@ -496,8 +538,9 @@ mod tests {
             fake.advance(SECOND);
             match held.due(fake.clock().now(), &mut Vec::new()) {
                 Due::Call(call) => calls.push(call),
-                Due::Nothing { until } => {
-                    assert!(until > fake.clock().now(), "the timing thread would spin");
+                Due::Nothing => {
+                    let next = held.next_look();
+                    assert!(next > fake.clock().now(), "the timing thread would spin");
                 }
                 Due::Over => {}
             }
@@ -791,5 +834,84 @@ mod tests {
         assert_eq!(held.hold_left(), Some(ttl_min));
         fake.advance(Duration::from_millis(1));
         assert_eq!(held.hold_left(), None);
+    }
+
+    #[test]
+    fn an_extend_counts_from_before_it_was_sent() {
+        let fake = FakeClock::new();
+        let held = held(&fake, terms());
+        fake.advance(SECOND * 10);
+        let sent = fake.clock().now();
+        let (_, asked) = held.send().unwrap();
+        fake.advance(SECOND * 5);
+        held.extended(sent, asked, &granted(TTL), &mut Vec::new());
+        assert_eq!(held.until(), valid_until(sent, TTL));
+    }
+
+    #[test]
+    fn max_hold_ends_what_a_generous_store_granted() {
+        let fake = FakeClock::new();
+        let clock = fake.clock();
+        let hold = SECOND * 40;
+        let end = clock.now().saturating_add(hold);
+        let claim = Claim::new("dlock:x", &clock, SECOND).unwrap();
+        let until = valid_until(clock.now(), TTL * 10);
+        let terms = Terms {
+            max_hold: Some(hold),
+            ..terms()
+        };
+        let held = HeldLease::new(Lease::new(claim, Grant::new(TTL * 10)), until, terms);
+        assert!(held.until() <= end);
+        let (_, asked) = held.send().unwrap();
+        held.extended(clock.now(), asked, &granted(TTL * 10), &mut Vec::new());
+        assert!(held.until() <= end);
+    }
+
+    #[test]
+    fn an_extend_takes_the_place_of_a_confirmation_that_waits() {
+        let fake = FakeClock::new();
+        let held = held(
+            &fake,
+            Terms {
+                confirm_after: Some(SECOND),
+                ..terms()
+            },
+        );
+        assert_eq!(run(&fake, &held, SECOND * 2), [Call::Confirm]);
+        assert_eq!(
+            run(&fake, &held, SECOND * 9),
+            [Call::Extend],
+            "although nobody confirmed"
+        );
+        assert!(held.send_confirm().is_none());
+        assert!(matches!(answer(&held, &granted(TTL)), After::Valid(_)));
+        assert_eq!(
+            run(&fake, &held, SECOND),
+            [Call::Confirm],
+            "the new grant's"
+        );
+        assert!(held.send_confirm().is_some() && held.send_confirm().is_none());
+    }
+
+    #[test]
+    fn the_risk_ends_with_a_renewal_and_can_come_again() {
+        let fake = FakeClock::new();
+        let held = held(&fake, terms());
+        fake.advance(TTL - SECOND * 2);
+        let told = |held: &HeldLease| {
+            assert!(held.on_at_risk(Callback::new(|| {})).is_none() || held.look().0 <= TTL / 6);
+            let mut call = Vec::new();
+            held.due(fake.clock().now(), &mut call);
+            call.len()
+        };
+        assert_eq!(told(&held), 1);
+        assert!(matches!(answer(&held, &granted(TTL)), After::Valid(_)));
+        assert_eq!(told(&held), 0);
+        fake.advance(TTL - SECOND * 2);
+        assert_eq!(
+            told(&held),
+            2,
+            "the one that was not called before, and the new one"
+        );
     }
 }

@@ -13,6 +13,9 @@ use crate::{
 /// How long a waiter that was handed the lock may take to claim it.
 const HANDOVER: Duration = Duration::from_secs(1);
 
+/// Below this many records nobody looks for old ones.
+const SWEEP_FROM: usize = 1024;
+
 /// Locks between the threads of one process, in memory. For tests, and the model that other stores are compared with.
 ///
 /// Clones share their locks. It does everything that a store can do: expiry, fencing, order among waiters, wake-ups.
@@ -29,6 +32,8 @@ pub struct MemoryDatastore {
 struct State {
     records: HashMap<Box<str>, Record>,
     queues: HashMap<Box<str>, VecDeque<Waiter>>,
+    /// How many records there may be before the old ones are looked for.
+    sweep_at: usize,
     /// One counter for all keys: it may never forget, and keys come and go.
     last_fence: u64,
 }
@@ -60,6 +65,16 @@ impl MemoryDatastore {
             clock,
             state: Arc::default(),
         }
+    }
+
+    /// How many keys have a record, also one that has ended and was not forgotten yet.
+    pub fn len(&self) -> usize {
+        self.lock().records.len()
+    }
+
+    /// Whether no key has a record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -102,6 +117,7 @@ impl Datastore for MemoryDatastore {
             record.until = record.until.max(until);
             return Ok(Attempt::granted(now.until(record.until), record.fence));
         }
+        state.sweep(now);
         let fence = state.grant(claim, until, None);
         Ok(Attempt::granted(ttl, fence))
     }
@@ -118,14 +134,18 @@ impl Datastore for MemoryDatastore {
         if record.owner != lease.owner() {
             return Ok(Extension::Lost);
         }
+        let before = record.until;
         if lease.sequence() > record.sequence {
             record.sequence = lease.sequence();
             record.until = now.saturating_add(ttl);
             record.holder = lease.holder().into();
         }
-        Ok(Extension::Extended(
-            Grant::new(now.until(record.until)).with_fence(record.fence),
-        ))
+        let grant = Grant::new(now.until(record.until)).with_fence(record.fence);
+        if record.until < before {
+            // The waiters sleep until the end that they were told.
+            state.wake_all(lease.key());
+        }
+        Ok(Extension::Extended(grant))
     }
 
     fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
@@ -173,14 +193,16 @@ impl MemoryDatastore {
     fn leave(&self, claim: &Claim) {
         let mut state = self.lock();
         let now = self.clock.now();
-        state.leave_queue(claim.key(), claim.owner());
+        // In this order: a hand-over that was missed queues its waiter again.
         state.expire(claim.key(), now);
-        if state
-            .records
-            .get(claim.key())
-            .is_some_and(|record| record.handed_to.is_some() && record.owner == claim.owner())
-        {
-            state.release(claim.key(), claim.owner(), now);
+        state.leave_queue(claim.key(), claim.owner());
+        match state.records.get(claim.key()) {
+            Some(record) if record.handed_to.is_some() && record.owner == claim.owner() => {
+                state.release(claim.key(), claim.owner(), now);
+            }
+            Some(_) => {}
+            // What it was handed ran out unseen, and the next waiter sleeps for longer than that.
+            None => state.hand_over(claim.key(), now),
         }
     }
 }
@@ -269,6 +291,22 @@ impl State {
             self.grant(&claim, now.saturating_add(HANDOVER), Some(waiter));
             signal.notify();
         }
+    }
+
+    fn wake_all(&self, key: &str) {
+        for waiter in self.queues.get(key).into_iter().flatten() {
+            waiter.signal.notify();
+        }
+    }
+
+    /// Forgets the leases of keys that nobody asks for any more. Done whenever their number has doubled.
+    fn sweep(&mut self, now: Time) {
+        if self.records.len() < self.sweep_at {
+            return;
+        }
+        self.records
+            .retain(|_, record| record.until > now || record.handed_to.is_some());
+        self.sweep_at = (self.records.len() * 2).max(SWEEP_FROM);
     }
 
     /// Whether nobody waits before this claimant.

@@ -50,7 +50,7 @@ pub enum LockEvent<'a> {
         /// What the store said.
         error: &'a DatastoreError,
     },
-    /// Only the grace period is left of its lease.
+    /// Only the grace period is left of its lease. Told for the first time that it happens to a guard.
     #[non_exhaustive]
     AtRisk {
         /// The lock's key.

@@ -146,7 +146,14 @@ impl<'a> Mark<'a> {
 
     /// Claims the mark as "running".
     fn begin(&self, wait: &Wait, deadline: Time) -> Result<LockGuard, AcquireError> {
-        let won = self.claim(self.terms.ttl, Phase::Running, wait, deadline)?;
+        // Whoever got the lock at the last moment shall still be told about the mark.
+        let least = self
+            .lock
+            .store
+            .clock()
+            .now()
+            .saturating_add(self.terms.call_timeout / 10);
+        let won = self.claim(self.terms.ttl, Phase::Running, wait, deadline.max(least))?;
         Ok(LockGuard::keep(&self.lock.store, won, self.terms.clone())?)
     }
 
@@ -158,7 +165,12 @@ impl<'a> Mark<'a> {
         // Its lease was lost, or the store could not be told: one fresh claim.
         let wait = Wait::none();
         let deadline = wait.deadline(self.lock.store.clock().now(), self.terms.call_timeout);
-        self.claim(keep, Phase::Done, &wait, deadline).is_ok()
+        match self.claim(keep, Phase::Done, &wait, deadline) {
+            Ok(_) => true,
+            // The answer was lost, not the mark.
+            Err(AcquireError::Held(held)) => held.holder().is_some_and(crate::Holder::is_done),
+            Err(_) => false,
+        }
     }
 
     fn claim(

@@ -35,7 +35,8 @@ pub struct LockOptions {
     pub min_hold: Option<Duration>,
     /// When the lease ends at the latest, counted from the grant, whatever renewal could do. Default none.
     pub max_hold: Option<Duration>,
-    /// How long before the end of the lease [`on_at_risk`](crate::LockGuard::on_at_risk) fires. Default a sixth of [`ttl`](Self::ttl).
+    /// How long before the end of the lease [`on_at_risk`](crate::LockGuard::on_at_risk) fires. Default a sixth of
+    /// [`ttl`](Self::ttl), or of [`max_hold`](Self::max_hold) where that is shorter.
     pub grace: Option<Duration>,
     /// A word for the people who are refused: shown beside host and pid. Default none.
     pub label: Option<String>,
@@ -159,7 +160,7 @@ impl LockOptions {
             between("min_hold", least, SHORTEST, most)?;
         }
         if let Some(grace) = self.grace {
-            between("grace", grace, Duration::ZERO, ttl / 2)?;
+            between("grace", grace, Duration::ZERO, self.longest_lease() / 2)?;
         }
         between(
             "retry.initial",
@@ -186,9 +187,14 @@ impl LockOptions {
         Ok(())
     }
 
-    /// How long before the end of a lease of `ttl` the holder is at risk.
+    /// The longest lease that there can be.
+    pub(crate) fn longest_lease(&self) -> Duration {
+        self.max_hold.map_or(self.ttl, |most| most.min(self.ttl))
+    }
+
+    /// How long before the end of its lease the holder is at risk.
     pub(crate) fn grace(&self) -> Duration {
-        self.grace.unwrap_or(self.ttl / 6)
+        self.grace.unwrap_or(self.longest_lease() / 6)
     }
 }
 
@@ -376,6 +382,10 @@ mod tests {
             ),
             ("[retry]\nmin = '1s'", "unknown field `min`"),
             ("grace = '29s'", "grace 29s is outside 0s to 15s"),
+            (
+                "grace = '3s'\nmax_hold = '4s'",
+                "grace 3s is outside 0s to 2s",
+            ),
         ] {
             let error = toml::from_str::<LockOptions>(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

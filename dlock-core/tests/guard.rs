@@ -7,16 +7,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dlock_core::{
-    AcquireError, Cancel, FakeClock, Inspect as _, Lock, LockGuard, LockOptions, MemoryDatastore,
-    Optional as _, ReleaseError, Released, Store, Wait,
+    AcquireError, Attempt, Cancel, Characteristics, Claim, Datastore, DatastoreError, ErrorKind,
+    Extension, FakeClock, Inspect as _, Lease, Lock, LockGuard, LockOptions, MemoryDatastore,
+    Optional as _, ReleaseError, Released, Signal, Store, Wait, Watch,
 };
 use support::{Fault, Flaky, LATE, eventually};
 
 const KEY: &str = "dlock:job";
-const TTL: Duration = Duration::from_millis(300);
+/// Long enough that a loaded machine renews in time.
+const TTL: Duration = Duration::from_millis(1500);
 
 fn short() -> LockOptions {
     LockOptions::default().with_ttl(TTL)
@@ -513,4 +515,144 @@ fn bad_names_and_options_are_refused_when_the_lock_is_made_or_acquired() {
             "{ttl:?}"
         );
     }
+}
+
+#[test]
+fn a_lost_lock_is_reported_as_lost_also_when_the_store_cannot_be_reached() {
+    let store = Flaky::new();
+    let guard = lock(&store, short()).try_acquire().unwrap();
+    store.extends.fail_always(Some(Fault::Refuse));
+    store.releases.fail_always(Some(Fault::Refuse));
+    eventually("lost", || !guard.is_valid());
+    assert!(matches!(guard.release(), Err(ReleaseError::Lost)));
+}
+
+/// A lease that ended on the holder's clock while the store, whose clock stands still, keeps it.
+fn lost_but_kept(options: LockOptions) -> (Flaky, LockGuard) {
+    let store = Flaky::over(MemoryDatastore::with_clock(FakeClock::new().clock()));
+    let options = options
+        .with_ttl(Duration::from_millis(100))
+        .with_renew(false);
+    let guard = lock(&store, options).try_acquire().unwrap();
+    eventually("lost", || !guard.is_valid());
+    (store, guard)
+}
+
+#[test]
+fn a_release_after_the_end_of_the_lease_says_lost_though_the_store_still_had_it() {
+    let (store, guard) = lost_but_kept(LockOptions::default());
+    assert!(matches!(guard.release(), Err(ReleaseError::Lost)));
+    assert!(store.is_free(KEY));
+}
+
+#[test]
+fn min_hold_keeps_nothing_of_a_lost_lease() {
+    let (store, guard) =
+        lost_but_kept(LockOptions::default().with_min_hold(Duration::from_secs(10)));
+    assert!(matches!(guard.release(), Err(ReleaseError::Lost)));
+    assert!(store.is_free(KEY) && store.extends.count() == 0);
+}
+
+#[test]
+fn a_late_copy_of_a_claim_does_not_outlast_min_hold() {
+    for min_hold in [LATE / 2, LATE * 3] {
+        let store = Flaky::new();
+        store.acquires.fail_next(&[Fault::ArriveLate]);
+        let options = LockOptions::default().with_min_hold(min_hold);
+        lock(&store, options)
+            .try_acquire()
+            .unwrap()
+            .release()
+            .unwrap();
+        thread::sleep(LATE);
+        eventually(
+            "free when min_hold is over, long before the 30 s of a lease",
+            || store.is_free(KEY),
+        );
+    }
+}
+
+/// A store that takes as long to watch as it may.
+struct SlowWatch(MemoryDatastore);
+
+impl Datastore for SlowWatch {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        self.0.acquire(claim, ttl)
+    }
+
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        self.0.extend(lease, ttl)
+    }
+
+    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+        self.0.release(lease)
+    }
+
+    fn watch(&self, claim: &Claim, _: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        thread::sleep(claim.time_left());
+        Err(DatastoreError::not_executed(ErrorKind::Timeout, "slow"))
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        Characteristics::default().with_call_timeout(Duration::from_secs(60))
+    }
+}
+
+#[test]
+fn a_wait_ends_with_its_deadline_also_where_watching_hangs() {
+    let store = Store::new(SlowWatch(MemoryDatastore::new()));
+    let lock = Lock::new(&store, "job");
+    let _guard = lock.try_acquire().unwrap();
+    let start = Instant::now();
+    assert!(
+        lock.acquire_within(Duration::from_millis(100))
+            .unwrap_err()
+            .is_held()
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+/// A store that is always held, for no more time at all.
+#[derive(Clone, Default)]
+struct HeldForNoTime(Arc<AtomicUsize>);
+
+impl Datastore for HeldForNoTime {
+    fn acquire(&self, _: &Claim, _: Duration) -> Result<Attempt, DatastoreError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(Attempt::held(Duration::ZERO))
+    }
+
+    fn extend(&self, _: &Lease, _: Duration) -> Result<Extension, DatastoreError> {
+        Ok(Extension::Lost)
+    }
+
+    fn release(&self, _: &Lease) -> Result<Released, DatastoreError> {
+        Ok(Released::NotOurs)
+    }
+}
+
+#[test]
+fn a_store_that_says_now_and_refuses_is_not_asked_without_a_pause() {
+    let store = HeldForNoTime::default();
+    let waited = Lock::new(store.clone(), "job").acquire_within(Duration::from_secs(2));
+    assert!(waited.unwrap_err().is_held());
+    let claims = store.0.load(Ordering::SeqCst);
+    assert!(claims < 100, "{claims} claims in two seconds");
+}
+
+#[test]
+fn a_cancel_that_came_before_the_wait_ends_it_at_once() {
+    let store = Flaky::new();
+    let _guard = lock(&store, LockOptions::default()).try_acquire().unwrap();
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let wait = Wait::forever().cancelled_by(&cancel);
+    assert!(matches!(
+        lock(&store, LockOptions::default()).acquire_with(&wait),
+        Err(AcquireError::Cancelled)
+    ));
 }

@@ -97,9 +97,9 @@ fn while_it_runs_others_are_refused_and_the_mark_says_running() {
 #[test]
 fn what_a_crash_left_is_waited_for_and_then_the_job_runs() {
     let store = Flaky::new();
-    let short = LockOptions::default().with_ttl(Duration::from_millis(200));
+    let short = LockOptions::default().with_ttl(Duration::from_secs(2));
     let lock = Lock::with_options(store.clone(), "import", short).unwrap();
-    leave_a_crash(&store);
+    leave_a_crash_for(&store, Duration::from_millis(1500));
     let tried = lock.once("19", DAY, |_| ok());
     assert!(
         tried.unwrap_err().is_held(),
@@ -114,10 +114,8 @@ fn what_a_crash_left_is_waited_for_and_then_the_job_runs() {
 }
 
 /// A process that dies under the lock leaves lock and mark to their leases. Here the lock is broken by an operator and the mark stays.
-fn leave_a_crash(store: &Flaky) {
-    let options = LockOptions::default()
-        .with_ttl(Duration::from_millis(400))
-        .with_renew(false);
+fn leave_a_crash_for(store: &Flaky, ttl: Duration) {
+    let options = LockOptions::default().with_ttl(ttl).with_renew(false);
     let lock = Lock::with_options(store.clone(), "import", options).unwrap();
     let crash: Result<_, AcquireError> = lock.once("19", DAY, |guard| {
         let fence = guard.fencing_token().unwrap();
@@ -217,4 +215,57 @@ fn a_keep_that_the_store_cannot_keep_is_refused_before_the_job_runs() {
             "{job:?} {keep:?}"
         );
     }
+}
+
+#[test]
+fn a_mark_that_is_set_counts_though_both_answers_were_lost() {
+    let store = Flaky::new();
+    let lock = Lock::new(store.clone(), "import");
+    let outcome = lock.once("19", DAY, |_| {
+        store
+            .extends
+            .fail_next(&[Fault::LoseReply, Fault::LoseReply]);
+        ok()
+    });
+    assert_eq!(outcome.unwrap(), Ok(Once::Ran(42)));
+}
+
+#[test]
+fn a_waiter_for_a_job_that_was_done_does_not_wait() {
+    let lock = Lock::new(Flaky::new(), "import");
+    assert_eq!(lock.once("19", DAY, |_| ok()).unwrap(), Ok(Once::Ran(42)));
+    // The mark stays for a day: who waited for its end would not come back.
+    let again = lock.once_with(&Wait::forever(), "19", DAY, |_| ok());
+    assert!(matches!(again.unwrap(), Ok(Once::AlreadyDone { .. })));
+}
+
+#[test]
+fn a_job_does_not_run_if_the_lock_was_lost_while_its_mark_was_waited_for() {
+    let store = Flaky::new();
+    leave_a_crash_for(&store, Duration::from_secs(3));
+    let options = LockOptions::default()
+        .with_ttl(Duration::from_secs(1))
+        .with_renew(false);
+    let lock = Lock::with_options(store.clone(), "import", options).unwrap();
+    let wait = Wait::within(Duration::from_secs(20));
+    let outcome = lock.once_with(&wait, "19", DAY, |_| -> Result<(), ()> {
+        panic!("it ran without the lock")
+    });
+    assert!(
+        matches!(outcome, Err(AcquireError::Datastore(_))),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn max_hold_does_not_end_the_mark() {
+    let store = Flaky::new();
+    let ttl = Duration::from_millis(1500);
+    let options = LockOptions::default().with_ttl(ttl).with_max_hold(ttl);
+    let lock = Lock::with_options(store.clone(), "import", options).unwrap();
+    let outcome = lock.once("19", DAY, |_| {
+        std::thread::sleep(ttl * 2);
+        Ok::<_, ()>(store.is_free(MARK))
+    });
+    assert_eq!(outcome.unwrap(), Ok(Once::Ran(false)));
 }

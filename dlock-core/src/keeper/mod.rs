@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::{io, thread};
 
 use crate::callback::Callback;
-use crate::held_lease::{Call, HeldLease};
+use crate::held_lease::HeldLease;
 use crate::store::Shared;
 use crate::{Clock, Signal, Time};
 
@@ -42,7 +42,10 @@ struct State {
     agenda: BTreeSet<(Time, Ticket)>,
     /// When the timing thread looks next without being woken.
     next_look: Option<Time>,
-    jobs: VecDeque<Job>,
+    extends: VecDeque<Job>,
+    confirms: VecDeque<Job>,
+    /// Whether it is the turn of the confirmations.
+    confirm_next: bool,
     /// Callbacks for which there was no thread.
     undelivered: Vec<Callback>,
 }
@@ -55,7 +58,6 @@ struct Kept {
 struct Job {
     ticket: Ticket,
     lease: Arc<HeldLease>,
-    call: Call,
 }
 
 impl Keeper {
@@ -140,14 +142,23 @@ impl Inner {
     }
 
     fn call(&self, callbacks: Vec<Callback>) {
+        if self.try_call(callbacks) {
+            return;
+        }
+        self.timing.notify();
+    }
+
+    /// Calls them; whether there was a thread for each. For the others the timing thread tries again.
+    fn try_call(&self, callbacks: Vec<Callback>) -> bool {
         let left: Vec<_> = callbacks
             .into_iter()
             .filter(|callback| !callback.spawn())
             .collect();
-        if !left.is_empty() {
+        let all = left.is_empty();
+        if !all {
             self.state().undelivered.extend(left);
-            self.timing.notify();
         }
+        all
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

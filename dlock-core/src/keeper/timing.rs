@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Inner, Job, State, Ticket};
 use crate::Time;
-use crate::held_lease::{Due, HeldLease};
+use crate::held_lease::{Call, Due, HeldLease};
 
 /// How long to wait for a thread to call a callback on.
 const RETRY_CALLBACKS: Duration = Duration::from_millis(100);
@@ -25,15 +25,17 @@ pub(super) fn run(inner: &Inner) {
         for (ticket, lease) in due {
             let due = lease.due(now, &mut callbacks);
             let mut state = inner.state();
+            // Asked under the lock: an answer may have come in since, and set another time.
+            let next = lease.next_look();
             match due {
-                Due::Nothing { until } => inner.look_at(&mut state, ticket, until),
+                Due::Nothing => inner.look_at(&mut state, ticket, next),
                 Due::Call(call) => {
-                    inner.look_at(&mut state, ticket, lease.next_look());
-                    state.jobs.push_back(Job {
-                        ticket,
-                        lease,
-                        call,
-                    });
+                    inner.look_at(&mut state, ticket, next);
+                    let jobs = match call {
+                        Call::Extend => &mut state.extends,
+                        Call::Confirm => &mut state.confirms,
+                    };
+                    jobs.push_back(Job { ticket, lease });
                     inner.work.notify();
                 }
                 Due::Over => {
@@ -43,7 +45,8 @@ pub(super) fn run(inner: &Inner) {
                 }
             }
         }
-        inner.call(callbacks);
+        // Without a notification: it would end the sleep below at once.
+        inner.try_call(callbacks);
 
         let mut state = inner.state();
         let mut next = state.agenda.first().map_or(Time::MAX, |(at, _)| *at);
@@ -60,7 +63,7 @@ pub(super) fn run(inner: &Inner) {
 fn take_due(state: &mut State, now: Time) -> Vec<(Ticket, Arc<HeldLease>)> {
     let mut due = Vec::new();
     while let Some(&(at, ticket)) = state.agenda.first() {
-        if at > now {
+        if at > now || at == Time::MAX {
             break;
         }
         state.agenda.pop_first();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Inner, Job};
 use crate::callback::Callback;
-use crate::held_lease::{After, Call, HeldLease};
+use crate::held_lease::{After, HeldLease};
 use crate::store::Shared;
 use crate::{DatastoreError, ErrorKind, Extension, Lease, LockEvent, Time};
 
@@ -16,18 +16,23 @@ pub(super) fn run(inner: &Inner, store: &Weak<Shared>) {
             return;
         }
         let Some(store) = store.upgrade() else { return };
-        let jobs = next_batch(inner, store.characteristics().batch.max(1));
-        if jobs.is_empty() {
+        let Some(batch) = next_batch(inner, store.characteristics().batch.max(1)) else {
             // Not across the sleep: the store ends with its last handle, which must not be this one.
             drop(store);
             inner.clock.stand_by(&inner.work, Time::MAX);
             continue;
-        }
+        };
         let mut callbacks = Vec::new();
-        match jobs[0].call {
-            Call::Extend => extend(&store, &jobs, &mut callbacks),
-            Call::Confirm => confirm(&store, &jobs[0], &mut callbacks),
-        }
+        let jobs = match batch {
+            Batch::Extends(jobs) => {
+                extend(&store, &jobs, &mut callbacks);
+                jobs
+            }
+            Batch::Confirm(job) => {
+                confirm(&store, &job, &mut callbacks);
+                vec![job]
+            }
+        };
         inner.call(callbacks);
         let mut state = inner.state();
         for Job { ticket, lease, .. } in &jobs {
@@ -36,18 +41,22 @@ pub(super) fn run(inner: &Inner, store: &Weak<Shared>) {
     }
 }
 
-/// The oldest jobs of one kind, as many as the store takes at once.
-fn next_batch(inner: &Inner, most: usize) -> Vec<Job> {
+enum Batch {
+    Extends(Vec<Job>),
+    Confirm(Job),
+}
+
+/// The oldest extends, as many as the store takes at once, or the oldest confirmation. In turn, so that neither kind starves the other.
+fn next_batch(inner: &Inner, most: usize) -> Option<Batch> {
     let mut state = inner.state();
-    let Some(Job { call, .. }) = state.jobs.front() else {
-        return Vec::new();
-    };
-    let (call, mut jobs) = (*call, Vec::new());
-    let most = if call == Call::Confirm { 1 } else { most };
-    while jobs.len() < most && state.jobs.front().is_some_and(|job| job.call == call) {
-        jobs.extend(state.jobs.pop_front());
+    let confirm = !state.confirms.is_empty() && (state.confirm_next || state.extends.is_empty());
+    state.confirm_next = !confirm;
+    if confirm {
+        return state.confirms.pop_front().map(Batch::Confirm);
     }
-    jobs
+    let most = most.min(state.extends.len());
+    let extends: Vec<Job> = state.extends.drain(..most).collect();
+    (!extends.is_empty()).then_some(Batch::Extends(extends))
 }
 
 fn extend(store: &Shared, jobs: &[Job], callbacks: &mut Vec<Callback>) {
@@ -75,7 +84,7 @@ fn extend(store: &Shared, jobs: &[Job], callbacks: &mut Vec<Callback>) {
 }
 
 fn confirm(store: &Shared, job: &Job, callbacks: &mut Vec<Callback>) {
-    let Some((lease, _)) = job.lease.send() else {
+    let Some(lease) = job.lease.send_confirm() else {
         return;
     };
     let sent = job.lease.clock().now();

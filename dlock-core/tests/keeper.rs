@@ -1,0 +1,267 @@
+//! What the threads that keep leases survive.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{
+    Attempt, Characteristics, Claim, Datastore, DatastoreError, Extension, FakeClock, Inspect as _,
+    Lease, Lock, LockEvent, LockOptions, MemoryDatastore, Released, Store,
+};
+use support::{Fault, Flaky, eventually};
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(thread::panicking(), "as the test wants");
+    }
+}
+
+/// Takes its time to be dropped.
+struct Slow(Duration);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        thread::sleep(self.0);
+    }
+}
+
+#[test]
+fn a_callback_that_owns_another_guard_does_not_lock_up_the_store() {
+    let (done, finished) = mpsc::channel();
+    thread::spawn(move || {
+        let (sender, renewed) = mpsc::channel();
+        let sender = Mutex::new(sender);
+        let observer = move |event: &LockEvent<'_>| {
+            if let LockEvent::Renewed {
+                key: "dlock:outer", ..
+            } = event
+            {
+                let _ = sender.lock().unwrap().send(());
+                thread::sleep(MILLI * 50); // widens the window
+            }
+        };
+        let store = Store::builder(MemoryDatastore::new())
+            .observer(observer)
+            .build();
+        let options = LockOptions::default().with_ttl(SECOND);
+        let lock = |id: &str| Lock::with_options(&store, id, options.clone()).unwrap();
+        let outer = lock("outer").try_acquire().unwrap();
+        let inner = lock("inner").try_acquire().unwrap();
+        let slow = Slow(MILLI * 150); // widens the window
+        outer.on_lost(move || drop((slow, inner)));
+        renewed.recv().unwrap();
+        let _ = outer.release();
+        done.send(()).unwrap();
+    });
+    finished
+        .recv_timeout(SECOND * 30)
+        .expect("the release ends");
+}
+
+#[test]
+fn a_callback_whose_remains_panic_or_block_ends_no_other_lease() {
+    let flaky = Flaky::new();
+    let store = Store::from(flaky.clone());
+    let options = LockOptions::default().with_ttl(SECOND * 2);
+    let lock = |id: &str| Lock::with_options(&store, id, options.clone()).unwrap();
+    let broken = lock("broken").try_acquire().unwrap();
+    let other = lock("other").try_acquire().unwrap();
+    let (bomb, slow) = (Bomb, Slow(SECOND * 4));
+    broken.on_at_risk(move || drop(bomb));
+    broken.on_at_risk(move || drop(slow));
+    let fence = broken.fencing_token().unwrap();
+    assert_eq!(
+        flaky.memory.break_lease(broken.key(), fence).unwrap(),
+        Released::Ours
+    );
+    eventually("lost", || !broken.is_valid());
+    let before = flaky.extends.count();
+    eventually("the other is renewed", || {
+        flaky.extends.count() > before + 4
+    });
+    assert!(other.is_valid());
+    std::mem::forget(broken);
+}
+
+#[test]
+fn a_callback_whose_remains_panic_does_not_keep_the_lock() {
+    let store = Flaky::new();
+    let guard = Lock::new(store.clone(), "job").try_acquire().unwrap();
+    let bomb = Bomb;
+    guard.on_lost(move || drop(bomb));
+    drop(guard);
+    assert!(store.is_free("dlock:job"));
+}
+
+/// A store whose every call takes half a millisecond.
+#[derive(Clone)]
+struct Distant {
+    memory: MemoryDatastore,
+    confirm_after: Option<Duration>,
+    ttl_min: Duration,
+    confirms: Arc<AtomicUsize>,
+}
+
+impl Distant {
+    fn new(confirm_after: Option<Duration>) -> Self {
+        let (memory, confirms) = (MemoryDatastore::new(), Arc::default());
+        Distant {
+            memory,
+            confirm_after,
+            ttl_min: MILLI * 10,
+            confirms,
+        }
+    }
+}
+
+impl Datastore for Distant {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        self.memory.acquire(claim, ttl)
+    }
+
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        self.memory.extend(lease, ttl)
+    }
+
+    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+        self.memory.release(lease)
+    }
+
+    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        thread::sleep(MILLI / 2);
+        leases
+            .iter()
+            .map(|(lease, ttl)| self.memory.extend(lease, *ttl))
+            .collect()
+    }
+
+    fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
+        thread::sleep(MILLI / 2);
+        self.confirms.fetch_add(1, Ordering::SeqCst);
+        Ok(Extension::Extended(lease.grant().clone()))
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        let most = Duration::from_secs(86_400);
+        let characteristics = Characteristics::default()
+            .with_batch(256)
+            .with_ttl(self.ttl_min, most);
+        match self.confirm_after {
+            Some(after) => characteristics.with_confirm_after(after),
+            None => characteristics,
+        }
+    }
+}
+
+#[test]
+fn confirmations_do_not_starve_renewals() {
+    let store = Store::from(Distant::new(Some(MILLI * 50)));
+    let options = LockOptions::default().with_ttl(SECOND * 6);
+    let lock =
+        |number| Lock::with_options(&store, format!("job-{number}"), options.clone()).unwrap();
+    // Their confirmations alone take longer than a lease.
+    let guards: Vec<_> = (0..15_000)
+        .map(|number| lock(number).try_acquire().unwrap())
+        .collect();
+    thread::sleep(SECOND * 9);
+    let lost = guards.iter().filter(|guard| !guard.is_valid()).count();
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn a_lease_that_max_hold_makes_as_short_as_the_store_can_is_confirmed_too() {
+    let store = Distant {
+        ttl_min: SECOND * 5,
+        ..Distant::new(Some(MILLI * 50))
+    };
+    let options = LockOptions::default().with_max_hold(SECOND * 5);
+    let guard = Lock::with_options(store.clone(), "job", options)
+        .unwrap()
+        .try_acquire()
+        .unwrap();
+    eventually("confirmed", || store.confirms.load(Ordering::SeqCst) > 0);
+    drop(guard);
+}
+
+#[test]
+fn a_short_max_hold_is_not_at_risk_from_the_start() {
+    let options = LockOptions::default().with_max_hold(SECOND * 4);
+    let lock = Lock::with_options(Flaky::new(), "job", options).unwrap();
+    let guard = lock.try_acquire().unwrap();
+    let (sender, told) = mpsc::channel();
+    guard.on_at_risk(move || sender.send(()).unwrap());
+    assert!(
+        told.recv_timeout(SECOND).is_err(),
+        "{:?} left",
+        guard.remaining()
+    );
+}
+
+#[test]
+fn the_end_of_time_is_no_endless_loop() {
+    let fake = FakeClock::new();
+    let memory = MemoryDatastore::with_clock(fake.clock());
+    let store = Store::builder(memory).clock(fake.clock()).build();
+    let guard = Lock::new(&store, "job").try_acquire().unwrap();
+    let (sender, told) = mpsc::channel();
+    guard.on_lost(move || sender.send(()).unwrap());
+    fake.advance(Duration::MAX);
+    told.recv_timeout(SECOND * 20).expect("told of the loss");
+    let (sender, dropped) = mpsc::channel();
+    thread::spawn(move || {
+        drop(guard);
+        sender.send(()).unwrap();
+    });
+    dropped.recv_timeout(SECOND * 20).expect("dropped");
+}
+
+#[test]
+fn a_look_that_races_with_a_failed_renewal_does_not_put_off_the_next() {
+    let store = Flaky::new();
+    let options = LockOptions::default()
+        .with_ttl(SECOND * 4)
+        .with_grace(SECOND * 2);
+    let guard = Lock::with_options(store.clone(), "job", options)
+        .unwrap()
+        .try_acquire()
+        .unwrap();
+    // The first renewal is under way when the lease comes to be at risk, and fails.
+    store.extends.delay(MILLI * 650);
+    store.extends.fail_next(&[Fault::Refuse]);
+    eventually("a renewal", || store.extends.count() == 1);
+    store.extends.delay(Duration::ZERO);
+    eventually("another", || store.extends.count() > 2);
+    assert!(guard.is_valid());
+}
+
+#[test]
+fn a_renewed_lease_counts_from_before_the_renewal_was_sent() {
+    let store = Flaky {
+        call_timeout: SECOND * 5,
+        ..Flaky::new()
+    };
+    let options = LockOptions::default().with_ttl(SECOND * 6);
+    let guard = Lock::with_options(store.clone(), "job", options)
+        .unwrap()
+        .try_acquire()
+        .unwrap();
+    store.extends.delay(SECOND);
+    eventually("renewed", || {
+        guard.remaining() > SECOND * 4 + MILLI * 100 && store.extends.count() == 1
+    });
+    let left = guard.remaining();
+    assert!(
+        left < SECOND * 5,
+        "{left:?}: the second that the renewal took is gone"
+    );
+}

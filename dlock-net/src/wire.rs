@@ -16,8 +16,10 @@ const READ_AHEAD: usize = 4096;
 pub struct Wire<S> {
     stream: S,
     peer: String,
+    // What has arrived and was not taken yet is `start..end`; the rest is room, kept from reply to reply.
     buffer: Vec<u8>,
     start: usize,
+    end: usize,
     dirty: bool,
 }
 
@@ -29,6 +31,7 @@ impl<S: Transport> Wire<S> {
             peer: peer.to_string(),
             buffer: Vec::new(),
             start: 0,
+            end: 0,
             dirty: false,
         }
     }
@@ -71,7 +74,7 @@ impl<S: Transport> Wire<S> {
         })
     }
 
-    /// Reads a line of at most `most` bytes; it comes without its CRLF or LF.
+    /// Reads a line of at most `most` bytes before its LF; it comes without its CRLF or LF.
     ///
     /// # Errors
     ///
@@ -79,16 +82,18 @@ impl<S: Transport> Wire<S> {
     pub fn line(&mut self, most: usize) -> Result<&[u8], DatastoreError> {
         let mut seen = 0;
         let length = loop {
-            if let Some(at) = self.buffered()[seen..].iter().position(|b| *b == b'\n') {
-                break seen + at;
-            }
-            seen = self.buffered().len();
-            if seen > most {
+            let end = self.buffered()[seen..].iter().position(|b| *b == b'\n');
+            let length = end.map_or(self.buffered().len(), |at| seen + at);
+            if length > most {
                 return Err(self.failed(io::Error::new(
                     io::ErrorKind::InvalidData,
                     "a line that is too long",
                 )));
             }
+            if end.is_some() {
+                break length;
+            }
+            seen = length;
             self.fill()?;
         };
         let from = self.start;
@@ -113,7 +118,7 @@ impl<S: Transport> Wire<S> {
 
     /// What has arrived and was not taken yet.
     pub fn buffered(&self) -> &[u8] {
-        &self.buffer[self.start..]
+        &self.buffer[self.start..self.end]
     }
 
     /// Waits for more to arrive.
@@ -136,19 +141,22 @@ impl<S: Transport> Wire<S> {
     }
 
     fn read_more(&mut self) -> io::Result<()> {
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        let length = self.buffer.len();
-        self.buffer.resize(length + READ_AHEAD, 0);
-        let read = self.stream.read(&mut self.buffer[length..]);
-        self.buffer
-            .truncate(length + read.as_ref().map_or(0, |n| *n));
-        match read {
-            Ok(0) => Err(io::Error::new(
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.buffer.len() < self.end + READ_AHEAD {
+            self.buffer.resize(self.end + READ_AHEAD, 0);
+        }
+        match self.stream.read(&mut self.buffer[self.end..])? {
+            0 => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the server closed the connection",
             )),
-            done => done.map(drop),
+            read => {
+                self.end += read;
+                Ok(())
+            }
         }
     }
 }
@@ -173,7 +181,7 @@ impl<S: Transport> BufRead for Wire<S> {
     }
 
     fn consume(&mut self, amount: usize) {
-        self.start = (self.start + amount).min(self.buffer.len());
+        self.start = (self.start + amount).min(self.end);
     }
 }
 
@@ -184,5 +192,106 @@ impl<S> fmt::Debug for Wire<S> {
             .field("peer", &self.peer)
             .field("dirty", &self.dirty)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Deadline;
+
+    /// Gives what it has in pieces, then closes.
+    struct Pieces(Vec<Vec<u8>>, Deadline);
+
+    impl Read for Pieces {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let piece = self.0.remove(0);
+            let length = piece.len().min(buf.len());
+            buf[..length].copy_from_slice(&piece[..length]);
+            if length < piece.len() {
+                self.0.insert(0, piece[length..].to_vec());
+            }
+            Ok(length)
+        }
+    }
+
+    impl io::Write for Pieces {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Transport for Pieces {
+        fn deadline(&self) -> &Deadline {
+            &self.1
+        }
+        fn is_quiet(&mut self) -> bool {
+            true
+        }
+    }
+
+    fn wire(pieces: &[&[u8]]) -> Wire<Pieces> {
+        let pieces = pieces.iter().map(|piece| piece.to_vec()).collect();
+        Wire::new(Pieces(pieces, Deadline::default()), "here:1")
+    }
+
+    #[test]
+    fn lines_and_blocks_are_the_same_however_they_arrive() {
+        let long = vec![b'x'; 3 * READ_AHEAD];
+        let mut whole = b"first\r\nsecond\nabc\r\n".to_vec();
+        whole.extend_from_slice(&long);
+        whole.extend_from_slice(b"\r\n");
+        for size in [1, 2, 7, 100, READ_AHEAD, whole.len()] {
+            let pieces: Vec<&[u8]> = whole.chunks(size).collect();
+            let mut wire = wire(&pieces);
+            assert_eq!(wire.line(10).unwrap(), b"first");
+            assert_eq!(wire.line(10).unwrap(), b"second");
+            assert_eq!(wire.exactly(5).unwrap(), b"abc\r\n");
+            assert_eq!(wire.exactly(long.len() + 2).unwrap()[..long.len()], long);
+            assert!(wire.buffered().is_empty());
+            let error = wire.line(10).unwrap_err();
+            assert!(error.may_have_executed(), "the server closed");
+        }
+    }
+
+    #[test]
+    fn a_line_has_its_limit() {
+        for pieces in [&[&b"123456\r\n"[..]][..], &[b"1234", b"56"]] {
+            let error = wire(pieces).line(5).unwrap_err();
+            assert_eq!(error.kind(), dlock_core::ErrorKind::Protocol);
+        }
+        assert_eq!(wire(&[b"12345\n"]).line(5).unwrap(), b"12345");
+    }
+
+    #[test]
+    fn it_is_usable_only_between_calls() {
+        let mut wire = wire(&[b"answer\r\nmore"]);
+        assert!(wire.is_usable());
+        wire.send(b"question").unwrap();
+        assert!(!wire.is_usable(), "the reply is still to come");
+        wire.line(10).unwrap();
+        wire.finish();
+        assert!(!wire.is_usable(), "there is more than the reply");
+    }
+
+    #[test]
+    fn a_reader_gets_what_is_buffered_first() {
+        let mut wire = wire(&[b"line\r\nrest", b" of it"]);
+        wire.line(10).unwrap();
+        let mut rest = [0; 4];
+        wire.read_exact(&mut rest).unwrap();
+        assert_eq!(&rest, b"rest");
+        assert_eq!(wire.fill_buf().unwrap(), b" of it");
+        wire.consume(usize::from(u16::MAX));
+        assert_eq!(
+            wire.fill_buf().unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 }

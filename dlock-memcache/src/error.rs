@@ -57,6 +57,8 @@ pub(crate) enum Problem {
     Ttl,
     #[error("the reply was lost, and there was nothing to free when it was asked again")]
     ReplyLost,
+    #[error("the connection broke after the claim was sent, which may yet be carried out")]
+    LostCopy,
     #[error("the key kept changing hands")]
     Contended,
     #[error("there was no time left to verify how long the server keeps the key")]

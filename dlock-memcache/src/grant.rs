@@ -136,9 +136,9 @@ fn hold_longer(
         return Ok(Some(at.grant(Some(fence))));
     }
     let (seconds, sent) = (ttl::seconds(ttl)?, now());
+    // The holder stays: a late copy of the claim may come after an extend that described it anew.
     let again = Record {
         fence: Some(fence),
-        holder: claim.holder(),
         ..record.clone()
     };
     let stored = link.replace(claim.key(), item.cas, seconds, &again.to_value())?;

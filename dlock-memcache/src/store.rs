@@ -132,13 +132,24 @@ impl Datastore for MemcacheDatastore {
         }
         self.abandoned.forget(claim.owner());
         let given_up = |owner| self.abandoned.contains(owner);
-        self.pool.call(self.deadline(claim), |link| {
-            if self.calls.verify_before_grant {
+        let mut in_doubt = false;
+        let attempt = self.pool.call(self.deadline(claim), |link| {
+            let attempt = if self.calls.verify_before_grant {
                 acquire_verified(link, claim, ttl, given_up)
             } else {
                 grant::acquire(link, claim, ttl, given_up)
-            }
-        })
+            };
+            attempt.inspect_err(|error| in_doubt |= error.may_have_executed())
+        })?;
+        if in_doubt {
+            // A copy of the claim that was sent on a connection which broke may still be on its way: it would win after this holder, or after
+            // our own early release. Core asks again, and knows of it.
+            return Err(DatastoreError::maybe_executed(
+                ErrorKind::Unreachable,
+                Problem::LostCopy,
+            ));
+        }
+        Ok(attempt)
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {

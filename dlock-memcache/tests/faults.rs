@@ -17,7 +17,7 @@ use dlock_testkit::servers::RedisServer;
 use support::*;
 
 /// What a call may overshoot on a busy machine.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(500);
 
 /// A proxy to the shared server, and a store with a warm connection through it.

@@ -59,9 +59,11 @@ fn a_claim_whose_reply_was_lost_is_granted_under_the_same_token() {
 
 #[test]
 fn a_lock_is_got_over_a_connection_that_breaks() {
-    let (proxy, store) = through_a_proxy();
+    let proxy = Proxy::to(server().address());
     let key = key("lock");
+    let store = MemcacheDatastore::connect(&format!("memcache://{}", proxy.address())).unwrap();
     let lock = Lock::new(store, &key["dlock:".len()..]);
+    lock.acquire_within(CALL).unwrap().release().unwrap();
     proxy.replies_once(Fault::Cut { after: 0 });
     let guard = lock.acquire_within(CALL).unwrap();
     assert!(guard.is_valid());

@@ -131,10 +131,10 @@ fn a_lock_that_cannot_be_released_is_told_and_the_status_stays() {
 #[test]
 fn a_renewed_lease_lasts_longer_than_its_ttl() {
     let place = Place::new();
-    let mut child = spawn(&mut place.run("--ttl 300ms job", "echo $$ >pid; sleep 2"));
+    let mut child = spawn(&mut place.run("--ttl 1500ms job", "echo $$ >pid; sleep 5"));
     place.await_pid("pid");
-    for _ in 0..5 {
-        sleep(Duration::from_millis(250));
+    for _ in 0..8 {
+        sleep(Duration::from_millis(500));
         assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
     }
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -49,22 +49,30 @@ fn one_round(store: &str, folder: &Path, arguments: &[&str]) {
             .unwrap()
     };
     let racers: Vec<Child> = (0..PROCESSES).map(|_| start()).collect();
-    let mut codes: Vec<i32> = Vec::new();
-    for racer in racers {
-        let output = racer.wait_with_output().unwrap();
-        assert!(
-            matches!(code(&output), 0 | 75),
-            "{arguments:?}: {}",
-            stderr(&output)
-        );
-        codes.push(code(&output));
-    }
+    let codes: Vec<i32> = racers
+        .into_iter()
+        .map(|racer| {
+            let mut output = racer.wait_with_output().unwrap();
+            // On a machine with far more work than cores a call can run out of time. It says so, and is made again.
+            while is_starved(&output) {
+                output = start().wait_with_output().unwrap();
+            }
+            let said = stderr(&output);
+            assert!(matches!(code(&output), 0 | 75), "{arguments:?}: {said}");
+            code(&output)
+        })
+        .collect();
     let winners = codes.iter().filter(|code| **code == 0).count();
     assert_eq!(
         (winners, lines(&log) - before),
         (1, 1),
         "{arguments:?}: {codes:?}"
     );
+}
+
+fn is_starved(output: &Output) -> bool {
+    let said = stderr(output);
+    code(output) == 69 && (said.contains("answer in time") || said.contains("after its end"))
 }
 
 fn a_job_runs_once_a_round(store: &str) {

@@ -1,4 +1,6 @@
 //! On a terminal a command behaves as if dlock were not there.
+//!
+//! The jobs `exec` what shall get a Ctrl-C: a shell that is just about to start a program may take it for itself.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +19,7 @@ fn run(place: &Place, arguments: &str, script: &str) -> String {
 #[test]
 fn ctrl_c_ends_the_command() {
     let place = Place::new();
-    let job = run(&place, "job", "echo ready; sleep 60");
+    let job = run(&place, "job", "echo ready; exec sleep 60");
     let mut shell = Shell::run(&format!("{job}; echo status=$?"));
     shell.shows("ready");
     shell.types(CTRL_C);
@@ -27,7 +29,7 @@ fn ctrl_c_ends_the_command() {
 #[test]
 fn ctrl_c_ends_the_script_around_dlock_too() {
     let place = Place::new();
-    let job = run(&place, "job", "echo ready; sleep 60");
+    let job = run(&place, "job", "echo ready; exec sleep 60");
     std::fs::write(
         place.path("loop.sh"),
         format!("{job}\necho next\n{job}\necho next\n"),
@@ -82,7 +84,7 @@ fn ctrl_c_in_a_pipeline_ends_the_command() {
     let job = run(
         &place,
         "job",
-        &format!("echo $$ >{pid}; echo ready; sleep 60"),
+        &format!("echo $$ >{pid}; echo ready; exec sleep 60"),
     );
     let mut shell = Shell::run(&format!("{job} | cat; echo after"));
     shell.shows("ready");

@@ -231,7 +231,8 @@ impl Acquisition {
         match reply {
             Ok(Attempt::Granted(grant)) => {
                 let until = valid_until(sent, grant.ttl);
-                let lost_request = self.lost_request.take();
+                let copy = grant.copy_may_follow.then_some(not_after);
+                let lost_request = self.lost_request.take().max(copy);
                 if now < until {
                     self.outcome = Outcome::Won(Granted {
                         grant,
@@ -571,6 +572,16 @@ mod tests {
             },
         );
         assert!(matches!(action, Action::Finish) && !acquisition.needs_abandon());
+    }
+
+    #[test]
+    fn a_winner_learns_of_a_copy_that_the_store_sent_before() {
+        let (plan, now) = plan(None);
+        let (mut acquisition, _) = Acquisition::start(plan, now);
+        let grant = crate::Grant::new(TTL).with_copy_to_follow(true);
+        let reply = Ok(Attempt::Granted(grant));
+        assert!(matches!(acquisition.on(now, Event::Answered { sent: now, reply }), Action::Finish));
+        assert_eq!(acquisition.into_outcome().unwrap().lost_request, Some(later(now, 2000)));
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub struct Grant {
     pub ttl: Duration,
     /// What the store wants to be given back.
     pub revision: Revision,
+    /// Whether a copy of the claim, sent on a connection that broke, may yet be carried out. After an early release it would take the key again;
+    /// core sees to that.
+    pub copy_may_follow: bool,
 }
 
 impl Grant {
@@ -85,6 +88,7 @@ impl Grant {
             fence: None,
             ttl,
             revision: Revision::NONE,
+            copy_may_follow: false,
         }
     }
 
@@ -92,6 +96,13 @@ impl Grant {
     #[must_use]
     pub fn with_fence(mut self, fence: FencingToken) -> Self {
         self.fence = Some(fence);
+        self
+    }
+
+    /// The same, saying whether a [copy of the claim](Self::copy_may_follow) may yet be carried out.
+    #[must_use]
+    pub fn with_copy_to_follow(mut self, may_follow: bool) -> Self {
+        self.copy_may_follow = may_follow;
         self
     }
 

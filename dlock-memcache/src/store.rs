@@ -141,15 +141,15 @@ impl Datastore for MemcacheDatastore {
             };
             attempt.inspect_err(|error| in_doubt |= error.may_have_executed())
         })?;
-        if in_doubt {
-            // A copy of the claim that was sent on a connection which broke may still be on its way: it would win after this holder, or after
-            // our own early release. Core asks again, and knows of it.
-            return Err(DatastoreError::maybe_executed(
+        match attempt {
+            Attempt::Granted(grant) => Ok(Attempt::Granted(grant.with_copy_to_follow(in_doubt))),
+            // The copy that was sent on the connection which broke may still be on its way, and win after this holder.
+            Attempt::Held(_) if in_doubt => Err(DatastoreError::maybe_executed(
                 ErrorKind::Unreachable,
                 Problem::LostCopy,
-            ));
+            )),
+            held @ Attempt::Held(_) => Ok(held),
         }
-        Ok(attempt)
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, Lease,
-    Reach, Released, Time,
+    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, Grant,
+    Lease, Reach, Released, Time,
 };
 use dlock_net::{Pool, PoolSettings, call_deadline, may_have_executed};
 
@@ -109,7 +109,11 @@ impl Datastore for RedisDatastore {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
         check(ttl)?;
         match self.call(claim, Call::Acquire(claim, ttl))? {
-            (Answer::Granted { fence, left }, _) => Ok(Attempt::granted(left, fence)),
+            (Answer::Granted { fence, left }, in_doubt) => Ok(Attempt::Granted(
+                Grant::new(left)
+                    .with_fence(fence)
+                    .with_copy_to_follow(in_doubt),
+            )),
             // The first copy of the claim may still be on its way, and win after this holder.
             (Answer::Held(_), true) => Err(lost_reply()),
             (Answer::Held(held), false) => Ok(Attempt::Held(held)),

@@ -8,8 +8,8 @@
 use std::io;
 use std::path::Path;
 
-/// The numbers are those of the kernel's `linux/magic.h` and of the out-of-tree file systems' sources.
-const REFUSED: [(u32, &str); 23] = [
+/// The last two hold no files of anybody's. The numbers are those of the kernel's `linux/magic.h` and of the out-of-tree file systems' sources.
+const REFUSED: [(u32, &str); 25] = [
     (0x0000_6969, "NFS"),
     (0x0000_517b, "SMB"),
     (0xff53_4d42, "CIFS"),
@@ -33,6 +33,8 @@ const REFUSED: [(u32, &str); 23] = [
     (0x786f_4256, "a VirtualBox shared folder"),
     (0xbacb_acbc, "a VMware shared folder"),
     (0x7c7c_6673, "a Parallels shared folder"),
+    (0x0000_9fa0, "procfs"),
+    (0x6265_6572, "sysfs"),
 ];
 
 /// The name of the file system that `folder` is on, if it is one that is refused.
@@ -67,6 +69,15 @@ mod tests {
         assert_eq!(name_of(0x6573_5546), Some("FUSE"));
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn the_file_system_is_asked_for() {
+        assert_eq!(refused(Path::new("/proc")).unwrap(), Some("procfs"));
+        let scratch = tempfile::tempdir().unwrap();
+        assert_eq!(refused(scratch.path()).unwrap(), None);
+        assert!(refused(Path::new("/no/such/folder")).is_err());
+    }
+
     #[test]
     fn local_file_systems_are_taken() {
         // ext4, tmpfs, XFS, btrfs, overlayfs, ZFS
@@ -80,6 +91,5 @@ mod tests {
         ] {
             assert_eq!(name_of(kind), None, "{kind:x}");
         }
-        assert_eq!(refused(Path::new("/proc")).unwrap(), None);
     }
 }

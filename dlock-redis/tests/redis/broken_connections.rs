@@ -32,7 +32,14 @@ fn a_claim_whose_reply_was_lost_is_granted_once_with_one_fencing_token() {
     assert_eq!(evalshas(&server), 2, "it ran, and was repeated");
     assert_eq!(fence_of(&lease), fence_of_server(&server), "one grant");
     assert_eq!(server.calls()["set"], 2, "a fence and a lock, once");
+    assert!(lease.grant().copy_may_follow);
     assert!(released(&store, &lease));
+    let warm = acquired(&store, &claim);
+    assert!(
+        !warm.grant().copy_may_follow,
+        "said of the call that was in doubt alone"
+    );
+    assert!(released(&store, &warm));
     assert_eq!(
         server.keys(),
         ["{dlock:import}:fence", "{dlock:warm}:fence"]
@@ -46,6 +53,10 @@ fn a_claim_whose_request_was_lost_is_granted() {
     proxy.requests_once(Fault::Cut { after: 0 });
     let lease = acquired(&store, &claim(KEY));
     assert_eq!(evalshas(&server), 1);
+    assert!(
+        lease.grant().copy_may_follow,
+        "nobody knows that the first copy is lost"
+    );
     assert!(released(&store, &lease));
 }
 

@@ -65,23 +65,36 @@ impl ServerError {
 
     /// The kind, and whether the command may have been carried out all the same.
     fn meaning(&self) -> (ErrorKind, bool) {
-        let kind = match self.code.as_str() {
-            "OOM" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "BUSY"
-            | "CLUSTERDOWN" | "TRYAGAIN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => {
-                ErrorKind::Refused
+        let by_text = || match self.message.as_str() {
+            text if text.starts_with("max number of clients") => Some(ErrorKind::Refused),
+            text if text.starts_with("unknown command") => Some(ErrorKind::Unsupported),
+            text if text.contains("The user executing the script can't") => {
+                Some(ErrorKind::Refused)
             }
-            "MOVED" | "ASK" | "CROSSSLOT" => ErrorKind::Unsupported,
-            "WRONGTYPE" => ErrorKind::ForeignKey,
-            _ if self.message.starts_with("max number of clients") => ErrorKind::Refused,
-            _ if self.message.starts_with("unknown command") => ErrorKind::Unsupported,
-            // Before Redis 7 an error inside of a script has only its text.
-            _ if self.message.contains("WRONGTYPE") => ErrorKind::ForeignKey,
-            _ if self.message.contains("NOPERM") => ErrorKind::Refused,
-            _ if self.message.contains("The user executing the script can't") => ErrorKind::Refused,
-            // Something between us and the server may speak for it, and not know whether the command arrived.
-            _ => return (ErrorKind::Protocol, true),
+            // Before version 7 an error inside of a script has its code in the text.
+            text if text.contains("user_script") => {
+                let mut words = text.split(|c: char| !c.is_ascii_uppercase());
+                words.find_map(kind_of_code)
+            }
+            _ => None,
         };
-        (kind, false)
+        match kind_of_code(&self.code).or_else(by_text) {
+            Some(kind) => (kind, false),
+            // Something between us and the server may speak for it, and not know whether the command arrived.
+            None => (ErrorKind::Protocol, true),
+        }
+    }
+}
+
+fn kind_of_code(code: &str) -> Option<ErrorKind> {
+    match code {
+        "OOM" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "BUSY"
+        | "CLUSTERDOWN" | "TRYAGAIN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => {
+            Some(ErrorKind::Refused)
+        }
+        "MOVED" | "ASK" | "CROSSSLOT" => Some(ErrorKind::Unsupported),
+        "WRONGTYPE" => Some(ErrorKind::ForeignKey),
+        _ => None,
     }
 }
 
@@ -173,9 +186,21 @@ mod tests {
             ("WRONGTYPE", "Operation against a key", ForeignKey, false),
             (
                 "ERR",
-                "Error running script: @user_script:8: WRONGTYPE Operation",
+                "Error running script (call to f_1): @user_script:8: WRONGTYPE Operation",
                 ForeignKey,
                 false,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1): @user_script:8: -OOM command not allowed",
+                Refused,
+                false,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1): @user_script:8: nonsense",
+                Protocol,
+                true,
             ),
             (
                 "ERR",

@@ -121,6 +121,28 @@ fn a_full_server_refuses_claims_and_carries_out_everything_else() {
 }
 
 #[test]
+fn a_lock_that_was_evicted_is_lost_and_the_next_token_is_higher() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let lease = acquired(&store, &claim(KEY));
+    // What has a time to live is what goes first: the lock, and its fence with it.
+    server.config_set("maxmemory-policy", "volatile-lru");
+    server.config_set("maxmemory", "1");
+    assert!(matches!(
+        server.try_command(["SET", "k", "v"]),
+        Reply::Error(_)
+    ));
+    assert!(server.keys().is_empty());
+    server.config_set("maxmemory", "0");
+
+    let next = acquired(&store, &claim(KEY));
+    assert!(fence_of(&next) > fence_of(&lease));
+    assert_eq!(extend(&store, &lease, 1, TTL), None);
+    assert!(!released(&store, &lease));
+    assert!(released(&store, &next));
+}
+
+#[test]
 fn a_replica_refuses_and_a_primary_that_lost_its_replicas_too() {
     let server = RedisServer::start();
     let store = store(&server);

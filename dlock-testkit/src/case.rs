@@ -149,7 +149,8 @@ impl<'s> Case<'s> {
         self.live(Duration::from_secs(1800))
     }
 
-    fn live(&self, base: Duration) -> Duration {
+    /// A time to live of `base`, or the nearest that the store takes.
+    pub(crate) fn live(&self, base: Duration) -> Duration {
         base.max(self.traits.ttl_min).min(self.traits.ttl_max)
     }
 

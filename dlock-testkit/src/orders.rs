@@ -133,7 +133,11 @@ impl Servant<'_> {
 
     /// Takes the lock so many times; while it is held nobody else may have made the marker.
     fn turns(&self, id: &str, turns: u128, marker: &Path) -> String {
-        let lock = self.case.lock(&self.store, id, |options| options);
+        // A release that a store under load does not answer ends the turn of all for this long.
+        let ttl = self.case.live(Duration::from_secs(60));
+        let lock = self
+            .case
+            .lock(&self.store, id, |options| options.with_ttl(ttl));
         for turn in 0..turns {
             let guard = match lock.acquire_within(Duration::from_secs(300)) {
                 Ok(guard) => guard,
@@ -147,8 +151,8 @@ impl Servant<'_> {
             if let Err(error) = fs::remove_file(marker) {
                 return format!("overlap in turn {turn}: {error}");
             }
-            if let Err(error) = guard.release() {
-                return format!("error in turn {turn}: {error:?}");
+            if let Err(ReleaseError::Lost) = guard.release() {
+                return format!("overlap in turn {turn}: the lease was lost");
             }
         }
         "done".to_owned()

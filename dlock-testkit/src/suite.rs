@@ -25,7 +25,7 @@ macro_rules! __for_each_law {
             law_1_one_of_many_handles_wins = atomic::one_of_many_handles_wins,
                 "Of many claims through different handles at the same moment exactly one is granted.";
             law_1_one_takes_over_an_expired_lease = atomic::one_takes_over_an_expired_lease,
-                "Of many claims that wait for a lease to end exactly one is granted.";
+                "Of many claims on a key whose lease ends, or has ended, exactly one is granted.";
             law_1_holders_never_overlap = atomic::holders_never_overlap,
                 "Many claimants take turns with a key, and never two hold it at once.";
             law_1_another_process_is_refused = process::another_process_is_refused,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::Store;
+use dlock_core::{ReleaseError, Store};
 
 use super::process::is_shared;
 use crate::case::{Case, Law, broken, check};
@@ -24,7 +24,9 @@ pub fn a_hundred_threads_take_turns(subject: &Subject) -> Verdict {
     let stores = [Store::new(subject.first()), Store::new(subject.another())];
     let [inside, most, counter] = [const { AtomicU32::new(0) }; 3];
     let releases = together(THREADS, |index| {
-        let lock = case.lock(&stores[index % 2], "turns", |options| options);
+        // A release that a store under load does not answer ends the turn of all for this long.
+        let ttl = case.live(Duration::from_secs(60));
+        let lock = case.lock(&stores[index % 2], "turns", |options| options.with_ttl(ttl));
         let guard = match lock.acquire_within(Duration::from_secs(300)) {
             Ok(guard) => guard,
             Err(error) => broken!(
@@ -43,12 +45,15 @@ pub fn a_hundred_threads_take_turns(subject: &Subject) -> Verdict {
     });
     let most = most.into_inner();
     check!(case, most <= 1, "a lock had {most} holders at once");
-    if let Some(Err(error)) = releases.into_iter().find(Result::is_err) {
-        broken!(
-            case,
-            "a lock with half an hour left was not released: {error:?}"
-        );
-    }
+    let lost = releases
+        .iter()
+        .filter(|release| matches!(release, Err(ReleaseError::Lost)))
+        .count();
+    check!(
+        case,
+        lost == 0,
+        "{lost} of {THREADS} locks were lost at once"
+    );
     let counted = counter.into_inner();
     check!(
         case,

@@ -95,7 +95,7 @@ impl MemcacheBuilder {
         self
     }
 
-    /// Whether a claim waits some 50 ms longer and looks whether the server really keeps the key for as long as it said, before it is
+    /// Whether a claim waits 0.2 s longer and looks whether the server really keeps the key for as long as it said, before it is
     /// granted. Default no: the renewal worker looks after the grant. See the section on stalls in [`MemcacheDatastore`].
     pub fn verify_before_grant(mut self, verify: bool) -> Self {
         self.calls.verify_before_grant = verify;

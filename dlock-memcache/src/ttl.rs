@@ -192,7 +192,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(600))]
 
-        /// For every phase of the timer, drift and stall: what is answered some 50 ms after the grant is never longer than the server
+        /// For every phase of the timer, drift and stall: what is answered some time after the grant is never longer than the server
         /// keeps the key.
         #[test]
         fn a_confirmed_lease_is_never_longer_than_the_servers(
@@ -201,6 +201,7 @@ mod tests {
             stop in 5_000u64..7_000,
             stall in 0u64..12_000,
             sent_after in 0u64..14_000,
+            later in 2u64..1_500,
             slow in prop_oneof![Just(0u64), 0u64..3_000],
             ttl in 1u64..12,
         ) {
@@ -214,8 +215,8 @@ mod tests {
 
             let time = |millis: u64| Time::from_nanos(millis * 1_000_000);
             let kept = Kept { seconds: wire, ttl: Duration::from_secs(ttl), sent: time(sent) };
-            // The look is asked for 50 ms later and answered after another while.
-            let look = runs + 50;
+            // The look is asked for later and answered after another while.
+            let look = runs + later;
             let answered = look + slow;
             let answered = if (stop..=stop + stall).contains(&answered) { stop + stall } else { answered };
             let reported = end.saturating_sub(server.second(answered));

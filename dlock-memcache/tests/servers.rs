@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dlock_core::{Attempt, Datastore, ErrorKind, Extension, Lock, LockOptions};
+use dlock_core::{Attempt, Datastore, ErrorKind, Extension, Lease, Lock, LockOptions};
 use dlock_memcache::MemcacheDatastore;
 use dlock_testkit::servers::MemcachedServer;
 use support::*;
@@ -381,4 +381,16 @@ fn an_abandoned_claim_that_was_carried_out_holds_nothing() {
     let other = take(&store, &key, LONG);
     store.abandon(&again(&claim)).unwrap();
     extended(store.extend(&other, LONG));
+}
+
+#[test]
+fn a_claim_made_again_after_it_was_abandoned_is_a_claim_like_any_other() {
+    let store = store(server());
+    let key = key("again");
+    let claim = claim(&key);
+    granted(store.acquire(&claim, LONG));
+    store.abandon(&again(&claim)).unwrap();
+    let grant = granted(store.acquire(&again(&claim), LONG));
+    held(store.acquire(&support::claim(&key), LONG));
+    extended(store.extend(&call(&Lease::new(claim, grant), 1), LONG));
 }

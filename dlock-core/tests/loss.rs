@@ -1,0 +1,191 @@
+//! What is told of a lock that is lost, or at risk.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{
+    Datastore, FakeClock, Inspect as _, Lock, LockGuard, LockOptions, MemoryDatastore,
+    ReleaseError, Released, Store,
+};
+use support::{Fault, Flaky, eventually};
+
+const KEY: &str = "dlock:job";
+/// Long enough that a loaded machine renews in time.
+const TTL: Duration = Duration::from_millis(1500);
+
+fn short() -> LockOptions {
+    LockOptions::default().with_ttl(TTL)
+}
+
+fn lock(store: &Flaky, options: LockOptions) -> Lock {
+    Lock::with_options(store.clone(), "job", options).unwrap()
+}
+
+fn counter() -> (Arc<AtomicUsize>, impl Fn() -> usize) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let read = Arc::clone(&count);
+    (count, move || read.load(Ordering::SeqCst))
+}
+
+/// A lease that ended on the holder's clock while the store, whose clock stands still, keeps it.
+fn lost_but_kept(options: LockOptions) -> (Flaky, LockGuard) {
+    let store = Flaky::over(MemoryDatastore::with_clock(FakeClock::new().clock()));
+    let options = options
+        .with_ttl(Duration::from_millis(100))
+        .with_renew(false);
+    let guard = lock(&store, options).try_acquire().unwrap();
+    eventually("lost", || !guard.is_valid());
+    (store, guard)
+}
+
+fn break_lock(flaky: &Flaky, guard: &LockGuard) {
+    let fence = guard.fencing_token().unwrap();
+    assert_eq!(
+        flaky.memory.break_lease(guard.key(), fence).unwrap(),
+        Released::Ours
+    );
+}
+
+#[test]
+fn a_lock_that_somebody_else_took_is_lost_and_its_release_leaves_the_other_alone() {
+    let store = Flaky::new();
+    let options = short().with_renew(false);
+    let first = lock(&store, options.clone()).try_acquire().unwrap();
+    let second = lock(&store, short())
+        .acquire_within(Duration::from_secs(20))
+        .unwrap();
+    assert!(!first.is_valid());
+    assert!(second.fencing_token() > first.fencing_token());
+    assert!(matches!(first.release(), Err(ReleaseError::Lost)));
+    assert!(second.is_valid() && !store.is_free(KEY));
+}
+
+#[test]
+fn the_loss_is_told_once_also_to_who_asks_late_and_not_after_a_release() {
+    let store = Flaky::new();
+    let guard = lock(&store, short()).try_acquire().unwrap();
+    let (told, times) = counter();
+    let tell = |told: &Arc<AtomicUsize>| {
+        let told = Arc::clone(told);
+        move || {
+            told.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    guard.on_lost(tell(&told));
+    store.extends.fail_always(Some(Fault::Refuse));
+    eventually("told of the loss", || times() == 1);
+    assert!(!guard.is_valid());
+    guard.on_lost(tell(&told));
+    eventually("told late", || times() == 2);
+    drop(guard);
+
+    store.extends.fail_always(None);
+    let (told, times_after_release) = counter();
+    let guard = lock(&store, short().with_renew(false))
+        .acquire_within(Duration::from_secs(20))
+        .unwrap();
+    guard.on_lost(tell(&told));
+    guard.release().unwrap();
+    thread::sleep(TTL * 2);
+    assert_eq!((times(), times_after_release()), (2, 0));
+}
+
+#[test]
+fn the_risk_is_told_before_the_loss() {
+    let store = Flaky::new();
+    let guard = lock(&store, short().with_grace(TTL / 2))
+        .try_acquire()
+        .unwrap();
+    let (sender, told) = mpsc::channel();
+    let lost = sender.clone();
+    guard.on_lost(move || lost.send("lost").unwrap());
+    guard.on_at_risk(move || sender.send("at risk").unwrap());
+    store.extends.fail_always(Some(Fault::Refuse));
+    let order: Vec<_> = told.iter().collect();
+    assert_eq!(order, ["at risk", "lost"]);
+}
+
+#[test]
+fn a_callback_that_blocks_or_panics_disturbs_nobody() {
+    let flaky = Flaky::new();
+    let store = Store::from(flaky.clone());
+    let lock = |id: &str| Lock::with_options(&store, id, short()).unwrap();
+    let broken = lock("broken").try_acquire().unwrap();
+    let other = lock("other").try_acquire().unwrap();
+    let (block, blocked) = mpsc::channel::<()>();
+    broken.on_lost(move || blocked.recv().unwrap_or_default());
+    broken.on_lost(|| panic!("as the test wants"));
+    let (sender, told) = mpsc::channel();
+    broken.on_lost(move || sender.send(()).unwrap());
+    break_lock(&flaky, &broken);
+    told.recv_timeout(Duration::from_secs(20))
+        .expect("the third callback is called");
+    let before = flaky.extends.count();
+    eventually("the other lease is renewed", || {
+        flaky.extends.count() > before + 6
+    });
+    assert!(other.is_valid());
+    drop(block);
+}
+
+#[test]
+fn renewals_that_fail_and_recover_in_time_keep_the_lock() {
+    let store = Flaky::new();
+    let guard = lock(
+        &store,
+        LockOptions::default().with_ttl(Duration::from_secs(3)),
+    )
+    .try_acquire()
+    .unwrap();
+    let (told, times) = counter();
+    guard.on_lost(move || {
+        told.fetch_add(1, Ordering::SeqCst);
+    });
+    store
+        .extends
+        .fail_next(&[Fault::Refuse, Fault::LoseReply, Fault::LoseRequest]);
+    eventually("renewed after the failures", || store.extends.count() > 4);
+    assert!(guard.is_valid() && times() == 0);
+}
+
+#[test]
+fn a_renewal_that_is_done_after_the_loss_is_released_again() {
+    // The store's clock stands still, so it extends what the holder's clock has seen end.
+    let stands_still = FakeClock::new();
+    let memory = MemoryDatastore::with_clock(stands_still.clock());
+    let store = Flaky {
+        executes_late: true,
+        ..Flaky::over(memory)
+    };
+    let guard = lock(&store, short()).try_acquire().unwrap();
+    let (sender, lost) = mpsc::channel();
+    guard.on_lost(move || sender.send(()).unwrap());
+    store.extends.delay(TTL * 2);
+    lost.recv_timeout(Duration::from_secs(20))
+        .expect("the lease ends while its renewal hangs");
+    eventually("released by nobody but the worker", || store.is_free(KEY));
+    assert!(!guard.is_valid(), "lost is final");
+    assert_eq!(store.releases.count(), 1);
+}
+
+#[test]
+fn a_lost_lock_is_reported_as_lost_also_when_the_store_cannot_be_reached() {
+    let store = Flaky::new();
+    let guard = lock(&store, short()).try_acquire().unwrap();
+    store.extends.fail_always(Some(Fault::Refuse));
+    store.releases.fail_always(Some(Fault::Refuse));
+    eventually("lost", || !guard.is_valid());
+    assert!(matches!(guard.release(), Err(ReleaseError::Lost)));
+}
+
+#[test]
+fn a_release_after_the_end_of_the_lease_says_lost_though_the_store_still_had_it() {
+    let (store, guard) = lost_but_kept(LockOptions::default());
+    assert!(matches!(guard.release(), Err(ReleaseError::Lost)));
+    assert!(store.is_free(KEY));
+}

@@ -42,7 +42,7 @@ impl Holder {
     /// This process, from now on.
     pub(crate) fn this_process(label: Option<&str>, phase: Phase) -> Self {
         Holder {
-            host: host_name(),
+            host: host_name().to_owned(),
             pid: std::process::id(),
             process: this_process(),
             since_millis: millis(SystemTime::now()),
@@ -223,8 +223,14 @@ fn clipped(text: &str) -> String {
     encoded
 }
 
+/// The host's name as it was when this process first asked: it hardly changes, and each look is a call to the system.
+fn host_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(ask_host_name)
+}
+
 #[cfg(unix)]
-fn host_name() -> String {
+fn ask_host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -232,7 +238,7 @@ fn host_name() -> String {
 }
 
 #[cfg(not(unix))]
-fn host_name() -> String {
+fn ask_host_name() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".to_owned())
 }
 

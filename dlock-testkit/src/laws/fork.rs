@@ -1,8 +1,12 @@
 //! A forked child has its parent's memory, and none of its locks.
 
-use dlock_core::{LockGuard, OwnerToken, ReleaseError, Store};
+use dlock_core::OwnerToken;
+#[cfg(unix)]
+use dlock_core::{LockGuard, ReleaseError, Store};
 
-use crate::case::{Case, Law, broken, check};
+#[cfg(unix)]
+use crate::case::broken;
+use crate::case::{Case, Law, check};
 use crate::{Subject, Verdict};
 
 /// In a forked child an inherited guard is lost, its drop frees nothing, and a new owner token is not the parent's.

@@ -30,24 +30,15 @@ fn through_a_proxy() -> (Proxy, MemcacheDatastore) {
     (proxy, store)
 }
 
-/// Claims the key while the connection breaks: the store cannot tell whether a copy of the claim is still on its way, so it says that, and the same
-/// claim asked again is granted.
-fn take_in_doubt(store: &MemcacheDatastore, key: &str) -> Lease {
-    let claim = claim(key);
-    let error = store.acquire(&claim, LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{}", text(&error));
-    assert!(error.may_have_executed());
-    let grant = granted(store.acquire(&again(&claim), LONG));
-    call(&Lease::new(claim, grant), 1)
-}
-
 #[test]
 fn a_claim_whose_reply_was_lost_is_granted_under_the_same_token() {
     let (proxy, store) = through_a_proxy();
     let key = key("reply-lost");
     proxy.replies_once(Fault::Cut { after: 0 });
-    let lease = take_in_doubt(&store, &key);
+    // The server carries it out; the connection dies; it is sent again on a fresh one.
+    let lease = take(&store, &key, LONG);
     assert_eq!(proxy.counts().connections, 1, "no connection was replaced");
+    assert!(lease.grant().copy_may_follow, "for all we know");
     // One grant: the record's number, from which the token follows, is still that of the claim that got there.
     let direct = support::store(server());
     let seen = held(direct.acquire(&claim(&key), LONG));
@@ -93,9 +84,24 @@ fn a_claim_whose_request_was_lost_is_granted_when_asked_again() {
     let first = take(&store, &key, LONG);
     ours(store.release(&first));
     proxy.requests_once(Fault::Cut { after: 0 });
-    let second = take_in_doubt(&store, &key);
+    let second = take(&store, &key, LONG);
     assert!(second.fence() > first.fence());
+    assert!(second.grant().copy_may_follow, "for all we know");
     ours(store.release(&second));
+    assert!(!take(&store, &key, LONG).grant().copy_may_follow);
+}
+
+#[test]
+fn a_claim_that_was_refused_when_it_was_sent_again_may_have_been_done() {
+    let (proxy, store) = through_a_proxy();
+    let key = key("refused");
+    let holder = take(&support::store(server()), &key, LONG);
+    proxy.replies_once(Fault::Cut { after: 0 });
+    // The lost copy may win after this holder: "held" would hide that.
+    let error = store.acquire(&claim(&key), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(error.may_have_executed());
+    extended(store.extend(&holder, LONG));
 }
 
 #[test]

@@ -175,11 +175,19 @@ fn a_repeated_claim_keeps_its_token_across_extends() {
     let second = granted(store.acquire(&again(&claim), LONG));
     assert_eq!(fence(&first), fence(&second));
     assert!(second.ttl >= LONG);
+    // The repeat has stored the record anew, under another number: the token is written in it now.
+    let third = granted(store.acquire(&again(&claim), LONG));
+    assert_eq!(fence(&first), fence(&third));
     let lease = call(&Lease::new(claim.clone(), second), 3);
     let third = extended(store.extend(&lease, Duration::from_secs(60)));
     assert_eq!(fence(&first), fence(&third));
     let fourth = granted(store.acquire(&again(&claim), Duration::from_secs(30)));
     assert_eq!(fence(&first), fence(&fourth));
+    assert!(
+        fourth.ttl > Duration::from_secs(50),
+        "it had more: {:?}",
+        fourth.ttl
+    );
     // The repeat has not forgotten the order of calls.
     let lease = Lease::new(claim, fourth);
     let late = extended(store.extend(&call(&lease, 3), LONG));

@@ -81,10 +81,21 @@ impl Claim {
         clock: &Clock,
         call_timeout: Duration,
     ) -> Result<Self, DatastoreError> {
+        let holder = Holder::this_process(None, Phase::Running).to_text().into();
+        Self::by(holder, key.into(), clock, call_timeout)
+    }
+
+    /// The same, described by `holder`.
+    pub(crate) fn by(
+        holder: Arc<str>,
+        key: Arc<str>,
+        clock: &Clock,
+        call_timeout: Duration,
+    ) -> Result<Self, DatastoreError> {
         Ok(Claim {
-            key: key.into(),
+            key,
             owner: OwnerToken::random()?,
-            holder: Holder::this_process(None, Phase::Running).to_text().into(),
+            holder,
             clock: clock.clone(),
             not_after: clock.now().saturating_add(call_timeout),
             waits_until: None,

@@ -213,8 +213,8 @@ fn new_claim(
     waits_until: Option<Time>,
 ) -> Result<Claim, DatastoreError> {
     let call_timeout = store.characteristics().call_timeout;
-    let claim = Claim::new(Arc::clone(request.key), store.clock(), call_timeout)?;
-    let claim = claim.with_holder(Arc::clone(&request.holder));
+    let (holder, key) = (Arc::clone(&request.holder), Arc::clone(request.key));
+    let claim = Claim::by(holder, key, store.clock(), call_timeout)?;
     Ok(match waits_until {
         Some(until) => claim.waiting_until(until),
         None => claim,

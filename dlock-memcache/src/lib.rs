@@ -23,6 +23,7 @@ mod batch;
 mod config;
 mod error;
 mod grant;
+mod greeting;
 mod holding;
 mod life;
 mod pool;

@@ -2,7 +2,6 @@
 //!
 //! Requests are packed and answers taken apart by `memcache::exp`; the bytes go over the socket that keeps the call's deadline.
 
-use std::io;
 use std::str;
 use std::time::Duration;
 
@@ -11,13 +10,12 @@ use dlock_net::{Link, Socket, Transport, Wire, nothing_was_done};
 use memcache::exp::{MAX_KEY_LENGTH, MetaCommand, MetaOp, MetaResponse, ReturnCode};
 
 use crate::error::{Problem, answered};
-use crate::life::{Life, Stats};
+use crate::greeting::read_stats;
+use crate::life::Life;
 use crate::record::MAX_RECORD;
 
 /// No line of an answer is longer, not even one of the statistics.
-const MAX_LINE: usize = 8192;
-/// More statistics than any server has.
-const MAX_STATS: usize = 2000;
+pub(crate) const MAX_LINE: usize = 8192;
 /// A value up to this size is read to its end; a larger one costs the connection.
 const MAX_VALUE: usize = 64 << 10;
 
@@ -310,53 +308,8 @@ fn unusable_key(error: memcache::exp::Error) -> DatastoreError {
     DatastoreError::not_executed(ErrorKind::Invalid, error)
 }
 
-/// Asks for the statistics, the settings, and whether the meta protocol is spoken, in one go. An error means that nothing was done.
-fn read_stats(wire: &mut Wire<Socket>) -> Result<Stats, DatastoreError> {
-    let mut read = || {
-        wire.send(b"stats\r\nstats settings\r\nmn\r\n")?;
-        let mut stats = Stats::default();
-        for _ in 0..2 {
-            read_stat_lines(wire, &mut stats)?;
-        }
-        let line = wire.line(MAX_LINE)?;
-        let no_operation = MetaResponse::parse_header(line);
-        if no_operation.is_ok_and(|answer| answer.rc() == ReturnCode::Mn) {
-            wire.finish();
-            return Ok(stats);
-        }
-        // An old version is named as such; if it cannot be told, this is what is missing.
-        stats.check(wire.peer())?;
-        let peer = wire.peer().to_owned();
-        Err(DatastoreError::not_executed(
-            ErrorKind::Unsupported,
-            Problem::NoMeta { peer },
-        ))
-    };
-    read().map_err(nothing_was_done)
-}
-
-fn read_stat_lines(wire: &mut Wire<Socket>, stats: &mut Stats) -> Result<(), DatastoreError> {
-    for _ in 0..MAX_STATS {
-        let line = String::from_utf8_lossy(wire.line(MAX_LINE)?).into_owned();
-        if line == "END" {
-            return Ok(());
-        }
-        let mut words = line.splitn(3, ' ');
-        match (words.next(), words.next(), words.next()) {
-            (Some("STAT"), Some(name), value) => stats.take(name, value.unwrap_or("")),
-            // Servers that only know the first of the two.
-            (Some("ERROR" | "CLIENT_ERROR" | "RESET"), ..) => return Ok(()),
-            _ => return Err(odd(wire, &line)),
-        }
-    }
-    Err(wire.failed(io::Error::new(
-        io::ErrorKind::InvalidData,
-        "statistics without end",
-    )))
-}
-
 /// The error of an answer that the protocol does not allow, shown as far as that is harmless.
-fn odd(wire: &Wire<Socket>, answer: &str) -> DatastoreError {
+pub(crate) fn odd(wire: &Wire<Socket>, answer: &str) -> DatastoreError {
     let problem = Problem::Odd {
         peer: wire.peer().to_owned(),
         answer: answer.chars().take(80).collect(),

@@ -1,19 +1,17 @@
-//! Connections that break, hang and drip, and servers that answer something else.
+//! Connections that break, hang and drip.
 
 // A panic is how a helper of a test fails.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
 use dlock_core::{Datastore, ErrorKind, Lease, Lock, LockOptions};
 use dlock_memcache::MemcacheDatastore;
 use dlock_testkit::faults::{Fault, Proxy};
-use dlock_testkit::servers::RedisServer;
 use support::*;
 
 /// What a call may overshoot on a busy machine.
@@ -303,184 +301,4 @@ fn replies_split_at_every_byte_are_understood() {
     held(store.acquire(&claim(&key), LONG));
     extended(store.confirm(&lease));
     ours(store.release(&lease));
-}
-
-/// A server that answers every connection with this, whatever it is asked, and then is silent or closes.
-fn scripted(answers: &'static [&'static [u8]], closes: bool) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            thread::spawn(move || {
-                let mut request = [0; 4096];
-                for answer in answers {
-                    if stream.read(&mut request).unwrap_or(0) == 0
-                        || stream.write_all(answer).is_err()
-                    {
-                        return;
-                    }
-                }
-                if !closes {
-                    let _ = stream.read(&mut request);
-                    thread::sleep(Duration::from_secs(20));
-                }
-            });
-        }
-    });
-    address
-}
-
-const GREETING: &[u8] =
-    b"STAT pid 7\r\nSTAT uptime 100\r\nSTAT time 1800000000\r\nSTAT version 1.6.18\r\nEND\r\n\
-    STAT evictions on\r\nSTAT cas_enabled yes\r\nEND\r\nMN\r\n";
-const OLD_GREETING: &[u8] =
-    b"STAT pid 7\r\nSTAT uptime 100\r\nSTAT time 1800000000\r\nSTAT version 1.4.39\r\nEND\r\nEND\r\nERROR\r\n";
-const NAMELESS_OLD_GREETING: &[u8] =
-    b"STAT pid 7\r\nSTAT uptime 100\r\nSTAT time 1800000000\r\nEND\r\nEND\r\nERROR\r\n";
-
-#[test]
-fn servers_too_old_for_the_meta_protocol_are_unsupported() {
-    for (greeting, reason) in [
-        (OLD_GREETING, "memcached 1.4.39"),
-        (NAMELESS_OLD_GREETING, "meta protocol"),
-    ] {
-        let address = scripted(Box::leak(Box::new([greeting])), false);
-        let store = store_at(&format!("memcache://{address}"));
-        let error = store.acquire(&claim(&key("old")), LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(!error.may_have_executed());
-        assert!(text(&error).contains(reason), "{}", text(&error));
-    }
-}
-
-#[test]
-fn a_server_that_rejects_the_command_of_a_claim_is_unsupported() {
-    for answer in [
-        &b"ERROR\r\nERROR\r\n"[..],
-        b"CLIENT_ERROR bad data chunk\r\nERROR\r\n",
-    ] {
-        let address = scripted(Box::leak(Box::new([GREETING, answer])), false);
-        let store = store_at(&format!("memcache://{address}"));
-        let error = store.acquire(&claim(&key("rejected")), LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", text(&error));
-    }
-}
-
-#[test]
-fn a_grant_without_a_number_is_taken_back_and_unsupported() {
-    let address = scripted(&[GREETING, b"HD c0\r\n", b"HD\r\n"], false);
-    let store = store_at(&format!("memcache://{address}"));
-    let error = store.acquire(&claim(&key("zero")), LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(!error.may_have_executed(), "the key was deleted");
-    assert!(text(&error).contains("-C"), "{}", text(&error));
-}
-
-#[test]
-fn a_full_server_declines() {
-    let address = scripted(
-        &[
-            GREETING,
-            b"SERVER_ERROR out of memory storing object\r\n",
-            b"EN\r\n",
-        ],
-        false,
-    );
-    let store = store_at(&format!("memcache://{address}"));
-    let claim = claim(&key("full"));
-    let error = store.acquire(&claim, LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Refused);
-    assert!(error.is_transient());
-    assert!(text(&error).contains("out of memory"), "{}", text(&error));
-    // The connection is in step and goes on.
-    store.abandon(&again(&claim)).unwrap();
-}
-
-#[test]
-fn a_port_where_something_else_answers_is_a_protocol_error() {
-    let redis = RedisServer::start();
-    let answers: [&'static [u8]; 5] = [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"\0\x01\x02\xff\r\n\r\n",
-        b"STAT pid x\r\nSTAT uptime y\r\nEND\r\nEND\r\nMN\r\n",
-        b"\r\n",
-    ];
-    let addresses = answers.map(|answer| scripted(Box::leak(Box::new([answer])), true));
-    for address in addresses.into_iter().chain([redis.address()]) {
-        let store = store_at(&format!("memcache://{address}"));
-        let error = store.acquire(&claim(&key("other")), LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Protocol, "{}", text(&error));
-        assert!(!error.may_have_executed(), "{}", text(&error));
-        assert!(
-            text(&error).contains(&address.to_string()),
-            "{}",
-            text(&error)
-        );
-    }
-}
-
-#[test]
-fn garbage_and_half_a_reply_are_typed_errors() {
-    for (answer, closes, kind) in [
-        (&b"HD c"[..], true, ErrorKind::Unreachable),
-        (b"HD c12", false, ErrorKind::Timeout),
-        (b"HD\r\n", false, ErrorKind::Protocol),
-        (b"HD cx\r\n", false, ErrorKind::Protocol),
-        (b"HD c99999999999999999999\r\n", false, ErrorKind::Protocol),
-        (b"HD c18446744073709551615\r\n", false, ErrorKind::Protocol),
-        (b"EN\r\n", false, ErrorKind::Protocol),
-        (b"\r\n", false, ErrorKind::Protocol),
-        (b"XX\r\n", false, ErrorKind::Protocol),
-        (b"\xff\xfe\xfd\r\n", false, ErrorKind::Protocol),
-    ] {
-        let address = scripted(Box::leak(Box::new([GREETING, answer])), closes);
-        let store = store_at(&format!("memcache://{address}"));
-        let within = match kind {
-            ErrorKind::Timeout => Duration::from_secs(3),
-            _ => CALL,
-        };
-        let claim = claim_within(&key("garbage"), within);
-        let error = store.acquire(&claim, LONG).unwrap_err();
-        assert_eq!(error.kind(), kind, "{answer:?}: {}", text(&error));
-        assert!(error.may_have_executed(), "{answer:?}: {}", text(&error));
-    }
-}
-
-#[test]
-fn garbage_instead_of_a_value_is_a_typed_error() {
-    for answer in [
-        &b"VA\r\n"[..],
-        b"VA x t1 c1\r\n",
-        b"VA 99999999999999999999999 t1 c1\r\n",
-        b"VA 3 t1 c1\r\nabcdefg\r\n",
-        b"VA 3 c1\r\nabc\r\n",
-        b"VA 3 t1\r\nabc\r\n",
-        b"HD\r\n",
-    ] {
-        let address = scripted(Box::leak(Box::new([GREETING, b"NS\r\n", answer])), false);
-        let store = store_at(&format!("memcache://{address}"));
-        let error = store.acquire(&claim(&key("value")), LONG).unwrap_err();
-        assert_eq!(
-            error.kind(),
-            ErrorKind::Protocol,
-            "{answer:?}: {}",
-            text(&error)
-        );
-        assert!(!error.may_have_executed(), "the claim was refused");
-    }
-}
-
-#[test]
-fn a_key_that_changes_hands_all_the_time_is_given_up() {
-    let round: [&[u8]; 9] = [
-        GREETING, b"NS\r\n", b"EN\r\n", b"NS\r\n", b"EN\r\n", b"NS\r\n", b"EN\r\n", b"NS\r\n",
-        b"EN\r\n",
-    ];
-    let address = scripted(Box::leak(Box::new(round)), false);
-    let store = store_at(&format!("memcache://{address}"));
-    let error = store.acquire(&claim(&key("hands")), LONG).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Refused);
-    assert!(!error.may_have_executed());
 }

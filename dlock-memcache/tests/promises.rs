@@ -403,7 +403,8 @@ fn a_unix_socket_is_used() {
     let path = folder.join("s");
     let socket = path.to_str().unwrap();
     // With a socket of its own a server listens on no port, so its waiting tests' helper is of no use.
-    let server = std::process::Command::new("memcached")
+    let binary = std::env::var("DLOCK_MEMCACHED").unwrap_or("memcached".to_owned());
+    let server = std::process::Command::new(binary)
         .args(["-u", "root", "-s", socket])
         .spawn();
     let mut server = server.expect("memcached runs; install it with: apt-get install memcached");

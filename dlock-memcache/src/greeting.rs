@@ -1,0 +1,190 @@
+//! What a server says of itself when a connection is opened: which life it is in, and whether it can keep locks.
+
+use std::io;
+
+use dlock_core::{DatastoreError, ErrorKind};
+use dlock_net::{Socket, Wire, nothing_was_done};
+use memcache::exp::{MetaResponse, ReturnCode};
+
+use crate::error::Problem;
+use crate::life::Life;
+use crate::protocol::{MAX_LINE, odd};
+
+/// More statistics than any server has.
+const MAX_STATS: usize = 2000;
+/// A server reports an uptime of 2 when it starts. At 4 at least one whole second has passed, so that its successor, however
+/// quickly it comes, starts in a later second.
+const GROWN_UP: u64 = 4;
+
+/// What a server says of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pid: Option<u64>,
+    time: Option<u64>,
+    uptime: Option<u64>,
+    version: Option<String>,
+    no_cas: bool,
+    no_evictions: bool,
+}
+
+impl Stats {
+    /// Takes a line of `stats` or `stats settings`, without its `STAT `.
+    pub(crate) fn take(&mut self, name: &str, value: &str) {
+        match name {
+            "pid" => self.pid = value.parse().ok(),
+            "time" => self.time = value.parse().ok(),
+            "uptime" => self.uptime = value.parse().ok(),
+            "version" => self.version = Some(value.to_owned()),
+            "cas_enabled" => self.no_cas = value == "no",
+            "evictions" => self.no_evictions = value == "off",
+            _ => {}
+        }
+    }
+
+    /// The life, and whether it is old enough to grant.
+    pub(crate) fn life(&self, peer: &str) -> Result<(Life, bool), DatastoreError> {
+        let (Some(pid), Some(time), Some(uptime)) = (self.pid, self.time, self.uptime) else {
+            let answer = "statistics without pid, time and uptime".to_owned();
+            let peer = peer.to_owned();
+            return Err(DatastoreError::not_executed(
+                ErrorKind::Protocol,
+                Problem::Odd { peer, answer },
+            ));
+        };
+        let start = time.saturating_sub(uptime);
+        Ok((Life { pid, start }, uptime >= GROWN_UP))
+    }
+
+    /// Refuses a server that cannot keep locks.
+    pub(crate) fn check(&self, peer: &str) -> Result<(), DatastoreError> {
+        let peer = peer.to_owned();
+        let problem = if let Some(version) = self.version.as_ref().filter(|v| is_too_old(v)) {
+            let version = version.clone();
+            Problem::TooOld { peer, version }
+        } else if self.no_cas {
+            Problem::NoCas { peer }
+        } else if self.no_evictions {
+            Problem::NoEvictions { peer }
+        } else {
+            return Ok(());
+        };
+        Err(DatastoreError::not_executed(
+            ErrorKind::Unsupported,
+            problem,
+        ))
+    }
+}
+
+/// Whether it is before 1.6. A version that is written in another way is given the benefit of the doubt: the meta protocol is
+/// asked for as well.
+fn is_too_old(version: &str) -> bool {
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (1, 6),
+        _ => false,
+    }
+}
+
+/// Asks for the statistics, the settings, and whether the meta protocol is spoken, in one go. An error means that nothing was done.
+pub(crate) fn read_stats(wire: &mut Wire<Socket>) -> Result<Stats, DatastoreError> {
+    let mut read = || {
+        wire.send(b"stats\r\nstats settings\r\nmn\r\n")?;
+        let mut stats = Stats::default();
+        for _ in 0..2 {
+            read_stat_lines(wire, &mut stats)?;
+        }
+        let line = wire.line(MAX_LINE)?;
+        let no_operation = MetaResponse::parse_header(line);
+        if no_operation.is_ok_and(|answer| answer.rc() == ReturnCode::Mn) {
+            wire.finish();
+            return Ok(stats);
+        }
+        // An old version is named as such; if it cannot be told, this is what is missing.
+        stats.check(wire.peer())?;
+        let peer = wire.peer().to_owned();
+        Err(DatastoreError::not_executed(
+            ErrorKind::Unsupported,
+            Problem::NoMeta { peer },
+        ))
+    };
+    read().map_err(nothing_was_done)
+}
+
+fn read_stat_lines(wire: &mut Wire<Socket>, stats: &mut Stats) -> Result<(), DatastoreError> {
+    for _ in 0..MAX_STATS {
+        let line = String::from_utf8_lossy(wire.line(MAX_LINE)?).into_owned();
+        if line == "END" {
+            return Ok(());
+        }
+        let mut words = line.splitn(3, ' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("STAT"), Some(name), value) => stats.take(name, value.unwrap_or("")),
+            // Servers that only know the first of the two.
+            (Some("ERROR" | "CLIENT_ERROR" | "RESET"), ..) => return Ok(()),
+            _ => return Err(odd(wire, &line)),
+        }
+    }
+    Err(wire.failed(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "statistics without end",
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(lines: &[(&str, &str)]) -> Stats {
+        let mut stats = Stats::default();
+        for (name, value) in lines {
+            stats.take(name, value);
+        }
+        stats
+    }
+
+    #[test]
+    fn a_life_is_old_enough_once_a_whole_second_has_passed() {
+        for (uptime, grants) in [("2", false), ("3", false), ("4", true), ("99", true)] {
+            let stats = stats(&[("pid", "7"), ("time", "1000"), ("uptime", uptime)]);
+            assert_eq!(stats.life("x").unwrap().1, grants, "{uptime}");
+        }
+    }
+
+    #[test]
+    fn a_life_is_its_process_and_the_second_it_started_in() {
+        let life = |pid, time, uptime| {
+            let stats = stats(&[("pid", pid), ("time", time), ("uptime", uptime)]);
+            stats.life("x").unwrap().0
+        };
+        assert_eq!(life("7", "1000", "10"), life("7", "1010", "20"));
+        assert_ne!(life("7", "1000", "10"), life("8", "1000", "10"));
+        assert_ne!(life("7", "1000", "10"), life("7", "1000", "9"));
+    }
+
+    #[test]
+    fn statistics_that_lack_something_are_an_error() {
+        let error = stats(&[("pid", "7"), ("time", "x")]).life("here:1");
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert!(!error.may_have_executed());
+    }
+
+    #[test]
+    fn servers_that_cannot_keep_locks_are_refused() {
+        for (name, value, refused) in [
+            ("version", "1.6.18", false),
+            ("version", "1.10.0", false),
+            ("version", "2.0", false),
+            ("version", "something else", false),
+            ("version", "1.5.22", true),
+            ("version", "1.4.39-beta", true),
+            ("cas_enabled", "no", true),
+            ("cas_enabled", "yes", false),
+            ("evictions", "off", true),
+            ("evictions", "on", false),
+        ] {
+            let checked = stats(&[(name, value)]).check("here:1");
+            assert_eq!(checked.is_err(), refused, "{name} {value}");
+        }
+    }
+}

@@ -43,7 +43,7 @@ pub fn min_hold_keeps_the_key(subject: &Subject) -> Verdict {
                 break;
             }
             refused_late |= answer.received <= barred
-                && answer.sent >= sent.saturating_add(min_hold * 4 / 5);
+                && answer.sent >= sent.saturating_add(min_hold * 9 / 10);
             check!(
                 case,
                 answer.sent <= free,

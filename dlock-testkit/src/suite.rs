@@ -68,6 +68,8 @@ macro_rules! __for_each_law {
                 "A claim repeated late in its lease holds for as long as the repeated grant says.";
             law_5_a_repeated_claim_takes_nothing_away = idempotent::a_repeated_claim_takes_nothing_away,
                 "A claim repeated for less time does not take away what it had.";
+            law_5_a_repeated_claim_leaves_the_holder = idempotent::a_repeated_claim_leaves_the_holder,
+                "A late copy of a claim leaves the description of the holder that an extend stored since.";
             law_5_an_older_grant_still_works = idempotent::an_older_grant_still_works,
                 "A lease made of an older grant of the same claim extends and releases like the latest.";
             law_5_a_repeated_release_is_harmless = idempotent::a_repeated_release_is_harmless,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use dlock_core::{Attempt, Lease};
+use dlock_core::{Attempt, Holder, Lease};
 
 use crate::case::{Case, Law, Sample, check, now};
+use crate::laws::held::text;
 use crate::threads::together;
 use crate::{Subject, Verdict};
 
@@ -97,6 +98,27 @@ pub fn a_repeated_claim_takes_nothing_away(subject: &Subject) -> Verdict {
     let since = "a claim with half an hour left was repeated for a shorter time";
     case.client(&key).refused(brief, since);
     holder.frees(&first, since);
+    Verdict::Kept
+}
+
+/// A late copy of a claim leaves the description of the holder that an extend stored since.
+pub fn a_repeated_claim_leaves_the_holder(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Idempotent);
+    let key = case.key();
+    let holder = case.client(&key).with_holder(&text("first"));
+    let lease = holder.take(case.long(), "nobody had claimed the key").lease;
+    let renamed = lease.with_holder(text("second"));
+    let since = "an extend called the holder \"second\"";
+    holder.prolong(&renamed, case.traits.ttl_min.max(case.short()), since);
+    // For longer than it has left, so that there is something to write.
+    holder.take(case.long(), "the claim that holds the key was repeated");
+    let held = case.client(&key).refused(case.traits.ttl_min, since);
+    let seen = held.holder().map(Holder::host);
+    check!(
+        case,
+        seen == Some("second"),
+        "{since}, a copy of its claim came late, and the refusal shows the holder {seen:?}"
+    );
     Verdict::Kept
 }
 

@@ -70,6 +70,8 @@ saboteurs! {
         "law 5 (idempotent)", "a claim repeated at 0.8 of its lease was granted for";
     shortening_repeat = RepeatsShorten, idempotent::a_repeated_claim_takes_nothing_away,
         "law 5 (idempotent)", "was repeated for a shorter time, but somebody else was granted the key";
+    renaming_repeat = RepeatsRename, idempotent::a_repeated_claim_leaves_the_holder,
+        "law 5 (idempotent)", "a copy of its claim came late, and the refusal shows the holder Some(\"first\")";
     release_of_the_next = RepeatedReleaseFreesTheNext, idempotent::a_repeated_release_is_harmless,
         "law 5 (idempotent)", "a repeated release freed the key of somebody else";
     failing_repeat_of_release = RepeatedReleaseFails, idempotent::a_repeated_release_is_harmless,

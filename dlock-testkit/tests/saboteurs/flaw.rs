@@ -37,6 +37,7 @@ pub(crate) enum Flaw {
     RepeatsGetANewFence,
     RepeatsDoNotRaise,
     RepeatsShorten,
+    RepeatsRename,
     RepeatedReleaseFreesTheNext,
     RepeatedReleaseFails,
     OnlyTheLatestGrantWorks,

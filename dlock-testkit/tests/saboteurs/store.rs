@@ -105,6 +105,7 @@ impl Datastore for Reference {
         match self.flaw {
             Some(Flaw::RepeatsGetANewFence) => record.fence += 1,
             Some(Flaw::RepeatsForgetTheNumber) => record.sequence = 0,
+            Some(Flaw::RepeatsRename) => record.holder = claim.holder().to_owned(),
             _ => {}
         }
         turn.save(&key, &record);

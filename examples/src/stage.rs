@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use dlock_core::{LockOptions, Store};
 use rustix::process::{Pid, Signal, kill_process};
@@ -129,21 +129,24 @@ impl Stage {
             .env(FOLDER, self.folder())
             .stdout(Stdio::piped())
             .spawn()?;
-        if let Some(stdout) = child.stdout.take() {
-            let (to_us, server) = (self.to_us.clone(), server.to_owned());
-            thread::spawn(move || {
-                for text in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    let server = server.clone();
-                    if to_us.send(Line { server, text }).is_err() {
-                        return;
-                    }
+        let stdout = child.stdout.take().ok_or("it has no standard output")?;
+        let (to_us, server) = (self.to_us.clone(), server.to_owned());
+        let listener = thread::spawn(move || {
+            for text in BufReader::new(stdout).lines().map_while(Result::ok) {
+                say(format_args!("  {server}: {text}"));
+                let server = server.clone();
+                if to_us.send(Line { server, text }).is_err() {
+                    return;
                 }
-            });
-        }
-        Ok(Process(child))
+            }
+        });
+        Ok(Process {
+            child,
+            listener: Some(listener),
+        })
     }
 
-    /// Passes on what the servers say, until one says something that contains `text`; that line.
+    /// Waits until a server says something that contains `text`; that line.
     ///
     /// # Errors
     ///
@@ -155,31 +158,24 @@ impl Stage {
                 .said
                 .recv_timeout(patience)
                 .map_err(|_| format!("nobody said `{text}`"))?;
-            say(format_args!("  {}: {}", line.server, line.text));
             if line.text.contains(text) {
                 return Ok(line);
             }
         }
     }
 
-    /// Waits for the end of these servers, and passes on what they said.
+    /// Waits for the end of these servers, and until all that they said was passed on.
     ///
     /// # Errors
     ///
     /// When one failed.
     pub fn end(&self, servers: impl IntoIterator<Item = Process>) -> Outcome {
         for mut server in servers {
-            let status = server.0.wait()?;
+            let status = server.child.wait()?;
             if !status.success() {
                 return Err(format!("a server ended with {status}").into());
             }
-        }
-        // Their last words may still be on their way through the threads that listen.
-        while let Ok(line) = self
-            .said
-            .recv_timeout(std::time::Duration::from_millis(200))
-        {
-            say(format_args!("  {}: {}", line.server, line.text));
+            server.hear_out();
         }
         Ok(())
     }
@@ -187,7 +183,10 @@ impl Stage {
 
 /// A server that was started. Dropping it kills it.
 #[derive(Debug)]
-pub struct Process(Child);
+pub struct Process {
+    child: Child,
+    listener: Option<JoinHandle<()>>,
+}
 
 impl Process {
     /// Ends it as a crash would: it can do nothing any more.
@@ -196,9 +195,17 @@ impl Process {
     ///
     /// When the system does not let us.
     pub fn kill(mut self) -> Outcome {
-        self.0.kill()?;
-        self.0.wait()?;
+        self.child.kill()?;
+        self.child.wait()?;
         Ok(())
+    }
+
+    /// Waits until all that it said was heard.
+    fn hear_out(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            // It does nothing that can panic.
+            let _ = listener.join();
+        }
     }
 
     /// Stops it in the midst of whatever it does, as a debugger, an overloaded host or a moved virtual machine would.
@@ -207,7 +214,7 @@ impl Process {
     ///
     /// When the system does not let us.
     pub fn pause(&self) -> Outcome {
-        Ok(kill_process(Pid::from_child(&self.0), Signal::STOP)?)
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
     }
 
     /// Lets it go on.
@@ -216,14 +223,14 @@ impl Process {
     ///
     /// When the system does not let us.
     pub fn resume(&self) -> Outcome {
-        Ok(kill_process(Pid::from_child(&self.0), Signal::CONT)?)
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -52,7 +52,7 @@ fn import(hour: &str, guard: &LockGuard, part: &Part) -> Result<u32, String> {
         if !guard.is_valid() {
             return Err(format!("lost the lock in the midst of {hour}"));
         }
-        sleep(Duration::from_millis(100));
+        sleep(Duration::from_millis(300));
         rows += 100;
     }
     let log = OpenOptions::new()

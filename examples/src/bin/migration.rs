@@ -49,7 +49,7 @@ fn migrate(guard: &LockGuard, part: &Part) -> Outcome {
         if !guard.is_valid() {
             return Err("lost the lock, and leaves the rest to the next".into());
         }
-        sleep(Duration::from_millis(300));
+        sleep(Duration::from_secs(1));
         // A database would apply the step and note its number in one transaction.
         let mut file = OpenOptions::new().create(true).append(true).open(&schema)?;
         writeln!(file, "{step}")?;

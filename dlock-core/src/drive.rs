@@ -29,21 +29,29 @@ pub(crate) struct Won {
     pub(crate) lost_request: Option<Time>,
 }
 
-/// After a release: waits for the end of a lost copy of the claim, and undoes what it may have done. Without that it would take the key again for
-/// nobody, for one time to live.
-pub(crate) fn outlive_lost_request(store: &Store, claim: &Claim, lost_request: Option<Time>) {
-    if await_lost_request(store, lost_request) {
-        // If that fails too, the claim holds the key for one time to live at the most.
-        let _ = store.abandon(&for_call(store, claim));
-    }
+/// After a release whose first try was sent at `sent`: waits for the end of a lost copy of the claim, and undoes what it may have done. Without
+/// that it would take the key again for nobody, for one time to live.
+pub(crate) fn outlive_lost_request(
+    store: &Store,
+    claim: &Claim,
+    lost_request: Option<Time>,
+    sent: Time,
+) {
+    // Where late calls are refused, nothing comes after the end. Elsewhere the store at least learns that the claim is given up.
+    let refused = store.characteristics().refuses_late_calls;
+    let Some(until) = lost_request.filter(|until| sent < *until || !refused) else {
+        return;
+    };
+    store.clock().park(&Signal::new(), until);
+    // If that fails too, the claim holds the key for one time to live at the most.
+    let _ = store.abandon(&for_call(store, claim));
 }
 
-/// Waits until a lost copy of a claim cannot be carried out any more; whether there was one to wait for.
-pub(crate) fn await_lost_request(store: &Store, lost_request: Option<Time>) -> bool {
-    let until = lost_request.filter(|until| store.clock().now() < *until);
-    until
-        .inspect(|until| _ = store.clock().park(&Signal::new(), *until))
-        .is_some()
+/// Waits until the end of a lost copy of a claim, if there is one.
+pub(crate) fn await_lost_request(store: &Store, lost_request: Option<Time>) {
+    if let Some(until) = lost_request {
+        store.clock().park(&Signal::new(), until);
+    }
 }
 
 /// The claim for one call that starts now.
@@ -374,8 +382,11 @@ mod tests {
                         .expect("the winner's lease is in the store");
                     assert_eq!(seen.fence(), lease.fence());
                     let lease = lease.for_call(1, Time::MAX);
+                    let sent = clock.now();
                     assert_eq!(memory.release(&lease).unwrap(), Released::Ours);
-                    outlive_lost_request(&store, lease.claim(), lost_request);
+                    // The answer takes a while, in which a lost copy may arrive.
+                    network.pass(Duration::from_millis(network.draw(700)));
+                    outlive_lost_request(&store, lease.claim(), lost_request, sent);
                 }
                 Err(error) => {
                     if error.is_held() {

@@ -50,8 +50,9 @@ impl LockGuard {
             Err(error) => {
                 // Without its threads the lease would end unseen: better to have no lock.
                 if let Some(lease) = guard.held.take() {
+                    let sent = guard.now();
                     let _ = guard.finish(&lease, &End::Free);
-                    drive::outlive_lost_request(store, lease.claim(), lost_request);
+                    drive::outlive_lost_request(store, lease.claim(), lost_request, sent);
                 }
                 return Err(DatastoreError::not_executed(ErrorKind::Refused, error)
                     .during("starting the threads that keep the lease"));
@@ -162,10 +163,11 @@ impl LockGuard {
             (End::AsOptionsSay, Some(left)) => End::Keep(left, None),
             (end, _) => end,
         };
+        let sent = self.now();
         let result = self.finish(&lease, &end);
         let is_kept = matches!(end, End::Keep(..)) && result.is_ok();
         if !is_kept {
-            drive::outlive_lost_request(&self.store, lease.claim(), self.lost_request);
+            drive::outlive_lost_request(&self.store, lease.claim(), self.lost_request, sent);
         }
         let key = self.key();
         match &result {

@@ -122,6 +122,34 @@ fn a_release_that_the_store_never_got_says_that_the_lock_is_still_taken() {
 }
 
 #[test]
+fn a_late_copy_that_comes_while_the_release_is_answered_holds_nothing() {
+    // Found by the model of the protocol: whether there is something to undo is decided before the release is sent.
+    let store = Flaky::new();
+    store.acquires.fail_next(&[Fault::ArriveLate]);
+    let guard = lock(&store, LockOptions::default()).try_acquire().unwrap();
+    store.releases.delay_replies(store.call_timeout * 2);
+    guard.release().unwrap();
+    assert!(store.is_free(KEY));
+}
+
+#[test]
+fn where_late_calls_are_not_refused_a_lost_claim_is_given_up_whenever_the_release_comes() {
+    let store = Flaky {
+        refuses_late_calls: false,
+        ..Flaky::new()
+    };
+    store.acquires.fail_next(&[Fault::LoseRequest]);
+    let guard = lock(&store, LockOptions::default()).try_acquire().unwrap();
+    thread::sleep(store.call_timeout * 2);
+    guard.release().unwrap();
+    assert_eq!(store.abandons.count(), 1);
+
+    let unharmed = lock(&store, LockOptions::default()).try_acquire().unwrap();
+    unharmed.release().unwrap();
+    assert_eq!(store.abandons.count(), 1, "nothing was lost");
+}
+
+#[test]
 fn a_late_copy_of_a_claim_holds_nothing_after_an_early_release() {
     // Found by the simulation of lossy networks in `drive`: the lost request is carried out after the release.
     let store = Flaky::new();

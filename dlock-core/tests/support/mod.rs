@@ -36,6 +36,7 @@ pub struct Calls {
     faults: Mutex<VecDeque<Fault>>,
     always: Mutex<Option<Fault>>,
     delay: Mutex<Duration>,
+    reply_delay: Mutex<Duration>,
 }
 
 impl Calls {
@@ -56,6 +57,11 @@ impl Calls {
         *self.delay.lock().unwrap() = by;
     }
 
+    /// The answer to each call takes this much longer.
+    pub fn delay_replies(&self, by: Duration) {
+        *self.reply_delay.lock().unwrap() = by;
+    }
+
     fn run<T>(
         &self,
         call: impl FnOnce() -> Result<T, DatastoreError>,
@@ -66,7 +72,12 @@ impl Calls {
         let always = *self.always.lock().unwrap();
         let next = self.faults.lock().unwrap().pop_front();
         match next.or(always).unwrap_or(Fault::Pass) {
-            Fault::Pass => call(),
+            Fault::Pass => {
+                let answer = call();
+                let delay = *self.reply_delay.lock().unwrap();
+                thread::sleep(delay);
+                answer
+            }
             Fault::Refuse => Err(DatastoreError::not_executed(
                 ErrorKind::Unreachable,
                 "refused",
@@ -98,6 +109,9 @@ pub struct Flaky {
     pub extends: Arc<Calls>,
     pub releases: Arc<Calls>,
     pub call_timeout: Duration,
+    pub abandons: Arc<Calls>,
+    /// Whether the store says that it refuses late calls.
+    pub refuses_late_calls: bool,
     /// Whether an extend that reaches the store after its end is carried out all the same.
     pub executes_late: bool,
 }
@@ -114,6 +128,8 @@ impl Flaky {
             extends: Arc::default(),
             releases: Arc::default(),
             call_timeout: Duration::from_millis(500),
+            abandons: Arc::default(),
+            refuses_late_calls: true,
             executes_late: false,
         }
     }
@@ -152,13 +168,16 @@ impl Datastore for Flaky {
     }
 
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        self.memory.abandon(claim)
+        self.abandons.run(|| self.memory.abandon(claim))
     }
 
     fn characteristics(&self) -> Characteristics {
-        self.memory
+        let mut characteristics = self
+            .memory
             .characteristics()
-            .with_call_timeout(self.call_timeout)
+            .with_call_timeout(self.call_timeout);
+        characteristics.refuses_late_calls = self.refuses_late_calls;
+        characteristics
     }
 
     fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {

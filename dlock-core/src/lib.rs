@@ -45,6 +45,8 @@ mod key;
 mod lease;
 mod lock;
 mod memory;
+#[cfg(test)]
+mod model;
 mod observer;
 mod once;
 mod options;

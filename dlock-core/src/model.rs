@@ -1,0 +1,239 @@
+//! The protocol explored: every interleaving, within bounds, of some clients and one server with one lock.
+//!
+//! What a client decides is core itself: [`Acquisition`](crate::acquisition::Acquisition) and
+//! [`HeldLease`](crate::held_lease::HeldLease), on a fake clock (`decisions`). Around them stand in for the real things:
+//!
+//! - `redis`: the three scripts line by line, and the connection that learns the server's time and sends not-after times in it;
+//! - `memcache` and `memcache_call`: `add`, compare-and-set, compare-and-delete and get with the server's own second and its life, and the
+//!   adapter's conversation of up to some commands;
+//! - `user`: drive.rs, guard.rs and the keeper's threads, one step at a time;
+//! - `wire`: the pool, which replaces a dead connection once and sends the call again;
+//! - `world`: messages under way, which arrive at any time, in any order, twice or never; pauses and crashes of clients, at any
+//!   moment; a server that stops, goes on, restarts, loses its data; clocks that run one part in a hundred apart, and a server's
+//!   clock that is set.
+//!
+//! Time goes in ticks of a second. A client that is not paused does what is due before the next tick, in any order with everything
+//! else; a message takes no tick or costs one of `Faults::lates` for each; a lost one costs one of `Faults::losses`.
+//!
+//! `explorer` visits the states breadth first and knows them by 64-bit fingerprints; `properties` is looked at in each. `scenarios`
+//! has the bounds. `seeded` breaks the model on purpose, at least once for each property, and demands that the property shows it.
+//!
+//! The scenarios in each run of the tests are small. For larger ones, with figures:
+//!
+//! ```text
+//! cargo test --release -p dlock-core --lib model::deeper -- --ignored --nocapture
+//! ```
+//!
+//! `DLOCK_MODEL_TICKS` (default 1) says how many ticks longer, `DLOCK_MODEL_FAULTS` (default 0) how many more of each fault that a
+//! scenario has, `DLOCK_MODEL_STATES` (default 3000000) how many states of each are visited at most; a million takes some 300 MB and a few
+//! seconds.
+
+mod client;
+mod decisions;
+mod explorer;
+mod memcache;
+mod memcache_call;
+mod properties;
+mod protocol;
+mod redis;
+mod scenarios;
+mod seeded;
+mod types;
+mod user;
+mod wire;
+mod world;
+
+use std::env;
+
+use explorer::{Explored, explore};
+use memcache::Memcached;
+use protocol::Protocol;
+use redis::Redis;
+use scenarios::{NO_FAULTS, deeper, named, plain, seconds};
+use types::Property;
+use world::{Bounds, Faults, World};
+
+/// More than any scenario of the usual run has.
+const MOST: usize = 1_000_000;
+
+fn explored<P: Protocol>(bounds: &Bounds, most: usize) -> Explored {
+    explore(&World::<P>::new(bounds), most)
+}
+
+fn holds<P: Protocol>(bounds: &Bounds) {
+    let explored = explored::<P>(bounds, MOST);
+    assert!(explored.broken.is_none(), "{explored}");
+    assert!(explored.complete && explored.states > 1000, "{explored}");
+}
+
+macro_rules! scenarios {
+    ($($name:ident)+) => {
+        mod redis_keeps_its_promises_with {
+            $(#[test] fn $name() {
+                super::holds::<super::Redis>(&super::named(&stringify!($name).replace('_', " ")));
+            })+
+        }
+
+        mod memcached_keeps_its_promises_with {
+            $(#[test] fn $name() {
+                super::holds::<super::Memcached>(&super::named(&stringify!($name).replace('_', " ")));
+            })+
+        }
+
+        #[test]
+        fn every_scenario_is_explored() {
+            let explored = [$(stringify!($name).replace('_', " ")),+];
+            let all: Vec<_> = scenarios::all().into_iter().map(|(name, _)| name).collect();
+            assert_eq!(explored.to_vec(), all);
+        }
+    };
+}
+
+scenarios! {
+    nothing_but_each_other
+    three_clients
+    late_messages
+    lost_messages
+    lost_and_late_messages
+    two_losses
+    connections_used_again
+    copied_messages
+    pauses_and_crashes
+    writes_after_a_pause
+    a_stopped_server
+    restarts
+    data_lost
+    keys_deleted
+    the_clock_set_back
+    the_clock_set_forward
+    a_waiter
+    leases_shorter_than_a_call
+    a_least_hold
+    a_longest_hold
+    no_renewal
+}
+
+/// What the stores say that they do not promise, they do not.
+mod stated_limits_are_real {
+    use super::*;
+
+    fn is_broken<P: Protocol>(property: Property, bounds: &Bounds) {
+        let bounds = Bounds {
+            properties: vec![property],
+            ..bounds.clone()
+        };
+        let explored = explored::<P>(&bounds, MOST);
+        let broken = explored.broken.expect("a limit that is none");
+        assert!(broken.what.starts_with(&format!("{property:?}")));
+    }
+
+    fn with(faults: Faults) -> Bounds {
+        Bounds { faults, ..plain() }
+    }
+
+    #[test]
+    fn redis_gives_a_lower_token_once_its_data_is_lost_and_its_clock_set_back() {
+        let faults = Faults {
+            wipes: 1,
+            clock_back: 1,
+            ..NO_FAULTS
+        };
+        is_broken::<Redis>(Property::TokensRise, &with(faults));
+    }
+
+    #[test]
+    fn memcached_gives_a_lower_token_once_its_clock_is_set_back_before_a_restart() {
+        let faults = Faults {
+            wipes: 1,
+            clock_back: 1,
+            ..NO_FAULTS
+        };
+        is_broken::<Memcached>(Property::TokensRise, &with(faults));
+    }
+
+    #[test]
+    fn a_server_that_loses_its_data_gives_the_lock_to_a_second_holder() {
+        let faults = Faults {
+            wipes: 1,
+            ..NO_FAULTS
+        };
+        is_broken::<Redis>(Property::OneHolder, &with(faults));
+        // memcached grants nothing while it is new, and a holder that renews learns of the loss before that is over.
+        let bounds = Bounds {
+            ttl: seconds(5),
+            renew: false,
+            ..with(faults)
+        };
+        is_broken::<Memcached>(Property::OneHolder, &bounds);
+    }
+
+    #[test]
+    fn redis_gives_the_lock_to_a_second_holder_once_its_clock_is_set_forward() {
+        let faults = Faults {
+            clock_forward: 1,
+            ..NO_FAULTS
+        };
+        is_broken::<Redis>(Property::OneHolder, &with(faults));
+    }
+
+    #[test]
+    fn memcached_keeps_a_lease_too_short_that_it_stored_after_a_stall() {
+        let bounds = Bounds {
+            lag: true,
+            ticks: 8,
+            renew: false,
+            ..with(Faults {
+                stops: 1,
+                ..NO_FAULTS
+            })
+        };
+        is_broken::<Memcached>(Property::PromiseKept, &bounds);
+    }
+
+    #[test]
+    fn memcached_carries_a_claim_out_that_was_given_up_long_ago() {
+        // Redis does not: that is what it is told a time for.
+        let faults = Faults {
+            losses: 2,
+            ..NO_FAULTS
+        };
+        is_broken::<Memcached>(Property::NothingLate, &with(faults));
+        let bounds = Bounds {
+            properties: vec![Property::NothingLate],
+            ..with(faults)
+        };
+        holds::<Redis>(&bounds);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes; see the module's documentation"]
+#[expect(clippy::print_stdout, reason = "the figures are what it is for")]
+fn deeper_exploration() {
+    let number = |name: &str, default: u64| {
+        let value = env::var(name).ok();
+        value.map_or(default, |value| value.parse().expect("a number"))
+    };
+    let ticks = number("DLOCK_MODEL_TICKS", 1);
+    let more = u8::try_from(number("DLOCK_MODEL_FAULTS", 0)).expect("a small number");
+    let most =
+        usize::try_from(number("DLOCK_MODEL_STATES", 3_000_000)).expect("a number of states");
+    let (mut states, mut transitions, mut broken) = (0, 0, Vec::new());
+    for (name, bounds) in scenarios::all() {
+        let bounds = deeper(&bounds, ticks, more);
+        let runs = [
+            ("Redis", explored::<Redis>(&bounds, most)),
+            ("memcached", explored::<Memcached>(&bounds, most)),
+        ];
+        for (store, explored) in runs {
+            println!("{store}, {name}: {explored}");
+            states += explored.states;
+            transitions += explored.transitions;
+            if explored.broken.is_some() {
+                broken.push(format!("{store}, {name}"));
+            }
+        }
+    }
+    println!("{states} states, {transitions} transitions in all");
+    assert!(broken.is_empty(), "{broken:?}");
+}

@@ -1,0 +1,339 @@
+//! A client: one process with one lock, its keeper, and its connections; and what can happen to it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::decisions::Mind;
+use super::protocol::Protocol;
+use super::types::{Call, Fence, GrantOf, Owner, Verb};
+use super::world::{Step, World};
+use crate::Time;
+
+/// Which of a client's threads makes a call, each over a connection of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Slot {
+    User,
+    Keeper,
+}
+
+/// Where the user's thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Phase {
+    Idle,
+    Claiming,
+    /// An acquisition that sleeps.
+    Sleeping {
+        until: Time,
+    },
+    /// An acquisition that abandons its claim, or releases a grant that came too late.
+    Undoing,
+    Holding,
+    /// guard.rs, `end`: before the rest of `min_hold` is asked for.
+    AwaitingLost {
+        until: Time,
+    },
+    /// guard.rs, `finish`
+    Finishing(Finish),
+    /// drive.rs, `outlive_lost_request`
+    Outliving {
+        until: Time,
+    },
+    Abandoning,
+    /// No round is left.
+    Ended,
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Finish {
+    pub(super) keep: Option<Duration>,
+    pub(super) deadline: Time,
+    pub(super) failures: u8,
+    pub(super) told_in_time: bool,
+    /// Until when a lost copy of the claim may yet be carried out, on a look before the first call.
+    pub(super) lost_request: Option<Time>,
+    /// Of the call under way: whether the lease was valid, and when it was, in true time.
+    pub(super) valid: bool,
+    pub(super) sent: u64,
+}
+
+/// A call under way.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Pending<P: Protocol> {
+    pub(super) call: Call,
+    /// `None` while there is no connection.
+    pub(super) talk: Option<P::Talk>,
+    /// What its connection knew when it began.
+    pub(super) link: Option<P::Link>,
+    pub(super) reply: Option<P::Reply>,
+    /// dlock-net, `Lazy::call_in`: whether the connection was used before, so that it may be replaced once.
+    pub(super) reused: bool,
+    pub(super) retried: bool,
+    /// Whether an earlier try may have been carried out.
+    pub(super) in_doubt: bool,
+    /// The server closed the connection.
+    pub(super) dead: bool,
+    /// Its time may run out without being a fault.
+    pub(super) excused: bool,
+}
+
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Client<P: Protocol> {
+    pub(super) phase: Phase,
+    pub(super) mind: Mind,
+    user: Option<Pending<P>>,
+    keeper: Option<Pending<P>>,
+    pub(super) user_link: Option<P::Link>,
+    keeper_link: Option<P::Link>,
+    pub(super) number: u8,
+    pub(super) rounds: u8,
+    pub(super) paused: bool,
+    /// dlock-memcache, `Abandoned`
+    pub(super) given_up: Vec<Owner>,
+    pub(super) lost_request: Option<Time>,
+    /// The grant that it holds by.
+    pub(super) grant: Option<GrantOf>,
+    /// What the keeper asked for.
+    pub(super) asked: Duration,
+    pub(super) looked: bool,
+    /// A write that is under way to the guarded resource.
+    pub(super) write: Option<(Fence, u8)>,
+    /// Something may be left of the present claim.
+    pub(super) unclean: bool,
+    /// Claims that came to their end, so that nothing may be left.
+    pub(super) clean: Vec<Owner>,
+    /// Those of them that were never granted.
+    pub(super) failed: Vec<Owner>,
+    /// For whom the key is to be kept until when, in true time.
+    pub(super) kept: Option<(Owner, u64)>,
+}
+
+impl<P: Protocol> Client<P> {
+    pub(super) fn new(rounds: u8) -> Self {
+        Client {
+            phase: Phase::Idle,
+            mind: Mind::new(),
+            user: None,
+            keeper: None,
+            user_link: None,
+            keeper_link: None,
+            number: 0,
+            rounds,
+            paused: false,
+            given_up: Vec::new(),
+            lost_request: None,
+            grant: None,
+            asked: Duration::ZERO,
+            looked: false,
+            write: None,
+            unclean: false,
+            clean: Vec::new(),
+            failed: Vec::new(),
+            kept: None,
+        }
+    }
+
+    pub(super) fn pending_mut(&mut self, slot: Slot) -> Option<&mut Pending<P>> {
+        match slot {
+            Slot::User => self.user.as_mut(),
+            Slot::Keeper => self.keeper.as_mut(),
+        }
+    }
+
+    pub(super) fn pending(&self, slot: Slot) -> Option<&Pending<P>> {
+        match slot {
+            Slot::User => self.user.as_ref(),
+            Slot::Keeper => self.keeper.as_ref(),
+        }
+    }
+
+    pub(super) fn place(&mut self, slot: Slot) -> (&mut Option<Pending<P>>, &mut Option<P::Link>) {
+        match slot {
+            Slot::User => (&mut self.user, &mut self.user_link),
+            Slot::Keeper => (&mut self.keeper, &mut self.keeper_link),
+        }
+    }
+
+    pub(super) fn lose_connections(&mut self) {
+        (self.user_link, self.keeper_link) = (None, None);
+        for pending in [&mut self.user, &mut self.keeper].into_iter().flatten() {
+            pending.dead = pending.talk.is_some();
+            pending.excused = true;
+        }
+    }
+
+    /// How many answers are there that it could read.
+    pub(super) fn unread(&self) -> usize {
+        let pending = [&self.user, &self.keeper].into_iter().flatten();
+        let unread = pending.filter(|pending| pending.reply.is_some());
+        if self.paused { 0 } else { unread.count() }
+    }
+
+    fn is_keeping(&self) -> bool {
+        matches!(self.phase, Phase::Holding | Phase::AwaitingLost { .. })
+    }
+
+    fn wakes_at(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Sleeping { until }
+            | Phase::AwaitingLost { until }
+            | Phase::Outliving { until } => Some(until),
+            _ => None,
+        }
+    }
+}
+
+/// What a client can do.
+impl<P: Protocol> World<P> {
+    pub(super) fn client(&self, id: u8) -> &Client<P> {
+        &self.clients[usize::from(id)]
+    }
+
+    pub(super) fn client_mut(&mut self, id: u8) -> &mut Client<P> {
+        Rc::make_mut(&mut self.clients[usize::from(id)])
+    }
+
+    pub(super) fn client_steps(&self, id: u8, steps: &mut Vec<Step>) {
+        let client = self.client(id);
+        if client.write.is_some() {
+            steps.push(Step::Write(id));
+        }
+        if client.phase == Phase::Dead {
+            return;
+        }
+        if client.paused {
+            steps.push(Step::Resume(id));
+            return;
+        }
+        let (now, faults) = (self.local(id), &self.faults);
+        for slot in [Slot::User, Slot::Keeper] {
+            let Some(pending) = client.pending(slot) else {
+                continue;
+            };
+            let lossy = faults.losses > 0;
+            if pending.reply.is_some() {
+                steps.push(Step::Receive(id, slot));
+            }
+            if pending.talk.is_none() && self.can_connect(&pending.call) {
+                steps.push(Step::Connect(id, slot));
+            }
+            if pending.talk.is_some() && (pending.dead || lossy) {
+                steps.push(Step::Cut(id, slot));
+            }
+            let is_over = now >= pending.call.not_after;
+            let is_fault = pending.talk.is_some() && !pending.excused && self.running;
+            if is_over && (lossy || !is_fault) {
+                steps.push(Step::Timeout(id, slot));
+            }
+        }
+        let is_idle = client.phase == Phase::Idle;
+        let mut add = |if_so: bool, step: Step| {
+            if if_so {
+                steps.push(step);
+            }
+        };
+        add(is_idle, Step::Start(id));
+        add(
+            client.wakes_at().is_some_and(|at| at <= now),
+            Step::Wake(id),
+        );
+        add(self.is_due(id), Step::Keep(id));
+        let is_holding = client.phase == Phase::Holding;
+        add(is_holding, Step::Release(id));
+        let can_look = self.bounds.writes && is_holding && !client.looked;
+        let is_valid = !client.mind.lost && now < client.mind.until;
+        add(can_look && is_valid, Step::Look(id));
+        let is_at_work = !is_idle && client.phase != Phase::Ended;
+        add(is_at_work && faults.pauses > 0, Step::Pause(id));
+        add(is_at_work && faults.crashes > 0, Step::Crash(id));
+    }
+
+    /// Whether the client, if it runs, is at something before time goes on.
+    pub(super) fn must_act(&self, id: u8) -> bool {
+        let (client, now) = (self.client(id), self.local(id));
+        if client.paused || client.phase == Phase::Dead {
+            return false;
+        }
+        let is_urgent = |pending: &Pending<P>| {
+            let connects = pending.talk.is_none() && self.can_connect(&pending.call);
+            connects || pending.dead || now >= pending.call.not_after
+        };
+        let mut pending = [Slot::User, Slot::Keeper]
+            .into_iter()
+            .filter_map(|slot| client.pending(slot));
+        pending.any(is_urgent) || client.wakes_at().is_some_and(|at| at <= now) || self.is_due(id)
+    }
+
+    pub(super) fn can_connect(&self, call: &Call) -> bool {
+        self.running && self.server.is_ready(&self.around(), call.verb)
+    }
+
+    fn is_due(&self, id: u8) -> bool {
+        let (client, now) = (self.client(id), self.local(id));
+        let mind = &client.mind;
+        // The worker may still be at an earlier lease.
+        let is_free = client.keeper.as_ref().is_none_or(|pending| {
+            pending.call.owner == self.owner(id) && pending.call.verb != Verb::Release
+        });
+        client.is_keeping() && !mind.lost && mind.next_look <= now && (is_free || mind.until <= now)
+    }
+
+    pub(super) fn excuse_all(&mut self) {
+        for client in &mut self.clients {
+            excuse(Rc::make_mut(client));
+        }
+    }
+
+    pub(super) fn client_step(&mut self, step: Step) -> Result<(), String> {
+        match step {
+            Step::Start(id) => self.start(id),
+            Step::Connect(id, slot) => self.open(id, slot),
+            Step::Receive(id, slot) => self.receive(id, slot),
+            Step::Cut(id, slot) => self.cut(id, slot),
+            Step::Timeout(id, slot) => self.time_out(id, slot),
+            Step::Wake(id) => self.wake(id),
+            Step::Keep(id) => self.keep(id),
+            Step::Release(id) => self.end_guard(id),
+            Step::Pause(id) => {
+                self.faults.pauses -= 1;
+                let client = self.client_mut(id);
+                client.paused = true;
+                excuse(client);
+                Ok(())
+            }
+            Step::Resume(id) => {
+                self.client_mut(id).paused = false;
+                Ok(())
+            }
+            Step::Crash(id) => {
+                self.faults.crashes -= 1;
+                self.give_up_flights(id, None);
+                let client = self.client_mut(id);
+                *client = Client {
+                    phase: Phase::Dead,
+                    number: client.number,
+                    write: client.write,
+                    clean: std::mem::take(&mut client.clean),
+                    kept: client.kept,
+                    ..Client::new(0)
+                };
+                Ok(())
+            }
+            Step::Look(id) => {
+                let client = self.client_mut(id);
+                client.looked = true;
+                client.write = client
+                    .grant
+                    .and_then(|grant| Some((grant.fence?, grant.ordinal)));
+                Ok(())
+            }
+            _ => unreachable!("not a client's"),
+        }
+    }
+}
+
+fn excuse<P: Protocol>(client: &mut Client<P>) {
+    for pending in [&mut client.user, &mut client.keeper].into_iter().flatten() {
+        pending.excused = true;
+    }
+}

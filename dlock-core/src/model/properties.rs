@@ -1,0 +1,151 @@
+//! What must hold, looked at in every state.
+
+use super::client::Phase;
+use super::protocol::Protocol;
+use super::types::{Fence, Owner, Property, Record, Seed};
+use super::world::World;
+
+impl<P: Protocol> World<P> {
+    /// A client was told of a grant.
+    pub(super) fn note_fence(&mut self, ordinal: u8, fence: Fence) -> Result<(), String> {
+        let place = usize::from(ordinal) - 1;
+        if self.told.len() <= place {
+            self.told.resize(place + 1, None);
+        }
+        let before = self.told[..place].iter().flatten().max();
+        let after = self.told[place + 1..].iter().flatten().min();
+        let is_same = self.told[place].is_none_or(|told| told == fence);
+        let rises = before.is_none_or(|before| *before < fence);
+        let is_below = after.is_none_or(|after| fence < *after);
+        if self.checks(Property::TokensRise) && !(is_same && rises && is_below) {
+            return Err(format!(
+                "TokensRise: grant {ordinal} has token {fence}, the grants have {:?}",
+                self.told
+            ));
+        }
+        self.told[place] = Some(fence);
+        Ok(())
+    }
+
+    /// A write arrives at the guarded resource.
+    pub(super) fn write(&mut self, (fence, ordinal): (Fence, u8)) -> Result<(), String> {
+        let checks = self.bounds.seed != Seed::ResourceChecksNothing;
+        if checks && fence < self.resource.0 {
+            return Ok(());
+        }
+        if ordinal < self.resource.1 && self.checks(Property::ResourceIsSafe) {
+            return Err(format!(
+                "ResourceIsSafe: a write under grant {ordinal} was accepted after one under grant {}",
+                self.resource.1
+            ));
+        }
+        self.resource = (fence, ordinal);
+        Ok(())
+    }
+
+    /// Looks at the state as it is.
+    pub(super) fn check_properties(&self) -> Result<(), String> {
+        let around = self.around();
+        let record = self.server.record(&around);
+        let believers: Vec<u8> = (0..self.bounds.clients)
+            .filter(|client| self.believes(*client))
+            .collect();
+        if self.checks(Property::OneHolder) && believers.len() > 1 {
+            return Err(format!("OneHolder: {believers:?} believe that they hold"));
+        }
+        if self.checks(Property::PromiseKept) {
+            let holds = |owner: Owner| record.is_some_and(|record| record.owner == owner);
+            for client in &believers {
+                let owner = self.owner(*client);
+                if !holds(owner) {
+                    return Err(format!(
+                        "PromiseKept: {owner:?} believes that it holds, the server has {record:?}"
+                    ));
+                }
+            }
+            for client in &self.clients {
+                if let Some((owner, until)) = client.kept
+                    && self.now < until
+                    && !holds(owner)
+                {
+                    return Err(format!(
+                        "PromiseKept: the key was to be kept for {owner:?} until {until}, the server has {record:?}"
+                    ));
+                }
+            }
+        }
+        if self.checks(Property::OneTtlAtMost) {
+            let ttl = self
+                .bounds
+                .ttl
+                .max(self.bounds.min_hold.unwrap_or_default());
+            let most = P::longest(u64::try_from(ttl.as_millis()).expect("short"));
+            let left = self.server.left(&around);
+            if left.is_none_or(|left| left > most) {
+                return Err(format!(
+                    "OneTtlAtMost: {record:?} is kept for {left:?} ms more"
+                ));
+            }
+        }
+        if self.checks(Property::NothingLeft) {
+            let is_left = |record: &&_| {
+                let Record { owner, late, .. } = **record;
+                let is_over = (self.clients.iter()).any(|client| client.clean.contains(&owner));
+                is_over && (P::REFUSES_LATE_CALLS || !late)
+            };
+            if let Some(record) = record.as_ref().filter(is_left) {
+                return Err(format!(
+                    "NothingLeft: {record:?} is there though its claim came to its end"
+                ));
+            }
+        }
+        if self.checks(Property::NothingLate)
+            && let Some(record) = record
+            && self
+                .clients
+                .iter()
+                .any(|client| client.failed.contains(&record.owner))
+        {
+            return Err(format!(
+                "NothingLate: {record:?} is there though its claim failed"
+            ));
+        }
+        if self.checks(Property::OrphansAreKnown)
+            && let Some(record) = record.filter(|record| record.late)
+        {
+            let client = &self.clients[usize::from(record.owner.client)];
+            let is_over = client.failed.contains(&record.owner);
+            let is_known = client.given_up.contains(&record.owner);
+            if is_over && !is_known && client.phase != Phase::Dead {
+                return Err(format!(
+                    "OrphansAreKnown: {record:?} is unknown to its process, that has given up {:?}",
+                    client.given_up
+                ));
+            }
+        }
+        if self.checks(Property::SomeoneCanAcquire) && !self.clone().would_recover() {
+            return Err(format!(
+                "SomeoneCanAcquire: with {record:?} a newcomer is not granted one ttl later"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a newcomer is granted one ttl after the faults are over, all clients are dead and all messages have arrived.
+    fn would_recover(mut self) -> bool {
+        let mut around = self.around();
+        self.server.notice_time(&around);
+        for flight in std::mem::take(&mut self.flights) {
+            let _ = self.server.execute(&flight.request, &mut around, true);
+        }
+        let ttl = self
+            .bounds
+            .ttl
+            .max(self.bounds.min_hold.unwrap_or_default());
+        let later = u64::try_from(ttl.as_millis()).expect("short") + P::GRANULARITY;
+        around.now += later;
+        around.wall += later;
+        self.server.notice_time(&around);
+        self.server.would_grant(&mut around)
+    }
+}

@@ -1,0 +1,119 @@
+//! What the world must know of a server and of the adapter that talks to it.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use super::types::{Answer, Call, Owner, Record, Seed, Verb};
+use crate::Time;
+
+/// What surrounds a server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around {
+    /// The true time, in ms.
+    pub(super) now: u64,
+    /// What the server's machine takes for the time, in ms.
+    pub(super) wall: u64,
+    /// How many grants of the key there were.
+    pub(super) grants: u8,
+    pub(super) seed: Seed,
+}
+
+/// How a call goes on.
+pub(super) enum Next<R> {
+    Ask(R),
+    Done(Answer),
+}
+
+/// A server with one key, and the adapter's side of a call to it.
+pub(super) trait Protocol: Clone + Debug + Hash {
+    /// What goes to the server in one message.
+    type Request: Clone + Debug + Hash + PartialEq;
+    type Reply: Clone + Debug + Hash;
+    /// What an open connection knows.
+    type Link: Copy + Debug + Hash;
+    /// How far a call has come.
+    type Talk: Clone + Debug + Hash;
+
+    /// Whether a call that comes late changes nothing.
+    const REFUSES_LATE_CALLS: bool;
+    /// How long after its end a record may still be there, and how long a new server grants nothing, in ms.
+    const GRANULARITY: u64;
+    const CONFIRM_AFTER: Option<u64>;
+
+    fn start(around: &Around) -> Self;
+
+    /// What a connection learns when it is opened, by a client whose clock shows `local`.
+    fn connect(&self, around: &Around, local: Time) -> Self::Link;
+
+    /// Whether a call of this kind can begin.
+    fn is_ready(&self, around: &Around, verb: Verb) -> bool;
+
+    /// The first message of a call. `again` says that it may have been carried out before.
+    fn begin(
+        call: &Call,
+        link: &Self::Link,
+        local: Time,
+        again: bool,
+        seed: Seed,
+    ) -> (Self::Talk, Next<Self::Request>);
+
+    /// What follows from a reply, for a process that gave the claims `given_up` up.
+    fn hear(
+        talk: &mut Self::Talk,
+        call: &Call,
+        reply: &Self::Reply,
+        link: &mut Self::Link,
+        local: Time,
+        given_up: &[Owner],
+        seed: Seed,
+    ) -> Next<Self::Request>;
+
+    /// Whether the message that was sent last may have done something.
+    fn is_write(talk: &Self::Talk) -> bool;
+
+    /// What the store makes of an answer if an earlier try of the same call may have been carried out.
+    fn conclude(call: &Call, answer: Answer, in_doubt: bool, seed: Seed) -> Answer;
+
+    /// Runs a request, `late` if its client has given it up. An error is a property that it broke.
+    fn execute(
+        &mut self,
+        request: &Self::Request,
+        around: &mut Around,
+        late: bool,
+    ) -> Result<Self::Reply, String>;
+
+    /// Whether the request, whose client has given it up, can do nothing any more, whatever comes.
+    fn is_moot(&self, request: &Self::Request, around: &Around) -> bool;
+
+    /// What stands at the key.
+    fn record(&self, around: &Around) -> Option<Record>;
+
+    /// The most that a record can be kept from now on, in ms, if it was written now for `ttl` ms; `None`: for ever.
+    fn left(&self, around: &Around) -> Option<u64>;
+
+    /// The longest that a record is kept for `ttl` ms.
+    fn longest(ttl: u64) -> u64;
+
+    /// A claim by a newcomer, as the last thing that happens.
+    fn would_grant(&mut self, around: &mut Around) -> bool;
+
+    /// Whether the server has not noticed yet what time it is.
+    fn is_behind(&self, around: &Around) -> bool;
+
+    /// It notices.
+    fn notice_time(&mut self, around: &Around);
+
+    /// It starts anew.
+    fn restart(&mut self, around: &Around, keeps_data: bool);
+
+    /// It forgets all keys.
+    fn flush(&mut self);
+}
+
+/// The broken property that a call of `by` changed a record of another.
+pub(super) fn strangers_record(by: Owner, record: &Record) -> String {
+    format!(
+        "StrangersAreSafe: a call of {by:?} changed what {:?} holds",
+        record.owner
+    )
+}

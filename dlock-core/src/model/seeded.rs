@@ -1,0 +1,293 @@
+//! Deliberate mistakes, each of which a property must show.
+
+use super::explored;
+use super::memcache::Memcached;
+use super::protocol::Protocol;
+use super::redis::Redis;
+use super::scenarios::{NO_FAULTS, plain, seconds};
+use super::types::{Property, Seed};
+use super::world::{Bounds, Faults};
+
+/// More states than any of them needs.
+const MOST: usize = 1_000_000;
+/// No counterexample is longer.
+const LONGEST: usize = 24;
+
+/// Breaks the model, looks at one property, and expects it broken; with the mistake left out it must hold as far.
+fn shows<P: Protocol>(property: Property, seed: Seed, bounds: &Bounds) {
+    let properties = vec![property];
+    let bounds = Bounds {
+        properties,
+        seed,
+        ..bounds.clone()
+    };
+    let seeded = explored::<P>(&bounds, MOST);
+    let Some(broken) = &seeded.broken else {
+        panic!("{property:?} does not show {seed:?}: {seeded}")
+    };
+    assert!(
+        broken.what.starts_with(&format!("{property:?}")),
+        "{seeded}"
+    );
+    assert!(broken.steps <= LONGEST, "{seeded}");
+    let sound = Bounds {
+        seed: Seed::None,
+        ..bounds
+    };
+    let sound = explored::<P>(&sound, seeded.states.max(1000));
+    assert!(sound.broken.is_none(), "{sound}");
+}
+
+fn with(faults: Faults) -> Bounds {
+    Bounds { faults, ..plain() }
+}
+
+#[test]
+fn tokens_rise_shows_a_fence_without_counter() {
+    let bounds = with(Faults {
+        clock_back: 1,
+        ..NO_FAULTS
+    });
+    shows::<Redis>(Property::TokensRise, Seed::FenceIsClock, &bounds);
+}
+
+#[test]
+fn tokens_rise_shows_a_fence_without_clock() {
+    let bounds = with(Faults {
+        wipes: 1,
+        ..NO_FAULTS
+    });
+    shows::<Redis>(Property::TokensRise, Seed::FenceIsCounter, &bounds);
+}
+
+#[test]
+fn tokens_rise_shows_a_fence_without_the_servers_life() {
+    let bounds = with(Faults {
+        wipes: 1,
+        ..NO_FAULTS
+    });
+    shows::<Memcached>(Property::TokensRise, Seed::FenceIsCas, &bounds);
+}
+
+#[test]
+fn tokens_rise_shows_grants_by_a_server_that_has_just_started() {
+    let bounds = with(Faults {
+        wipes: 2,
+        ..NO_FAULTS
+    });
+    shows::<Memcached>(Property::TokensRise, Seed::NotGrownUp, &bounds);
+}
+
+#[test]
+fn resource_is_safe_shows_a_resource_that_checks_nothing() {
+    let bounds = Bounds {
+        writes: true,
+        ..plain()
+    };
+    shows::<Redis>(
+        Property::ResourceIsSafe,
+        Seed::ResourceChecksNothing,
+        &bounds,
+    );
+    shows::<Memcached>(
+        Property::ResourceIsSafe,
+        Seed::ResourceChecksNothing,
+        &bounds,
+    );
+}
+
+#[test]
+fn resource_is_safe_shows_tokens_that_repeat() {
+    let bounds = Bounds {
+        writes: true,
+        ..with(Faults {
+            wipes: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Redis>(Property::ResourceIsSafe, Seed::FenceIsCounter, &bounds);
+    shows::<Memcached>(
+        Property::ResourceIsSafe,
+        Seed::FenceIsCas,
+        &Bounds { ticks: 5, ..bounds },
+    );
+}
+
+#[test]
+fn one_holder_shows_a_lease_that_counts_from_its_receipt() {
+    let bounds = Bounds {
+        renew: false,
+        ticks: 6,
+        ..with(Faults {
+            lates: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Redis>(Property::OneHolder, Seed::LeaseFromReceipt, &bounds);
+}
+
+#[test]
+fn one_holder_shows_a_lease_without_margin_for_clocks() {
+    let bounds = Bounds {
+        renew: false,
+        ..plain()
+    };
+    shows::<Redis>(Property::OneHolder, Seed::NoDriftMargin, &bounds);
+}
+
+#[test]
+fn one_holder_shows_a_time_on_the_wire_without_margin() {
+    let bounds = Bounds {
+        renew: false,
+        lag: true,
+        ..plain()
+    };
+    shows::<Memcached>(Property::OneHolder, Seed::NoWireMargin, &bounds);
+}
+
+#[test]
+fn promise_kept_shows_a_repeated_claim_that_raises_nothing() {
+    let bounds = Bounds {
+        renew: false,
+        ..with(Faults {
+            losses: 1,
+            lates: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Redis>(Property::PromiseKept, Seed::RepeatDoesNotRaise, &bounds);
+}
+
+#[test]
+fn promise_kept_shows_calls_that_overtake_each_other() {
+    let bounds = Bounds {
+        clients: 1,
+        min_hold: Some(seconds(6)),
+        ticks: 7,
+        ..with(Faults {
+            losses: 1,
+            lates: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Redis>(Property::PromiseKept, Seed::SequenceIgnored, &bounds);
+}
+
+#[test]
+fn someone_can_acquire_shows_a_record_that_never_ends() {
+    shows::<Redis>(
+        Property::SomeoneCanAcquire,
+        Seed::ExtendIsImmortal,
+        &plain(),
+    );
+    shows::<Memcached>(
+        Property::SomeoneCanAcquire,
+        Seed::ExtendIsImmortal,
+        &plain(),
+    );
+}
+
+#[test]
+fn strangers_are_safe_shows_a_release_of_whatever_is_there() {
+    let bounds = Bounds {
+        ticks: 6,
+        ..with(Faults {
+            pauses: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Redis>(Property::StrangersAreSafe, Seed::ReleaseByKey, &bounds);
+    // Found by the token that the value has, once the number is another.
+    let bounds = Bounds {
+        renew: false,
+        ticks: 8,
+        ..bounds
+    };
+    shows::<Memcached>(Property::StrangersAreSafe, Seed::ReleaseByKey, &bounds);
+}
+
+#[test]
+fn strangers_are_safe_shows_an_extend_of_whatever_is_there() {
+    let bounds = with(Faults {
+        lates: 2,
+        ..NO_FAULTS
+    });
+    shows::<Redis>(Property::StrangersAreSafe, Seed::ExtendByKey, &bounds);
+}
+
+#[test]
+fn strangers_are_safe_shows_numbers_taken_for_an_identity_across_restarts() {
+    let bounds = Bounds {
+        ttl: seconds(5),
+        ..with(Faults {
+            wipes: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Memcached>(Property::StrangersAreSafe, Seed::LifeIgnored, &bounds);
+}
+
+#[test]
+fn one_ttl_at_most_shows_a_record_that_never_ends() {
+    shows::<Redis>(Property::OneTtlAtMost, Seed::ExtendIsImmortal, &plain());
+}
+
+#[test]
+fn nothing_left_shows_calls_that_are_carried_out_after_their_end() {
+    let bounds = with(Faults {
+        losses: 2,
+        ..NO_FAULTS
+    });
+    shows::<Redis>(Property::NothingLeft, Seed::NotAfterIgnored, &bounds);
+}
+
+#[test]
+fn nothing_left_shows_claims_that_are_not_abandoned() {
+    let bounds = with(Faults {
+        losses: 2,
+        ..NO_FAULTS
+    });
+    shows::<Redis>(Property::NothingLeft, Seed::NoAbandon, &bounds);
+    shows::<Memcached>(Property::NothingLeft, Seed::NoAbandon, &bounds);
+}
+
+#[test]
+fn nothing_left_shows_a_release_that_does_not_wait_for_the_lost_claims_end() {
+    let bounds = with(Faults {
+        losses: 1,
+        ..NO_FAULTS
+    });
+    shows::<Redis>(Property::NothingLeft, Seed::NotOutlived, &bounds);
+}
+
+#[test]
+fn nothing_left_shows_that_the_lost_claims_end_was_looked_at_too_late() {
+    let bounds = with(Faults {
+        losses: 1,
+        lates: 1,
+        ..NO_FAULTS
+    });
+    shows::<Redis>(Property::NothingLeft, Seed::OutlivedTooLate, &bounds);
+}
+
+#[test]
+fn nothing_left_shows_a_claim_that_was_sent_twice_and_told_once() {
+    let bounds = Bounds {
+        clients: 1,
+        rounds: 2,
+        ..with(Faults {
+            losses: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Redis>(Property::NothingLeft, Seed::ResendUntold, &bounds);
+}
+
+#[test]
+fn orphans_are_known_shows_a_process_that_forgets_what_it_gave_up() {
+    let bounds = with(Faults {
+        losses: 2,
+        ..NO_FAULTS
+    });
+    shows::<Memcached>(Property::OrphansAreKnown, Seed::NotRemembered, &bounds);
+}

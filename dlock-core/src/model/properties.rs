@@ -114,7 +114,7 @@ impl<P: Protocol> World<P> {
             && let Some(record) = record.filter(|record| record.late)
         {
             let client = &self.clients[usize::from(record.owner.client)];
-            let is_over = client.failed.contains(&record.owner);
+            let is_over = client.clean.contains(&record.owner);
             let is_known = client.given_up.contains(&record.owner);
             if is_over && !is_known && client.phase != Phase::Dead {
                 return Err(format!(

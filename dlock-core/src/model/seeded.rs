@@ -291,3 +291,28 @@ fn orphans_are_known_shows_a_process_that_forgets_what_it_gave_up() {
     });
     shows::<Memcached>(Property::OrphansAreKnown, Seed::NotRemembered, &bounds);
 }
+
+#[test]
+fn orphans_are_known_shows_a_lost_claim_that_is_forgotten_after_its_end() {
+    let bounds = with(Faults {
+        losses: 1,
+        ..NO_FAULTS
+    });
+    shows::<Memcached>(
+        Property::OrphansAreKnown,
+        Seed::ForgottenAfterItsEnd,
+        &bounds,
+    );
+}
+
+#[test]
+fn orphans_are_known_shows_a_claim_that_was_sent_twice_and_told_once() {
+    let bounds = Bounds {
+        rounds: 2,
+        ..with(Faults {
+            losses: 1,
+            ..NO_FAULTS
+        })
+    };
+    shows::<Memcached>(Property::OrphansAreKnown, Seed::ResendUntold, &bounds);
+}

@@ -157,6 +157,8 @@ pub(super) enum Seed {
     NotOutlived,
     /// Whether to wait for it is asked only when the release was answered: a mistake that this model found.
     OutlivedTooLate,
+    /// memcached: a release after the lost claim's end gives it up no more: a mistake that this model found.
+    ForgottenAfterItsEnd,
     /// The store does not tell core that a claim was sent twice by the pool: a mistake that this model found.
     ResendUntold,
     /// Whoever releases frees the key.
@@ -193,7 +195,7 @@ pub(super) enum Property {
     NothingLeft,
     /// The stronger form that only a store which refuses late calls keeps: a claim that failed holds nothing ever again.
     NothingLate,
-    /// What a claim that failed left all the same is known to its process, so that its next claim takes the place.
+    /// What a claim that came to its end left all the same is known to its process, so that its next claim takes the place.
     OrphansAreKnown,
 }
 

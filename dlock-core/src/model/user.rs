@@ -185,8 +185,10 @@ impl<P: Protocol> World<P> {
         };
         let now = self.local(id);
         let lost_request = self.client(id).lost_request;
+        let refuses = P::REFUSES_LATE_CALLS || self.bounds.seed == Seed::ForgottenAfterItsEnd;
         let finish = Finish {
-            lost_request: lost_request.filter(|until| now < *until),
+            // drive.rs, `outlive_lost_request`
+            lost_request: lost_request.filter(|until| now < *until || !refuses),
             keep,
             deadline: self.call_end(id),
             failures: 0,

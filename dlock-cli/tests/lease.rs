@@ -34,7 +34,7 @@ fn break_lock(place: &Place) {
 fn a_command_whose_lease_cannot_be_renewed_is_told_to_end() {
     let place = Place::new();
     let script = "trap 'echo told >>log; exit 0' TERM; echo $$ >pid; while :; do sleep 0.02; done";
-    let child = spawn(&mut place.run("--ttl 2s --kill-after 800ms job", script));
+    let child = spawn(&mut place.run("--ttl 4s --kill-after 2s job", script));
     place.await_pid("pid");
     take_store_away(&place);
     let output = child.wait_with_output().unwrap();
@@ -64,10 +64,7 @@ fn a_command_that_does_not_listen_is_killed_before_the_lease_ends() {
 fn what_a_command_started_gets_the_grace_period_too() {
     let place = Place::new();
     let cleaning = "trap 'sleep 0.3; echo cleaned >>log; exit' TERM; echo $$ >pid; while :; do sleep 0.02; done";
-    let mut command = place.run(
-        "--ttl 3s --kill-after 1500ms job",
-        "sh -c \"$CLEANING\"; true",
-    );
+    let mut command = place.run("--ttl 4s --kill-after 2s job", "sh -c \"$CLEANING\"; true");
     let child = spawn(command.env("CLEANING", cleaning));
     place.await_pid("pid");
     take_store_away(&place);
@@ -131,13 +128,14 @@ fn a_lock_that_cannot_be_released_is_told_and_the_status_stays() {
 #[test]
 fn a_renewed_lease_lasts_longer_than_its_ttl() {
     let place = Place::new();
-    let mut child = spawn(&mut place.run("--ttl 1500ms job", "echo $$ >pid; sleep 5"));
+    let child = spawn(&mut place.run("--ttl 3s job", "echo $$ >pid; sleep 8"));
     place.await_pid("pid");
-    for _ in 0..8 {
-        sleep(Duration::from_millis(500));
+    for _ in 0..7 {
+        sleep(Duration::from_secs(1));
         assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
     }
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dlock_core::{Extension, Holder, Lease};
+use dlock_core::{Extension, Holder, Lease, drift};
 
 use crate::case::{Case, Law, Sample, broken, check, now};
 use crate::client::{Answer, Client, Holding, described};
@@ -22,6 +22,12 @@ pub fn extend_replaces_the_remaining_time(subject: &Subject) -> Verdict {
                 return Sample::TooSlow;
             }
             let extended = holder.prolonged(&lease.lease, answer, "the lease had not ended");
+            let (asked, granted) = (case.short(), extended.lease.grant().ttl);
+            check!(
+                case,
+                granted <= asked + case.traits.granularity + drift(asked),
+                "a lease of {first:?} was extended to {asked:?} and {granted:?} were granted"
+            );
             case.sleep_until(extended.free_from(&case));
             let since = format!(
                 "a lease of {first:?} was extended to {:?}, and that had passed",

@@ -108,6 +108,8 @@ saboteurs! {
         "law 6 (expiry)", "the lease of a killed process was given away";
     adding_extend = ExtendAdds, extend::extend_replaces_the_remaining_time,
         "law 7 (extend)", "and that had passed, but a claim was refused";
+    adding_and_honest_extend = ExtendAddsAndSaysSo, extend::extend_replaces_the_remaining_time,
+        "law 7 (extend)", "was extended to";
     unnumbered_extend = ExtendIgnoresItsNumber, extend::a_late_older_extend_does_not_shorten,
         "law 7 (extend)", "but the true remaining time was";
     unnumbered_lengthening = ExtendIgnoresItsNumber, extend::a_late_older_extend_does_not_lengthen,
@@ -166,6 +168,8 @@ saboteurs! {
         "law 9 (bounded)", "panicked instead of returning an error";
     endless_wait_for_the_writer = WaitsForItsTurnForEver, bounded::a_busy_writer_does_not_hold_calls_up,
         "law 9 (bounded)", "while the store's writer was busy, with 300ms left had not returned after";
+    ignored_limit = WaitsLongerThanItSays, bounded::a_busy_writer_does_not_hold_calls_up,
+        "law 9 (bounded)", "though the store declares that a call takes at most 2s";
     endless_queue = KeepsACrowdWaiting, bounded::a_crowd_of_calls_ends_in_time,
         "law 9 (bounded)", "of 32 claimants at once one waited";
     idle_abandon = AbandonDoesNothing, clean::an_abandoned_grant_is_gone,

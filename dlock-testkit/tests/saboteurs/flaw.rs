@@ -54,6 +54,7 @@ pub(crate) enum Flaw {
     ReleasesExpired,
     // Law 7.
     ExtendAdds,
+    ExtendAddsAndSaysSo,
     ExtendIgnoresItsNumber,
     ExtendRepeatsItsNumber,
     ExtendRevivesExpired,
@@ -80,6 +81,7 @@ pub(crate) enum Flaw {
     LateCallsAreInvalid,
     LateCallsPanic,
     WaitsForItsTurnForEver,
+    WaitsLongerThanItSays,
     KeepsACrowdWaiting,
     // Law 10.
     AbandonDoesNothing,

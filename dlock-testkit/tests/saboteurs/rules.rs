@@ -92,7 +92,11 @@ impl Reference {
             Some(Flaw::WaitsForItsTurnForEver | Flaw::KeepsACrowdWaiting) => Time::MAX,
             // Long enough to have its turn although it is late.
             _ if self.does_late_calls() => self.now().saturating_add(Duration::from_secs(2)),
-            _ => end,
+            Some(Flaw::WaitsLongerThanItSays) => end,
+            _ => {
+                let limit = self.characteristics().call_timeout;
+                end.min(self.now().saturating_add(limit))
+            }
         };
         let Some(turn) = self.backing.turn(patience) else {
             return Err(DatastoreError::not_executed(
@@ -256,7 +260,7 @@ impl Reference {
         }
         let end = self.end(ttl);
         record.until = match self.flaw {
-            Some(Flaw::ExtendAdds) => record.until.saturating_add(ttl),
+            Some(Flaw::ExtendAdds | Flaw::ExtendAddsAndSaysSo) => record.until.saturating_add(ttl),
             Some(Flaw::ExtendNeverShortens) => record.until.max(end),
             Some(Flaw::ExtendKeepsTheOldEnd) => record.until,
             _ => end,
@@ -267,7 +271,11 @@ impl Reference {
             record.holder = lease.holder().to_owned();
         }
         turn.save(&key, &record);
-        Extension::Extended(self.grant(ttl, record.fence))
+        let says = match self.flaw {
+            Some(Flaw::ExtendAddsAndSaysSo) => now.until(record.until),
+            _ => ttl,
+        };
+        Extension::Extended(self.grant(says, record.fence))
     }
 
     pub(super) fn refuse(

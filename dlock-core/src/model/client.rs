@@ -93,6 +93,8 @@ pub(super) struct Client<P: Protocol> {
     pub(super) lost_request: Option<Time>,
     /// The grant that it holds by.
     pub(super) grant: Option<GrantOf>,
+    /// Whether the store's look at what it keeps came after its latest promise.
+    pub(super) confirmed: bool,
     /// What the keeper asked for.
     pub(super) asked: Duration,
     pub(super) looked: bool,
@@ -123,6 +125,7 @@ impl<P: Protocol> Client<P> {
             given_up: Vec::new(),
             lost_request: None,
             grant: None,
+            confirmed: false,
             asked: Duration::ZERO,
             looked: false,
             write: None,

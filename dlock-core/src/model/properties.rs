@@ -48,7 +48,7 @@ impl<P: Protocol> World<P> {
         let around = self.around();
         let record = self.server.record(&around);
         let believers: Vec<u8> = (0..self.bounds.clients)
-            .filter(|client| self.believes(*client))
+            .filter(|client| self.believes(*client) && self.counts(*client))
             .collect();
         if self.checks(Property::OneHolder) && believers.len() > 1 {
             return Err(format!("OneHolder: {believers:?} believe that they hold"));
@@ -147,5 +147,10 @@ impl<P: Protocol> World<P> {
         around.wall += later;
         self.server.notice_time(&around);
         self.server.would_grant(&mut around)
+    }
+
+    fn counts(&self, client: u8) -> bool {
+        let all = !self.bounds.confirmed_only || P::CONFIRM_AFTER.is_none();
+        all || self.clients[usize::from(client)].confirmed
     }
 }

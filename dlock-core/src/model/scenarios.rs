@@ -33,6 +33,7 @@ pub(super) fn plain() -> Bounds {
         max_hold: None,
         pace: [990, 1000, 1000],
         lag: false,
+        confirmed_only: false,
         writes: false,
         faults: NO_FAULTS,
         properties: Property::ALL.to_vec(),
@@ -194,6 +195,7 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
             "a stopped server",
             Bounds {
                 lag: true,
+                confirmed_only: true,
                 ..short(Faults { stops: 1, ..none })
             },
         ),

@@ -285,7 +285,7 @@ impl<P: Protocol> World<P> {
         };
         client.mind = Mind::new();
         (client.grant, client.lost_request, client.looked) = (None, None, false);
-        client.asked = Duration::ZERO;
+        (client.asked, client.confirmed) = (Duration::ZERO, false);
         if client.phase == Phase::Ended {
             client.user_link = None;
         }
@@ -307,6 +307,14 @@ impl<P: Protocol> World<P> {
         if slot == Slot::Keeper {
             let is_present =
                 call.owner == self.owner(id) && self.client(id).mind.until > Time::ZERO;
+            if is_present {
+                let is_promise = matches!(answer, Answer::Extended(_));
+                let client = self.client_mut(id);
+                match call.verb {
+                    Verb::Confirm => client.confirmed |= is_promise,
+                    _ => client.confirmed &= !is_promise,
+                }
+            }
             let told = match call.verb {
                 Verb::Extend => Told::Extended {
                     sent,

@@ -94,6 +94,14 @@ impl<P: Protocol> World<P> {
             }
             Next::Done(answer) => {
                 let pending = place.take().expect("a call is under way");
+                let answer = match answer {
+                    // dlock-net, `Lazy::call_in`: an error says so if the first of two runs may have been executed.
+                    Answer::Failed { kind, maybe } => Answer::Failed {
+                        kind,
+                        maybe: maybe || pending.in_doubt,
+                    },
+                    answer => answer,
+                };
                 let answer = P::conclude(&pending.call, answer, pending.in_doubt, seed);
                 self.answered(id, slot, &pending.call, answer)
             }

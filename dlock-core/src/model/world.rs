@@ -35,6 +35,8 @@ pub(super) struct Bounds {
     pub(super) pace: [u64; 3],
     /// Whether a server's timer may be late by less than a tick.
     pub(super) lag: bool,
+    /// Whether only leases count that the store has confirmed, if it can: what it promised while it was behind is not kept.
+    pub(super) confirmed_only: bool,
     /// Whether holders write to a guarded resource.
     pub(super) writes: bool,
     pub(super) faults: Faults,

@@ -121,18 +121,38 @@ impl Backend {
         })
     }
 
-    /// The locks: a name and a time to live each.
-    pub(crate) fn locks(self) -> &'static [(&'static str, Duration)] {
-        const SHORT: Duration = Duration::from_millis(400);
-        const LOCKS: [(&str, Duration); 3] = [
-            ("second", Duration::from_millis(1000)),
-            ("two", Duration::from_millis(2000)),
-            ("three", Duration::from_millis(3000)),
+    /// The locks.
+    pub(crate) fn locks(self) -> &'static [Name] {
+        const ALL: [Name; 5] = [
+            // Too short for memcached.
+            Name::new("short", 400, false),
+            Name::new("second", 1000, false),
+            Name::new("three", 3000, false),
+            Name::new("hot", 1500, true),
+            Name::new("hotter", 2000, true),
         ];
-        const WITH_SHORT: [(&str, Duration); 4] = [("short", SHORT), LOCKS[0], LOCKS[1], LOCKS[2]];
         match self {
-            Backend::Memcached => &LOCKS,
-            _ => &WITH_SHORT,
+            Backend::Memcached => &ALL[1..],
+            _ => &ALL,
+        }
+    }
+}
+
+/// What is locked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Name {
+    pub(crate) id: &'static str,
+    pub(crate) ttl: Duration,
+    /// Held for moments only, by many.
+    pub(crate) hot: bool,
+}
+
+impl Name {
+    const fn new(id: &'static str, ttl_millis: u64, hot: bool) -> Self {
+        Name {
+            id,
+            ttl: Duration::from_millis(ttl_millis),
+            hot,
         }
     }
 }

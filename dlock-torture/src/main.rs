@@ -9,6 +9,7 @@ mod options;
 mod plan;
 mod random;
 mod run;
+mod sabotage;
 mod worker;
 mod workers;
 
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
-use dlock_testkit::history::Figures;
+use dlock_testkit::history::{Figures, History, Rules};
 
 use options::Options;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
     let result = match words.first().map(String::as_str) {
         Some("worker") => worker(&words[1..]).map(|()| ExitCode::SUCCESS),
+        Some("check") => check(&words[1..]),
         _ => torture(),
     };
     result.unwrap_or_else(|error| {
@@ -74,22 +76,39 @@ fn torture() -> Result<ExitCode, Failure> {
             continue;
         };
         let name = outcome.backend.name();
-        println!("{name}: {} rounds, {}", outcome.rounds, outcome.figures);
+        println!(
+            "{name}: {} rounds, {}, violations {}",
+            outcome.rounds, outcome.figures, outcome.violations
+        );
         all.add(&outcome.figures);
-        if let Some(found) = &outcome.found {
-            violations += 1;
+        violations += outcome.violations;
+        for found in &outcome.found {
             println!("{found}");
         }
     }
-    println!("all: {all}, backends with violations {violations}");
     if violations == 0 {
+        println!("all: {all}, violations 0");
         return Ok(ExitCode::SUCCESS);
     }
     let kept = temporary.map_or(folder, tempfile::TempDir::keep);
     let seconds = options.lasts.as_secs();
     println!("again: dlock-torture --seed {seed} --seconds {seconds}");
     println!("the histories are in {}", kept.display());
+    println!("all: {all}, violations {violations}");
     Ok(ExitCode::from(FOUND))
+}
+
+/// `check FOLDER`: what the kept histories of one round say.
+fn check(words: &[String]) -> Result<ExitCode, Failure> {
+    let [folder] = words else {
+        return Err("check FOLDER: a folder with the histories of a round".into());
+    };
+    let report = History::read(Path::new(folder))?.check(&Rules::default());
+    println!("{report}");
+    Ok(match report.violations.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(FOUND),
+    })
 }
 
 fn random_seed() -> Result<u64, Failure> {
@@ -99,11 +118,14 @@ fn random_seed() -> Result<u64, Failure> {
     Ok(u64::from(u32::from_le_bytes(seed)))
 }
 
-/// `worker BACKEND URL HISTORIES RESOURCES ACTOR SEED`: what this program starts itself.
+/// `worker BACKEND URL HISTORIES RESOURCES ACTOR SEED [SABOTAGE]`: what this program starts itself.
 fn worker(words: &[String]) -> Result<(), Failure> {
-    let [backend, url, folder, resources, actor, seed] = words else {
+    let ([backend, url, folder, resources, actor, seed]
+    | [backend, url, folder, resources, actor, seed, _]) = words
+    else {
         return Err("a worker is started by dlock-torture itself".into());
     };
+    let sabotage = words.get(6).map(|name| name.parse()).transpose()?;
     worker::run(&worker::Job {
         backend: backend.parse()?,
         url,
@@ -111,5 +133,6 @@ fn worker(words: &[String]) -> Result<(), Failure> {
         resources: Path::new(resources),
         actor,
         seed: seed.parse()?,
+        sabotage,
     })
 }

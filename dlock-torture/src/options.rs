@@ -7,17 +7,21 @@ use lexopt::Arg::{Long, Short, Value};
 use lexopt::ValueExt;
 
 use crate::backend::Backend;
+use crate::sabotage::Sabotage;
 
 pub(crate) const HELP: &str = "\
 Runs processes that lock, breaks their servers, network and themselves at random, and checks what they saw.
 
-usage: dlock-torture [--minutes N | --seconds N] [--backend all|redis|memcached|file]… [--seed N] [--workers N] [--keep FOLDER]
+usage: dlock-torture [OPTIONS]
+       dlock-torture check FOLDER   look again at the histories of a round that were kept
 
   --minutes N, --seconds N  how long; default one minute
-  --backend NAME            which store; all of them, side by side, by default
+  --backend NAME            all (the default: side by side), redis, memcached or file
   --seed N                  what is broken when; a random one by default
-  --workers N               processes for each store; default 5
+  --workers N               processes for each store; default 6
   --keep FOLDER             keep the histories there, also if nothing is wrong
+  --sabotage NAME           break a promise on purpose, to see it found: grants-too-long, extends-what-is-lost,
+                            tokens-stand-still, grants-what-is-held
 ";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +31,7 @@ pub(crate) struct Options {
     pub(crate) seed: Option<u64>,
     pub(crate) workers: usize,
     pub(crate) keep: Option<PathBuf>,
+    pub(crate) sabotage: Option<Sabotage>,
     pub(crate) help: bool,
 }
 
@@ -36,8 +41,9 @@ impl Options {
             lasts: Duration::from_secs(60),
             backends: Vec::new(),
             seed: None,
-            workers: 5,
+            workers: 6,
             keep: None,
+            sabotage: None,
             help: false,
         };
         while let Some(argument) = parser.next()? {
@@ -57,6 +63,7 @@ impl Options {
                 Long("seed") => options.seed = Some(parser.value()?.parse()?),
                 Long("workers") => options.workers = parser.value()?.parse::<u8>()?.into(),
                 Long("keep") => options.keep = Some(parser.value()?.into()),
+                Long("sabotage") => options.sabotage = Some(parser.value()?.string()?.parse()?),
                 Long("help") | Short('h') => options.help = true,
                 Value(_) | Long(_) | Short(_) => return Err(argument.unexpected()),
             }
@@ -83,7 +90,7 @@ mod tests {
         let options = parse(&["--minutes", "2", "--backend", "file", "--seed", "7"]).unwrap();
         assert_eq!(options.lasts, Duration::from_secs(120));
         assert_eq!(options.backends, [Backend::File]);
-        assert_eq!((options.seed, options.workers), (Some(7), 5));
+        assert_eq!((options.seed, options.workers), (Some(7), 6));
         assert_eq!(parse(&[]).unwrap().backends, Backend::ALL);
         assert_eq!(parse(&["--backend", "all"]).unwrap().backends, Backend::ALL);
     }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use dlock_core::{AcquireError, Cancel, Clock, Lock, LockOptions, Wait};
 use dlock_testkit::history::{Holding, Looker, Recorder, Resource};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Name};
 use crate::random::Random;
+use crate::sabotage::Sabotage;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -29,6 +30,7 @@ pub(crate) struct Job<'a> {
     pub(crate) resources: &'a Path,
     pub(crate) actor: &'a str,
     pub(crate) seed: u64,
+    pub(crate) sabotage: Option<Sabotage>,
 }
 
 struct Worker<'a> {
@@ -41,7 +43,10 @@ struct Worker<'a> {
 
 pub(crate) fn run(job: &Job<'_>) -> Result<(), Failure> {
     let mut random = Random::new(job.seed, &[]);
-    let store = job.backend.open(job.url, &mut random)?;
+    let mut store = job.backend.open(job.url, &mut random)?;
+    if let Some(sabotage) = job.sabotage {
+        store = Box::new(sabotage.of(store));
+    }
     let recorder = Recorder::create(job.folder, job.actor, job.backend.name(), store)?;
     let (stop, cancel) = (Arc::new(AtomicBool::new(false)), Cancel::new());
     thread::spawn({
@@ -62,7 +67,7 @@ pub(crate) fn run(job: &Job<'_>) -> Result<(), Failure> {
     };
     while !worker.is_over() {
         worker.turn()?;
-        let pause = worker.random.millis(0..50);
+        let pause = worker.random.millis(0..20);
         thread::sleep(pause);
     }
     Ok(())
@@ -75,10 +80,10 @@ impl Worker<'_> {
 
     /// One acquire and what comes of it.
     fn turn(&mut self) -> Result<(), Failure> {
-        let (name, ttl) = self.random.pick(self.job.backend.locks());
-        let lock = self.lock(name, ttl)?;
-        let resource = Resource::at(self.job.resources.join(name));
-        let holds = self.hold_time(ttl);
+        let name = self.name();
+        let lock = self.lock(name)?;
+        let resource = Resource::at(self.job.resources.join(name.id));
+        let holds = self.hold_time(name);
         match self.random.within(0..100) {
             0..8 => self.once(&lock, holds, &resource),
             8..16 => {
@@ -110,20 +115,29 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn lock(&mut self, name: &str, ttl: Duration) -> Result<Lock, Failure> {
+    /// Two turns of three go to the locks that are held for moments only.
+    fn name(&mut self) -> Name {
+        let hot = self.random.percent(67);
+        let locks = self.job.backend.locks().iter();
+        let names: Vec<_> = locks.filter(|name| name.hot == hot).copied().collect();
+        self.random.pick(&names)
+    }
+
+    fn lock(&mut self, name: Name) -> Result<Lock, Failure> {
+        let Name { id, ttl, .. } = name;
         let options = LockOptions::default().with_key_prefix(PREFIX).with_ttl(ttl);
         let options = match self.random.within(0..10) {
-            0 => options.with_min_hold(ttl * 2 / 3),
+            0 if !name.hot => options.with_min_hold(ttl * 2 / 3),
             1 => options.with_max_hold(ttl * 3 / 2),
             2 | 3 => options.with_renew(false),
             _ => options,
         };
         // The least that a store takes bounds the holds as well.
-        let options = match Lock::with_options(self.recorder.store(), name, options) {
+        let options = match Lock::with_options(self.recorder.store(), id, options) {
             Ok(lock) => return Ok(lock),
             Err(_) => LockOptions::default().with_key_prefix(PREFIX).with_ttl(ttl),
         };
-        Ok(Lock::with_options(self.recorder.store(), name, options)?)
+        Ok(Lock::with_options(self.recorder.store(), id, options)?)
     }
 
     fn wait(&mut self) -> Wait {
@@ -135,11 +149,13 @@ impl Worker<'_> {
     }
 
     /// Mostly short; sometimes so long that the lease must be renewed.
-    fn hold_time(&mut self, ttl: Duration) -> Duration {
+    fn hold_time(&mut self, name: Name) -> Duration {
+        let ttl = name.ttl;
         match self.random.within(0..20) {
-            0..13 => self.random.millis(0..30),
-            13..17 => self.random.millis(100..800),
-            _ => ttl * 5 / 4 + self.random.millis(0..1500),
+            _ if name.hot => self.random.millis(0..5),
+            0..15 => self.random.millis(0..15),
+            15..18 => self.random.millis(50..600),
+            _ => ttl * 5 / 4 + self.random.millis(0..1000),
         }
     }
 

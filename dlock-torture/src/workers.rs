@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::backend::Backend;
+use crate::sabotage::Sabotage;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -26,6 +27,7 @@ pub(crate) struct Workers {
     /// Where the guarded resources are.
     resources: PathBuf,
     seed: u64,
+    sabotage: Option<Sabotage>,
     running: Vec<Option<Child>>,
     started: usize,
     watcher: Watcher,
@@ -38,6 +40,7 @@ impl Workers {
         (folder, resources): (&Path, &Path),
         seed: u64,
         count: usize,
+        sabotage: Option<Sabotage>,
     ) -> Result<Self, Failure> {
         let mut workers = Workers {
             backend,
@@ -45,6 +48,7 @@ impl Workers {
             folder: folder.to_owned(),
             resources: resources.to_owned(),
             seed,
+            sabotage,
             running: (0..count).map(|_| None).collect(),
             started: 0,
             watcher: Watcher::start()?,
@@ -67,6 +71,7 @@ impl Workers {
                 &actor,
                 &self.seed.wrapping_add(self.started as u64).to_string(),
             ])
+            .args(self.sabotage.map(Sabotage::name))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(errors)

@@ -16,7 +16,7 @@ use dlock_core::{
 use super::{End, Event, Harm, Resource, SUFFIX, What};
 
 /// Two looks at an unchanged lease differ by the time between two looks at the clock. What differs by more is written down.
-const NOISE: Duration = Duration::from_millis(2);
+pub(super) const NOISE: Duration = Duration::from_millis(2);
 
 thread_local! {
     /// How often the acquire of this thread was refused so far.

@@ -1,0 +1,135 @@
+//! Stores that break a promise on purpose: a run that does not find them would find nothing.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use dlock_core::{
+    Attempt, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken, Grant,
+    Inspect, Lease, Released, Signal, Watch,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// The answer promises more time than the store keeps.
+    GrantsTooLong,
+    /// A renewal of a lease that is gone is answered well.
+    ExtendsWhatIsLost,
+    /// Every grant has the same token.
+    TokensStandStill,
+    /// Now and then a refusal is answered as a grant.
+    GrantsWhatIsHeld,
+}
+
+/// A store with one of these flaws.
+pub(crate) struct Saboteur {
+    store: Box<dyn Datastore>,
+    sabotage: Sabotage,
+}
+
+impl Sabotage {
+    pub(crate) const ALL: [Sabotage; 4] = [
+        Sabotage::GrantsTooLong,
+        Sabotage::ExtendsWhatIsLost,
+        Sabotage::TokensStandStill,
+        Sabotage::GrantsWhatIsHeld,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Sabotage::GrantsTooLong => "grants-too-long",
+            Sabotage::ExtendsWhatIsLost => "extends-what-is-lost",
+            Sabotage::TokensStandStill => "tokens-stand-still",
+            Sabotage::GrantsWhatIsHeld => "grants-what-is-held",
+        }
+    }
+
+    pub(crate) fn of(self, store: Box<dyn Datastore>) -> Saboteur {
+        Saboteur {
+            store,
+            sabotage: self,
+        }
+    }
+}
+
+impl FromStr for Sabotage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Sabotage::ALL
+            .into_iter()
+            .find(|sabotage| sabotage.name() == text)
+            .ok_or_else(|| format!("`{text}` is no sabotage"))
+    }
+}
+
+impl Saboteur {
+    fn grant(&self, mut grant: Grant) -> Grant {
+        match self.sabotage {
+            Sabotage::GrantsTooLong => grant.ttl *= 2,
+            Sabotage::TokensStandStill => grant.fence = Some(FencingToken::new(7)),
+            _ => {}
+        }
+        grant
+    }
+}
+
+impl Datastore for Saboteur {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        Ok(match self.store.acquire(claim, ttl)? {
+            Attempt::Granted(grant) => Attempt::Granted(self.grant(grant)),
+            Attempt::Held(held) => {
+                // Often enough to be met, and not so often that the history is about nothing else.
+                let lies = self.sabotage == Sabotage::GrantsWhatIsHeld
+                    && claim.not_after().as_nanos() % 16 == 0;
+                match held.fence().filter(|_| lies) {
+                    Some(fence) => Attempt::granted(ttl, FencingToken::new(fence.get() + 1)),
+                    None => Attempt::Held(held),
+                }
+            }
+        })
+    }
+
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        self.extend_many(&[(lease.clone(), ttl)])
+            .pop()
+            .unwrap_or(Ok(Extension::Lost))
+    }
+
+    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+        self.store.release(lease)
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        self.store.characteristics()
+    }
+
+    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
+        self.store.abandon(claim)
+    }
+
+    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        self.store.watch(claim, signal)
+    }
+
+    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        let answers = self.store.extend_many(leases);
+        let lies = self.sabotage == Sabotage::ExtendsWhatIsLost;
+        leases
+            .iter()
+            .zip(answers)
+            .map(|((lease, ttl), answer)| match answer? {
+                Extension::Extended(grant) => Ok(Extension::Extended(self.grant(grant))),
+                Extension::Lost if lies => Ok(lease.extended(*ttl)),
+                Extension::Lost => Ok(Extension::Lost),
+            })
+            .collect()
+    }
+
+    fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
+        self.store.confirm(lease)
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        self.store.inspect()
+    }
+}

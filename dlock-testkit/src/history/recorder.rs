@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireError, Clock, Datastore, Fencing, Lock, LockEvent, LockGuard, Once, ReleaseError, Store,
-    Time, Wait,
+    AcquireError, Clock, Datastore, Fencing, FencingToken, Lock, LockEvent, LockGuard, Once,
+    ReleaseError, Store, Time, Wait,
 };
 
 use super::{End, Event, Harm, Resource, SUFFIX, What};
@@ -265,6 +265,10 @@ impl Holding {
     }
 
     /// How long the lease lasts, see [`LockGuard::remaining`]. What the guard says changes only with a look, as far as the history goes: look often.
+    ///
+    /// # Panics
+    ///
+    /// Never: the guard is there.
     pub fn look(&mut self) -> Duration {
         let guard = self.guard.as_ref().expect("released by value only");
         self.ledger.look(guard)
@@ -354,7 +358,7 @@ impl Ledger {
         let options = lock.options();
         let what = What::Granted {
             holding,
-            fence: guard.fencing_token().map(|token| token.get()),
+            fence: guard.fencing_token().map(FencingToken::get),
             ttl: options.ttl,
             until,
             refusals: REFUSALS.get(),
@@ -391,7 +395,7 @@ impl Ledger {
     }
 
     fn write(&mut self, guard: &LockGuard, resource: &Resource) -> bool {
-        let Some(token) = guard.fencing_token().map(|token| token.get()) else {
+        let Some(token) = guard.fencing_token().map(FencingToken::get) else {
             return false;
         };
         self.look(guard);

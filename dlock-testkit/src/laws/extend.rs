@@ -55,7 +55,7 @@ pub fn extend_lengthens(subject: &Subject) -> Verdict {
         let granted = extended.lease.grant().ttl;
         check!(
             case,
-            granted >= case.long() - dlock_core::drift(case.long()),
+            granted >= case.long() - drift(case.long()),
             "an extend to {:?} was answered with {granted:?}",
             case.long()
         );
@@ -337,7 +337,7 @@ fn tells_the_remaining_time(
     };
     let ttl = newest.lease.grant().ttl;
     let end = newest.received.saturating_add(ttl);
-    let most = late.sent.until(end) + case.traits.granularity + dlock_core::drift(ttl);
+    let most = late.sent.until(end) + case.traits.granularity + drift(ttl);
     let least = late
         .received
         .until(newest.barred_until())

@@ -94,6 +94,7 @@ scenarios! {
     three_clients
     late_messages
     lost_messages
+    clocks_apart
     lost_and_late_messages
     two_losses
     connections_used_again
@@ -174,6 +175,20 @@ mod stated_limits_are_real {
             ..NO_FAULTS
         };
         is_broken::<Redis>(Property::OneHolder, &with(faults));
+    }
+
+    #[test]
+    fn redis_is_told_a_later_end_by_what_a_clock_ran_ahead_since_the_connection_heard_from_it() {
+        let bounds = Bounds {
+            clients: 1,
+            rounds: 2,
+            pace: [1010; 3],
+            ..with(Faults {
+                losses: 1,
+                ..NO_FAULTS
+            })
+        };
+        is_broken::<Redis>(Property::NothingLeft, &bounds);
     }
 
     #[test]

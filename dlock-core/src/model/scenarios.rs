@@ -112,6 +112,10 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
         ticks: 2,
         ..with(faults)
     };
+    let briefly = |faults: Faults| Bounds {
+        ticks: 1,
+        ..with(faults)
+    };
     let none = NO_FAULTS;
     vec![
         (
@@ -139,6 +143,14 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
         ),
         ("lost messages", with(Faults { losses: 1, ..none })),
         (
+            "clocks apart",
+            Bounds {
+                pace: [990, 1010, 1000],
+                ticks: 3,
+                ..with(Faults { losses: 1, ..none })
+            },
+        ),
+        (
             "lost and late messages",
             short(Faults {
                 losses: 1,
@@ -146,7 +158,7 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
                 ..none
             }),
         ),
-        ("two losses", short(Faults { losses: 2, ..none })),
+        ("two losses", briefly(Faults { losses: 2, ..none })),
         (
             "connections used again",
             Bounds {
@@ -222,7 +234,7 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
             "keys deleted",
             Bounds {
                 properties: without_memory(),
-                ..short(Faults {
+                ..briefly(Faults {
                     flushes: 1,
                     losses: 1,
                     ..none

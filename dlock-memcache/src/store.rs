@@ -196,10 +196,13 @@ impl Datastore for MemcacheDatastore {
     }
 
     fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
-        self.pool
+        let called = grant::now();
+        let answer = self
+            .pool
             .call_dedicated(self.deadline(lease.claim()), |link| {
                 holding::confirm(link, lease)
-            })
+            });
+        answer.map(|answer| counted_from(called, answer))
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {
@@ -258,6 +261,20 @@ fn may_be_done<T>(answer: &Result<T, DatastoreError>) -> bool {
     answer
         .as_ref()
         .is_err_and(DatastoreError::may_have_executed)
+}
+
+/// The same answer, its time counted from when the call began: core counts from there, but we looked only when there was a connection.
+/// Without that a slow greeting would be taken off the lease twice.
+fn counted_from(called: Time, answer: Extension) -> Extension {
+    match answer {
+        Extension::Extended(mut grant) => {
+            if let Some(until) = kept_until(&grant) {
+                grant.ttl = called.until(until);
+            }
+            Extension::Extended(grant)
+        }
+        Extension::Lost => Extension::Lost,
+    }
 }
 
 fn kept_until(grant: &Grant) -> Option<Time> {

@@ -265,7 +265,7 @@ fn a_half_open_connection_ends_each_call_in_time_and_is_not_used_again() {
     let lease = take(&store, &key("half-open"), LONG);
     proxy.replies(Fault::Lose);
     let short = |sequence| {
-        let until = dlock_core::Clock::BOOTTIME.now().saturating_add(SHORT);
+        let until = Clock::BOOTTIME.now().saturating_add(SHORT);
         lease.for_call(sequence, until)
     };
     let calls: [&dyn Fn() -> dlock_core::DatastoreError; 5] = [

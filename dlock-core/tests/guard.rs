@@ -8,8 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireError, Datastore, Lock, LockGuard, LockOptions, MemoryDatastore, Optional as _,
-    ReleaseError, Store,
+    AcquireError, Lock, LockGuard, LockOptions, MemoryDatastore, Optional as _, ReleaseError, Store,
 };
 use support::{Fault, Flaky, LATE, eventually};
 

@@ -9,8 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireError, Datastore, FakeClock, Lock, LockGuard, LockOptions, MemoryDatastore,
-    ReleaseError, Store,
+    AcquireError, FakeClock, Lock, LockGuard, LockOptions, MemoryDatastore, ReleaseError, Store,
 };
 use support::{Fault, Flaky, LATE, eventually};
 

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Datastore, FakeClock, Inspect as _, Lock, LockGuard, LockOptions, MemoryDatastore,
-    ReleaseError, Released, Store,
+    FakeClock, Inspect as _, Lock, LockGuard, LockOptions, MemoryDatastore, ReleaseError, Released,
+    Store,
 };
 use support::{Fault, Flaky, eventually};
 

@@ -6,6 +6,8 @@
 pub(crate) mod pty;
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -77,7 +79,32 @@ impl Place {
 pub(crate) fn dlock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dlock"));
     command.env_remove("DLOCK_STORE").stdin(Stdio::null());
+    // SAFETY: system calls, nothing else.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(with_default_signals)
+    };
     command
+}
+
+/// A shell ignores Ctrl-C for what it runs in the background, and `nohup` the hang-up, and both are inherited: the tests must not depend on how
+/// they were started.
+pub(crate) fn with_default_signals() -> io::Result<()> {
+    for signal in [
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGHUP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ] {
+        // SAFETY: no handler is installed, and none of ours is replaced.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL)
+        };
+    }
+    Ok(())
 }
 
 /// Asks until there is an answer.

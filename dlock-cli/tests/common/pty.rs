@@ -52,6 +52,7 @@ impl Shell {
             .stdout(tty())
             .stderr(tty());
         let start_session = || {
+            super::with_default_signals()?;
             rustix::process::setsid()?;
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
             Ok(())

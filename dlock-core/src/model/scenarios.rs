@@ -212,6 +212,18 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
             },
         ),
         (
+            "a long stall",
+            Bounds {
+                clients: 1,
+                rounds: 2,
+                ticks: 6,
+                renew: false,
+                lag: true,
+                confirmed_only: true,
+                ..with(Faults { stops: 1, ..none })
+            },
+        ),
+        (
             "restarts",
             Bounds {
                 ticks: 3,
@@ -295,6 +307,19 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
             Bounds {
                 max_hold: Some(seconds(4)),
                 ..with(Faults { losses: 1, ..none })
+            },
+        ),
+        (
+            "late renewals",
+            Bounds {
+                clients: 1,
+                ticks: 6,
+                ..with(Faults {
+                    lates: 2,
+                    losses: 1,
+                    pauses: 1,
+                    ..none
+                })
             },
         ),
         (

@@ -11,7 +11,7 @@ use super::world::{Bounds, Faults};
 /// More states than any of them needs.
 const MOST: usize = 1_000_000;
 /// No counterexample is longer.
-const LONGEST: usize = 24;
+const LONGEST: usize = 16;
 
 /// Breaks the model, looks at one property, and expects it broken; with the mistake left out it must hold as far.
 fn shows<P: Protocol>(property: Property, seed: Seed, bounds: &Bounds) {

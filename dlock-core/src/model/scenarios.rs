@@ -313,10 +313,9 @@ pub(super) fn all() -> Vec<(&'static str, Bounds)> {
             "late renewals",
             Bounds {
                 clients: 1,
-                ticks: 6,
+                ticks: 5,
                 ..with(Faults {
-                    lates: 2,
-                    losses: 1,
+                    lates: 1,
                     pauses: 1,
                     ..none
                 })

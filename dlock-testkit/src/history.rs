@@ -15,6 +15,7 @@
 //!
 //! Where a store lost its data, or its clock was set, two may believe for a while that they hold a lock: for at most one time to live and the
 //! store's granularity, counted from the event. So much is excused, counted and reported, and nothing else. Fencing tokens are never excused.
+//! A store that [confirms](dlock_core::Datastore::confirm) may declare a lease shorter than it granted it; that is counted as cut short.
 //!
 //! ```
 //! use dlock_core::{Lock, MemoryDatastore, Wait};
@@ -37,9 +38,11 @@ mod check;
 mod event;
 mod figures;
 mod lease;
+mod log;
 mod properties;
 mod recorder;
 mod resource;
+mod witness;
 
 use std::fs;
 use std::io;

@@ -20,7 +20,7 @@ usage: dlock-torture [OPTIONS]
   --seed N                  what is broken when; a random one by default
   --workers N               processes for each store; default 6
   --keep FOLDER             keep the histories there, also if nothing is wrong
-  --sabotage NAME           break a promise on purpose, to see it found: grants-too-long, extends-what-is-lost,
+  --sabotage NAME           break a promise on purpose, to see it found: grants-too-long, frees-for-others,
                             tokens-stand-still, grants-what-is-held
 ";
 

@@ -172,11 +172,13 @@ fn round(
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Failure {
-    let text = panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    text.unwrap_or_else(|| "a panic".to_owned()).into()
+    let text = match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic
+            .downcast::<&str>()
+            .map_or_else(|_| "a panic".to_owned(), |text| (*text).to_owned()),
+    };
+    text.into()
 }
 
 /// Until every key was acquired, and some more; at most as long as the checker has patience.

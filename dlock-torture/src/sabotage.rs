@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use dlock_core::{
     Attempt, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken, Grant,
-    Inspect, Lease, Released, Signal, Watch,
+    Held, Inspect, Lease, Released, Signal, Watch,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// The answer promises more time than the store keeps.
     GrantsTooLong,
-    /// A renewal of a lease that is gone is answered well.
-    ExtendsWhatIsLost,
+    /// Now and then a refusal frees the key that the other holds. For stores that can be looked into.
+    FreesForOthers,
     /// Every grant has the same token.
     TokensStandStill,
     /// Now and then a refusal is answered as a grant.
@@ -29,7 +29,7 @@ pub(crate) struct Saboteur {
 impl Sabotage {
     pub(crate) const ALL: [Sabotage; 4] = [
         Sabotage::GrantsTooLong,
-        Sabotage::ExtendsWhatIsLost,
+        Sabotage::FreesForOthers,
         Sabotage::TokensStandStill,
         Sabotage::GrantsWhatIsHeld,
     ];
@@ -37,7 +37,7 @@ impl Sabotage {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Sabotage::GrantsTooLong => "grants-too-long",
-            Sabotage::ExtendsWhatIsLost => "extends-what-is-lost",
+            Sabotage::FreesForOthers => "frees-for-others",
             Sabotage::TokensStandStill => "tokens-stand-still",
             Sabotage::GrantsWhatIsHeld => "grants-what-is-held",
         }
@@ -71,6 +71,26 @@ impl Saboteur {
         }
         grant
     }
+
+    fn refuse(
+        &self,
+        claim: &Claim,
+        ttl: Duration,
+        held: Held,
+        fence: FencingToken,
+    ) -> Result<Attempt, DatastoreError> {
+        match (self.sabotage, self.store.inspect()) {
+            (Sabotage::GrantsWhatIsHeld, _) => {
+                let next = FencingToken::new(fence.get() + 1);
+                return Ok(Attempt::granted(ttl, next));
+            }
+            (Sabotage::FreesForOthers, Some(inspect)) => {
+                let _: Released = inspect.break_lease(claim.key(), fence)?;
+            }
+            _ => {}
+        }
+        Ok(Attempt::Held(held))
+    }
 }
 
 impl Datastore for Saboteur {
@@ -79,10 +99,9 @@ impl Datastore for Saboteur {
             Attempt::Granted(grant) => Attempt::Granted(self.grant(grant)),
             Attempt::Held(held) => {
                 // Often enough to be met, and not so often that the history is about nothing else.
-                let lies = self.sabotage == Sabotage::GrantsWhatIsHeld
-                    && claim.not_after().as_nanos() % 16 == 0;
-                match held.fence().filter(|_| lies) {
-                    Some(fence) => Attempt::granted(ttl, FencingToken::new(fence.get() + 1)),
+                let now_and_then = claim.not_after().as_nanos().is_multiple_of(16);
+                match held.fence().filter(|_| now_and_then) {
+                    Some(fence) => self.refuse(claim, ttl, held, fence)?,
                     None => Attempt::Held(held),
                 }
             }
@@ -112,15 +131,14 @@ impl Datastore for Saboteur {
     }
 
     fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        let answers = self.store.extend_many(leases);
-        let lies = self.sabotage == Sabotage::ExtendsWhatIsLost;
-        leases
-            .iter()
-            .zip(answers)
-            .map(|((lease, ttl), answer)| match answer? {
-                Extension::Extended(grant) => Ok(Extension::Extended(self.grant(grant))),
-                Extension::Lost if lies => Ok(lease.extended(*ttl)),
-                Extension::Lost => Ok(Extension::Lost),
+        self.store
+            .extend_many(leases)
+            .into_iter()
+            .map(|answer| {
+                Ok(match answer? {
+                    Extension::Extended(grant) => Extension::Extended(self.grant(grant)),
+                    Extension::Lost => Extension::Lost,
+                })
             })
             .collect()
     }

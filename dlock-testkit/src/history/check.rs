@@ -101,10 +101,11 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
         What::Opened {
             granularity,
             fenced,
-        } => Some((granularity, fenced)),
+            confirms,
+        } => Some((granularity, fenced, confirms)),
         _ => None,
     });
-    let (granularity, fenced) = opened.unwrap_or_default();
+    let (granularity, fenced, confirms) = opened.unwrap_or_default();
     let harms = Harms::of(events, granularity);
     let mut keys: BTreeMap<&Arc<str>, Vec<&Event>> = BTreeMap::new();
     for event in events.iter().filter(|event| &*event.key != "-") {
@@ -113,7 +114,7 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
     for (key, events) in &keys {
         let leases = leases(events);
         properties::exclusion(&leases, &harms, report);
-        properties::own(&leases, &harms, report);
+        properties::own(&leases, events, confirms, &harms, report);
         properties::resource(&leases, &harms, report);
         properties::min_hold(&leases, &harms, report);
         properties::once(events, &harms, report);

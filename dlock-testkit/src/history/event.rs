@@ -36,6 +36,8 @@ pub enum What {
         granularity: Duration,
         /// Whether there are fencing tokens.
         fenced: bool,
+        /// Whether it looks after a grant for how long it really keeps the lease, and may declare it shorter.
+        confirms: bool,
     },
     /// An acquire was granted.
     Granted {
@@ -80,6 +82,11 @@ pub enum What {
     Lost {
         /// Which holding.
         holding: u64,
+    },
+    /// The store answered an extend, a confirm or a release: not yours.
+    Denied {
+        /// The fencing token of the lease.
+        fence: Option<u64>,
     },
     /// A release begins: from here on the holder believes in nothing.
     Releasing {
@@ -169,7 +176,8 @@ impl fmt::Display for What {
             What::Opened {
                 granularity,
                 fenced,
-            } => write!(f, "opened {} {fenced}", granularity.as_nanos()),
+                confirms,
+            } => write!(f, "opened {} {fenced} {confirms}", granularity.as_nanos()),
             What::Granted {
                 holding,
                 fence,
@@ -178,13 +186,13 @@ impl fmt::Display for What {
                 refusals,
                 min_hold,
             } => {
-                write!(f, "granted {holding} ")?;
-                match fence {
-                    Some(fence) => write!(f, "{fence}")?,
-                    None => f.write_str("-")?,
-                }
+                let fence = optional(*fence);
                 let (ttl, min_hold) = (ttl.as_nanos(), min_hold.as_nanos());
-                write!(f, " {ttl} {} {refusals} {min_hold}", until.as_nanos())
+                let until = until.as_nanos();
+                write!(
+                    f,
+                    "granted {holding} {fence} {ttl} {until} {refusals} {min_hold}"
+                )
             }
             What::Refused { refusals } => write!(f, "refused {refusals}"),
             What::Failed { why } => write!(f, "failed {}", word(why)),
@@ -195,6 +203,7 @@ impl fmt::Display for What {
                 write!(f, "shortened {holding} {}", until.as_nanos())
             }
             What::Lost { holding } => write!(f, "lost {holding}"),
+            What::Denied { fence } => write!(f, "denied {}", optional(*fence)),
             What::Releasing { holding } => write!(f, "releasing {holding}"),
             What::Released { holding, end } => write!(f, "released {holding} {end:?}"),
             What::Wrote {
@@ -209,6 +218,10 @@ impl fmt::Display for What {
             What::Calm { patience } => write!(f, "calm {}", patience.as_nanos()),
         }
     }
+}
+
+fn optional(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
 /// Without white space, since that ends a field.
@@ -274,18 +287,23 @@ impl<'a> Fields<'a> {
         self.value().map(Duration::from_nanos)
     }
 
+    fn optional(&mut self) -> Option<Option<u64>> {
+        Some(match self.text()? {
+            "-" => None,
+            number => Some(number.parse().ok()?),
+        })
+    }
+
     fn what(&mut self) -> Option<What> {
         Some(match self.text()? {
             "opened" => What::Opened {
                 granularity: self.duration()?,
                 fenced: self.value()?,
+                confirms: self.value()?,
             },
             "granted" => What::Granted {
                 holding: self.value()?,
-                fence: match self.text()? {
-                    "-" => None,
-                    fence => Some(fence.parse().ok()?),
-                },
+                fence: self.optional()?,
                 ttl: self.duration()?,
                 until: self.time()?,
                 refusals: self.value()?,
@@ -305,6 +323,9 @@ impl<'a> Fields<'a> {
             },
             "lost" => What::Lost {
                 holding: self.value()?,
+            },
+            "denied" => What::Denied {
+                fence: self.optional()?,
             },
             "releasing" => What::Releasing {
                 holding: self.value()?,

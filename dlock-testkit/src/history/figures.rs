@@ -25,6 +25,8 @@ pub struct Figures {
     pub shortened: usize,
     /// Guards found lost.
     pub lost: usize,
+    /// Leases that the store itself declared to be over before their end, as it may where it only counts seconds.
+    pub cut_short: usize,
     /// Writes that the guarded resource took.
     pub writes: usize,
     /// Writes that it refused.
@@ -76,6 +78,7 @@ impl Figures {
         self.extended += other.extended;
         self.shortened += other.shortened;
         self.lost += other.lost;
+        self.cut_short += other.cut_short;
         self.writes += other.writes;
         self.writes_refused += other.writes_refused;
         self.jobs += other.jobs;
@@ -97,7 +100,7 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "grants {}, contended {}, refused {}, failed {}, extended {}, shortened {}, lost {}, writes {}, writes refused {}, \
+            "grants {}, contended {}, refused {}, failed {}, extended {}, shortened {}, lost {}, cut short {}, writes {}, writes refused {}, \
              jobs {}, faults {}, excused overlaps {}, excused losses {}, excused others {}",
             self.grants,
             self.contended,
@@ -106,6 +109,7 @@ impl fmt::Display for Figures {
             self.extended,
             self.shortened,
             self.lost,
+            self.cut_short,
             self.writes,
             self.writes_refused,
             self.jobs,

@@ -67,8 +67,22 @@ fn last_words<'a>(lease: &Lease<'a>) -> impl Iterator<Item = &'a Event> {
         .flatten()
 }
 
-/// No lease ends before its holder's reckoning.
-pub(super) fn own(leases: &[Lease<'_>], harms: &Harms<'_>, report: &mut Report) {
+/// No lease ends before its holder's reckoning. A store that confirms may say itself that it keeps a lease for less than it granted; that it
+/// denies the lease is another matter.
+pub(super) fn own(
+    leases: &[Lease<'_>],
+    events: &[&Event],
+    confirms: bool,
+    harms: &Harms<'_>,
+    report: &mut Report,
+) {
+    let denials: Vec<(Option<u64>, &Event)> = events
+        .iter()
+        .filter_map(|event| match event.what {
+            What::Denied { fence } => Some((fence, *event)),
+            _ => None,
+        })
+        .collect();
     for lease in leases {
         // A lease that was shortened by less than the noise is not on record as such.
         let early = |lost: &&Event| lost.after.saturating_add(NOISE) < lease.until;
@@ -79,9 +93,18 @@ pub(super) fn own(leases: &[Lease<'_>], harms: &Harms<'_>, report: &mut Report) 
             report.figures.excused_losses += 1;
             continue;
         }
+        let denied = denials.iter().find(|(fence, event)| {
+            *fence == lease.fence && event.actor == lost.actor && event.before <= lost.after
+        });
+        if confirms && denied.is_none() {
+            report.figures.cut_short += 1;
+            continue;
+        }
         let early = lost.after.until(lease.until);
         let text = format!("lost {early:?} before its end, by nothing that its holder did");
-        let violation = Violation::new(Property::Own, text, &[lease.granted, lost]);
+        let mut shown = vec![lease.granted, lost];
+        shown.extend(denied.map(|(_, event)| *event));
+        let violation = Violation::new(Property::Own, text, &shown);
         report.violations.push(violation);
     }
 }

@@ -1,11 +1,10 @@
 //! What a process writes down, while it works with locks as any user does.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dlock_core::{
@@ -13,7 +12,9 @@ use dlock_core::{
     ReleaseError, Store, Time, Wait,
 };
 
-use super::{End, Event, Harm, Resource, SUFFIX, What};
+use super::log::Log;
+use super::witness::Witness;
+use super::{End, Harm, Resource, What};
 
 /// Two looks at an unchanged lease differ by the time between two looks at the clock. What differs by more is written down.
 pub(super) const NOISE: Duration = Duration::from_millis(2);
@@ -30,9 +31,7 @@ thread_local! {
 pub struct Recorder(Arc<Inner>);
 
 struct Inner {
-    file: Mutex<File>,
-    actor: Arc<str>,
-    name: Arc<str>,
+    log: Arc<Log>,
     store: Option<Store>,
     holdings: AtomicU64,
 }
@@ -49,25 +48,27 @@ impl Recorder {
         name: &str,
         datastore: impl Datastore + 'static,
     ) -> io::Result<Self> {
-        let store = Store::builder(datastore)
+        let log = Arc::new(Log::create(folder, actor, name)?);
+        let witness = Witness {
+            store: Box::new(datastore),
+            log: Arc::clone(&log),
+        };
+        let store = Store::builder(witness)
             .observer(|event: &LockEvent<'_>| {
                 if matches!(event, LockEvent::Refused { .. }) {
                     REFUSALS.set(REFUSALS.get().saturating_add(1));
                 }
             })
             .build();
-        let characteristics = store.characteristics().clone();
-        let recorder = Self::over(folder, actor, name, Some(store))?;
+        let characteristics = store.characteristics();
+        let opened = What::Opened {
+            granularity: characteristics.granularity,
+            fenced: characteristics.fencing != Fencing::None,
+            confirms: characteristics.confirm_after.is_some(),
+        };
         let now = now();
-        recorder.record(
-            "-",
-            (now, now),
-            What::Opened {
-                granularity: characteristics.granularity,
-                fenced: characteristics.fencing != Fencing::None,
-            },
-        );
-        Ok(recorder)
+        log.record("-", (now, now), opened);
+        Ok(Self::over(log, Some(store)))
     }
 
     /// A recorder for whoever breaks things in the store `name`, and opens none itself.
@@ -76,21 +77,16 @@ impl Recorder {
     ///
     /// A file that cannot be made, or is there already.
     pub fn of_faults(folder: &Path, actor: &str, name: &str) -> io::Result<Self> {
-        Self::over(folder, actor, name, None)
+        let log = Log::create(folder, actor, name)?;
+        Ok(Self::over(Arc::new(log), None))
     }
 
-    fn over(folder: &Path, actor: &str, name: &str, store: Option<Store>) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(folder.join(format!("{actor}.{SUFFIX}")))?;
-        Ok(Recorder(Arc::new(Inner {
-            file: Mutex::new(file),
-            actor: actor.into(),
-            name: name.into(),
+    fn over(log: Arc<Log>, store: Option<Store>) -> Self {
+        Recorder(Arc::new(Inner {
+            log,
             store,
             holdings: AtomicU64::new(0),
-        })))
+        }))
     }
 
     /// The store, to make locks of.
@@ -230,21 +226,8 @@ impl Recorder {
         self.record(lock.key(), (before, now()), what);
     }
 
-    fn record(&self, key: &str, (before, after): (Time, Time), what: What) {
-        let event = Event {
-            actor: Arc::clone(&self.0.actor),
-            before,
-            after,
-            store: Arc::clone(&self.0.name),
-            key: key.into(),
-            what,
-        };
-        self.0
-            .file
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write_all(format!("{event}\n").as_bytes())
-            .expect("the history file can be written");
+    fn record(&self, key: &str, span: (Time, Time), what: What) {
+        self.0.log.record(key, span, what);
     }
 }
 

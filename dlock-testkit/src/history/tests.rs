@@ -36,6 +36,7 @@ fn opened() -> Event {
     let what = What::Opened {
         granularity: ms(GRANULARITY),
         fenced: true,
+        confirms: false,
     };
     event("a", 0, 0, what)
 }
@@ -231,6 +232,31 @@ fn a_lease_that_is_lost_before_its_end_is_found() {
     let report = check(&[&early, &[fault(300, 310, Harm::Loss)]]);
     assert!(report.violations.is_empty(), "{report}");
     assert_eq!(report.figures.excused_losses, 1);
+}
+
+#[test]
+fn a_store_that_confirms_may_cut_a_lease_short_but_not_deny_it() {
+    let mut opened = opened();
+    if let What::Opened { confirms, .. } = &mut opened.what {
+        *confirms = true;
+    }
+    let early = vec![opened, granted("a", 0, 5, 10), lost("a", 500)];
+    let report = History::of(early.clone()).check(&Rules::default());
+    assert!(report.violations.is_empty(), "{report}");
+    assert_eq!(report.figures.cut_short, 1);
+    // Of another lease, by another process, or later: no reason for this loss.
+    for (actor, fence, time, found) in [
+        ("a", 10, 490, 1),
+        ("a", 9, 490, 0),
+        ("b", 10, 490, 0),
+        ("a", 10, 600, 0),
+    ] {
+        let fence = Some(fence);
+        let mut events = early.clone();
+        events.push(event(actor, time, time + 1, What::Denied { fence }));
+        let report = History::of(events).check(&Rules::default());
+        assert_eq!(report.violations.len(), found, "{report}");
+    }
 }
 
 #[test]

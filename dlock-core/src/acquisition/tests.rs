@@ -520,3 +520,52 @@ fn a_second_lost_answer_is_asked_for_again_if_there_was_an_answer_in_between() {
         "{action:?}"
     );
 }
+
+#[test]
+fn a_grant_that_arrives_just_at_its_end_is_none() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let end = valid_until(now, TTL);
+    let reply = granted();
+    let action = acquisition.on(end, Event::Answered { sent: now, reply });
+    assert!(matches!(action, Action::Discard(_)), "{action:?}");
+}
+
+#[test]
+fn only_the_wait_for_a_mark_ends_with_what_is_done() {
+    for (until_done, ends) in [(true, true), (false, false)] {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (mut acquisition, _) = Acquisition::start(Plan { until_done, ..plan }, now);
+        let done = "dlock1 web-3 4121 00000000000000aa 1764000271000 done";
+        let reply = Ok(Attempt::Held(Held::new().with_holder_text(done)));
+        let action = acquisition.on(now, Event::Answered { sent: now, reply });
+        assert_eq!(matches!(action, Action::Finish), ends, "{action:?}");
+    }
+}
+
+#[test]
+fn who_is_woken_after_an_error_pauses_before_the_next_claim_fails_too() {
+    let (plan, now) = plan(Some(Duration::from_secs(60)));
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let _ = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: held(TTL),
+        },
+    );
+    let _ = acquisition.on(now, Event::Watched(true));
+    let reply = refused_connection();
+    let action = acquisition.on(now, Event::Answered { sent: now, reply });
+    let Action::Sleep {
+        until,
+        wakeable: true,
+    } = action
+    else {
+        panic!("{action:?}")
+    };
+    assert!(
+        until <= later(now, 10),
+        "a store that cannot be reached wakes nobody: poll"
+    );
+}

@@ -15,6 +15,9 @@ use crate::stream::Stream;
 /// No reply that we ask for comes near it. What is no Redis server could fill the memory.
 const LONGEST_REPLY: usize = 64 * 1024;
 
+/// One part in this many; the clocks of machines differ by a tenth of that.
+const CLOCKS_DIFFER_BY: u32 = 1000;
+
 /// One open connection to a server, logged in.
 ///
 /// It is here for [`r2d2`](crate::r2d2) pools; there is nothing to do with one but to give it to a
@@ -26,6 +29,8 @@ pub struct Connection {
     /// What to add to our clock to get the server's, in µs. Taken when a reply has arrived, so the server's clock is ahead of it by up
     /// to a round trip: a call that must not run after an instant is refused early rather than late.
     offset: i64,
+    /// When it was taken.
+    learnt: Time,
 }
 
 impl Connection {
@@ -44,6 +49,7 @@ impl Connection {
             parser: Parser::new(),
             packer: Packer::default(),
             offset: 0,
+            learnt: Time::ZERO,
         };
         connection.greet(login)?;
         Ok(connection)
@@ -213,13 +219,19 @@ impl Connection {
 
     fn learn(&mut self, time: ServerTime) {
         if let Some(time) = time {
-            self.offset = time.saturating_sub(micros(Clock::BOOTTIME.now()));
+            self.learnt = Clock::BOOTTIME.now();
+            self.offset = time.saturating_sub(micros(self.learnt));
         }
     }
 
-    /// What the server's clock shows at `time`, in µs.
+    /// What the server's clock shows at `time` at the earliest, in µs: our clock may have run ahead since the server told its own.
     fn server_time(&self, time: Time) -> u64 {
-        u64::try_from(micros(time).saturating_add(self.offset)).unwrap_or(0)
+        let age = self.learnt.until(Clock::BOOTTIME.now()) / CLOCKS_DIFFER_BY;
+        let ahead = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        let shown = micros(time)
+            .saturating_add(self.offset)
+            .saturating_sub(ahead);
+        u64::try_from(shown).unwrap_or(0)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
+use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
 use dlock_net::{Link, NetError, Transport as _, Wire, failed_before_sending, may_have_executed};
@@ -224,15 +225,16 @@ impl Connection {
         }
     }
 
-    /// What the server's clock shows at `time` at the earliest, in µs: our clock may have run ahead since the server told its own.
     fn server_time(&self, time: Time) -> u64 {
-        let age = self.learnt.until(Clock::BOOTTIME.now()) / CLOCKS_DIFFER_BY;
-        let ahead = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-        let shown = micros(time)
-            .saturating_add(self.offset)
-            .saturating_sub(ahead);
-        u64::try_from(shown).unwrap_or(0)
+        server_time(time, self.offset, self.learnt.until(Clock::BOOTTIME.now()))
     }
+}
+
+/// What the server's clock shows at `time` at the earliest, in µs: since it told its own, `age` ago, our clock may have run ahead.
+fn server_time(time: Time, offset: i64, age: Duration) -> u64 {
+    let ahead = i64::try_from((age / CLOCKS_DIFFER_BY).as_micros()).unwrap_or(i64::MAX);
+    let shown = micros(time).saturating_add(offset).saturating_sub(ahead);
+    u64::try_from(shown).unwrap_or(0)
 }
 
 impl Link for Connection {
@@ -322,4 +324,17 @@ fn odd_greeting() -> DatastoreError {
 
 fn micros(time: Time) -> i64 {
     i64::try_from(time.as_nanos() / 1000).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_ago_the_server_told_its_time_the_earlier_a_call_ends_there() {
+        let time = Time::from_nanos(10_000_000);
+        assert_eq!(server_time(time, 5, Duration::ZERO), 10_005);
+        assert_eq!(server_time(time, 5, Duration::from_secs(1)), 9_005);
+        assert_eq!(server_time(time, 5, Duration::from_secs(3600)), 0);
+    }
 }

@@ -38,6 +38,7 @@ mod check;
 mod event;
 mod figures;
 mod lease;
+mod ledger;
 mod log;
 mod properties;
 mod recorder;

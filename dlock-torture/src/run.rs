@@ -19,7 +19,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// About how long a round lasts.
 const ROUND: Duration = Duration::from_secs(30);
 /// How much of that is left for the calm at its end.
-const CALM: Duration = Duration::from_secs(7);
+const CALM: Duration = Duration::from_secs(4);
 /// Within this time of the last fault each key must have been acquired: the longest time to live, granularity, the step of a clock, and all the time
 /// that a busy machine may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -187,7 +187,8 @@ fn wait_for_progress(backend: Backend, histories: &Path) -> Result<(), Failure> 
     loop {
         thread::sleep(LOOKS_EVERY);
         let patient = start.elapsed() < PATIENCE;
-        if !patient || (start.elapsed() >= CALM / 2 && all_acquired(backend, histories)?) {
+        if !patient || (start.elapsed() >= CALM - LOOKS_EVERY && all_acquired(backend, histories)?)
+        {
             return Ok(());
         }
     }

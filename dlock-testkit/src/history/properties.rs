@@ -8,7 +8,7 @@ use dlock_core::Time;
 
 use super::check::{Property, Report, Rules, Violation};
 use super::lease::{Harms, Lease};
-use super::recorder::NOISE;
+use super::ledger::NOISE;
 use super::{Event, Figures, What};
 
 /// The leases of a key never overlap.
@@ -272,7 +272,14 @@ pub(super) fn progress(
                 matches!(event.what, What::Granted { .. })
                     && (calm.before..=within).contains(&event.after)
             };
-            if events.iter().any(|event| granted(&event)) {
+            let wanted = |event: &&Event| {
+                matches!(
+                    event.what,
+                    What::Granted { .. } | What::Refused { .. } | What::Failed { .. }
+                )
+            };
+            // A mark of a job, say, is no lock that anybody acquires.
+            if !events.iter().any(wanted) || events.iter().any(|event| granted(&event)) {
                 continue;
             }
             let text = format!("{key} was not acquired within {patience:?} of the last fault");

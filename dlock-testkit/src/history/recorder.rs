@@ -8,16 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireError, Clock, Datastore, Fencing, FencingToken, Lock, LockEvent, LockGuard, Once,
-    ReleaseError, Store, Time, Wait,
+    AcquireError, Clock, Datastore, Fencing, Lock, LockEvent, LockGuard, Once, ReleaseError, Store,
+    Time, Wait,
 };
 
+use super::ledger::Ledger;
 use super::log::Log;
 use super::witness::Witness;
 use super::{End, Harm, Resource, What};
-
-/// Two looks at an unchanged lease differ by the time between two looks at the clock. What differs by more is written down.
-pub(super) const NOISE: Duration = Duration::from_millis(2);
 
 thread_local! {
     /// How often the acquire of this thread was refused so far.
@@ -226,7 +224,13 @@ impl Recorder {
         self.record(lock.key(), (before, now()), what);
     }
 
-    fn record(&self, key: &str, span: (Time, Time), what: What) {
+    /// The number of a new holding, and how often its acquire was refused before.
+    pub(super) fn next_holding(&self) -> (u64, u32) {
+        let number = self.0.holdings.fetch_add(1, Ordering::Relaxed);
+        (number, REFUSALS.get())
+    }
+
+    pub(super) fn record(&self, key: &str, span: (Time, Time), what: What) {
         self.0.log.record(key, span, what);
     }
 }
@@ -324,92 +328,70 @@ impl Looker<'_> {
     }
 }
 
-/// What was written down of a holding so far.
-struct Ledger {
-    recorder: Recorder,
-    key: Arc<str>,
-    holding: u64,
-    until: Time,
-    lost: bool,
-}
-
-impl Ledger {
-    fn begin(recorder: &Recorder, lock: &Lock, before: Time, guard: &LockGuard) -> Self {
-        let after = now();
-        let until = after.saturating_add(guard.remaining());
-        let holding = recorder.0.holdings.fetch_add(1, Ordering::Relaxed);
-        let options = lock.options();
-        let what = What::Granted {
-            holding,
-            fence: guard.fencing_token().map(FencingToken::get),
-            ttl: options.ttl,
-            until,
-            refusals: REFUSALS.get(),
-            min_hold: options.min_hold.unwrap_or_default(),
-        };
-        recorder.record(lock.key(), (before, after), what);
-        Ledger {
-            recorder: recorder.clone(),
-            key: lock.key().into(),
-            holding,
-            until,
-            lost: false,
-        }
-    }
-
-    fn look(&mut self, guard: &LockGuard) -> Duration {
-        let before = now();
-        let remaining = guard.remaining();
-        if self.lost {
-            return remaining;
-        }
-        let (holding, until) = (self.holding, before.saturating_add(remaining));
-        if remaining.is_zero() {
-            self.lost = true;
-            self.record((before, now()), What::Lost { holding });
-        } else if until > self.until.saturating_add(NOISE) {
-            self.until = until;
-            self.record((before, now()), What::Extended { holding, until });
-        } else if until.saturating_add(NOISE) < self.until {
-            self.until = until;
-            self.record((before, now()), What::Shortened { holding, until });
-        }
-        remaining
-    }
-
-    fn write(&mut self, guard: &LockGuard, resource: &Resource) -> bool {
-        let Some(token) = guard.fencing_token().map(FencingToken::get) else {
-            return false;
-        };
-        self.look(guard);
-        let before = now();
-        let accepted = resource.write(token).expect("the resource can be written");
-        let what = What::Wrote {
-            holding: self.holding,
-            token,
-            accepted,
-        };
-        self.record((before, now()), what);
-        accepted
-    }
-
-    fn releasing(&self) -> Time {
-        let now = now();
-        let holding = self.holding;
-        self.record((now, now), What::Releasing { holding });
-        now
-    }
-
-    fn released(&self, before: Time, end: End) {
-        let holding = self.holding;
-        self.record((before, now()), What::Released { holding, end });
-    }
-
-    fn record(&self, span: (Time, Time), what: What) {
-        self.recorder.record(&self.key, span, what);
-    }
-}
-
-fn now() -> Time {
+pub(super) fn now() -> Time {
     Clock::BOOTTIME.now()
+}
+
+#[cfg(test)]
+mod tests {
+    use dlock_core::{LockOptions, MemoryDatastore};
+
+    use super::super::{History, Rules};
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn what_recorders_write_is_read_back_and_passes() {
+        let folder = tempfile::tempdir().unwrap();
+        let resource = Resource::at(folder.path().join("resource"));
+        let memory = MemoryDatastore::new();
+        let open = |actor: &str| {
+            let recorder =
+                Recorder::create(folder.path(), actor, "memory", memory.clone()).unwrap();
+            let options = LockOptions::default().with_ttl(ms(200));
+            let lock = Lock::with_options(recorder.store(), "x", options).unwrap();
+            (recorder, lock)
+        };
+        let (a, lock_a) = open("a");
+        let (b, lock_b) = open("b");
+        let mut holding = a.acquire(&lock_a, &Wait::none()).unwrap();
+        assert!(holding.write(&resource));
+        assert!(b.acquire(&lock_b, &Wait::none()).is_err());
+        // Until it has been renewed.
+        let start = std::time::Instant::now();
+        while start.elapsed() < ms(300) {
+            holding.look();
+            std::thread::sleep(ms(5));
+        }
+        drop(holding);
+        let written = b.locked(&lock_b, &Wait::none(), |looker| looker.write(&resource));
+        assert!(written.unwrap());
+        let done = a.once(&lock_a, &Wait::none(), "job", ms(500), |looker| {
+            looker.look();
+            Ok::<_, ()>(7)
+        });
+        assert_eq!(done.unwrap().unwrap(), Once::Ran(7));
+        let faults = Recorder::of_faults(folder.path(), "f", "memory").unwrap();
+        faults.fault("a word", Harm::Clock, Clock::BOOTTIME.now());
+        faults.calm(ms(60_000));
+        b.acquire(&lock_b, &Wait::none())
+            .unwrap()
+            .release()
+            .unwrap();
+        // A process that is killed while it writes leaves half a line.
+        std::fs::write(folder.path().join("killed.history"), "17 18 memory").unwrap();
+
+        let history = History::read(folder.path()).unwrap();
+        let report = history.check(&Rules::default());
+        assert!(report.violations.is_empty(), "{report}");
+        let figures = &report.figures;
+        assert_eq!((figures.grants, figures.contended, figures.jobs), (4, 1, 1));
+        assert_eq!((figures.writes, figures.faults["a_word"]), (2, 1));
+        assert!(figures.extended >= 1);
+        std::fs::write(folder.path().join("bad.history"), "17 18 memory k what\n").unwrap();
+        assert!(History::read(folder.path()).is_err());
+    }
 }

@@ -54,3 +54,23 @@ fn highest(file: &mut File) -> io::Result<Option<u64>> {
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     Ok(complete.lines().last().and_then(|line| line.parse().ok()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resource_refuses_lower_tokens_and_takes_equal_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let resource = Resource::at(folder.path().join("resource"));
+        for (token, accepted) in [
+            (7, true),
+            (7, true),
+            (6, false),
+            (u64::MAX, true),
+            (8, false),
+        ] {
+            assert_eq!(resource.write(token).unwrap(), accepted, "{token}");
+        }
+    }
+}

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::callback::Callback;
 use crate::drive::{self, Won};
-use crate::held_lease::{HeldLease, Terms};
+use crate::held_lease::HeldLease;
 use crate::keeper::Ticket;
+use crate::terms::Terms;
 use crate::{
     DatastoreError, ErrorKind, Extension, FencingToken, Lease, LockEvent, ReleaseError, Released,
     Store, Time,

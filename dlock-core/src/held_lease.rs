@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use crate::callback::Callback;
 use crate::lease::valid_until;
-use crate::{
-    Characteristics, Clock, DatastoreError, Extension, FencingToken, Lease, LockOptions, Time,
-};
+use crate::terms::Terms;
+use crate::{Clock, DatastoreError, Extension, FencingToken, Lease, Time};
 
 /// A lease that this process holds, shared by its guard and the keeper.
 #[cfg_attr(test, derive(Debug))]
@@ -26,40 +25,6 @@ pub(crate) struct HeldLease {
     lost: AtomicBool,
     sequence: AtomicU64,
     slot: Mutex<Slot>,
-}
-
-/// What the holder asked for, and what the store needs.
-#[derive(Debug, Clone)]
-pub(crate) struct Terms {
-    pub(crate) ttl: Duration,
-    pub(crate) renew: bool,
-    pub(crate) grace: Duration,
-    pub(crate) min_hold: Option<Duration>,
-    pub(crate) max_hold: Option<Duration>,
-    /// The shortest time that the store takes.
-    pub(crate) ttl_min: Duration,
-    pub(crate) confirm_after: Option<Duration>,
-    pub(crate) call_timeout: Duration,
-}
-
-impl Terms {
-    pub(crate) fn new(options: &LockOptions, store: &Characteristics) -> Self {
-        Terms {
-            ttl: options.ttl,
-            renew: options.renew,
-            grace: options.grace(),
-            min_hold: options.min_hold,
-            max_hold: options.max_hold,
-            ttl_min: store.ttl_min,
-            confirm_after: store.confirm_after,
-            call_timeout: store.call_timeout,
-        }
-    }
-
-    /// What a claim asks for.
-    pub(crate) fn first_ttl(&self) -> Duration {
-        self.max_hold.map_or(self.ttl, |most| most.min(self.ttl))
-    }
 }
 
 #[cfg_attr(test, derive(Debug))]

@@ -52,6 +52,7 @@ mod once;
 mod options;
 mod signal;
 mod store;
+mod terms;
 mod time;
 mod wait;
 

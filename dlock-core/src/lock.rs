@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::drive::{self, Request};
-use crate::held_lease::Terms;
 use crate::holder::Phase;
 use crate::options::OptionsError;
+use crate::terms::Terms;
 use crate::{AcquireError, Datastore, Holder, LockEvent, LockGuard, LockOptions, Store, Wait, key};
 
 /// A lock: a name in a store. Making one does no I/O and holds nothing; [`try_acquire`](Self::try_acquire) and its siblings do.

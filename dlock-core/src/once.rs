@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::drive::{self, Request, Won};
-use crate::held_lease::Terms;
 use crate::holder::Phase;
 use crate::options::{OptionsError, between};
+use crate::terms::Terms;
 use crate::{
     AcquireError, DatastoreError, ErrorKind, Lock, LockGuard, LockOptions, Time, Wait, key,
 };

@@ -14,7 +14,8 @@ use std::time::Duration;
 use super::types::{Answer, Fence, GrantOf, PlanOf, Promise};
 use crate::acquisition::{Acquisition, Action, Event, Plan};
 use crate::callback::Callback;
-use crate::held_lease::{After, Call, Due, HeldLease, Terms};
+use crate::held_lease::{After, Call, Due, HeldLease};
+use crate::terms::Terms;
 use crate::{
     Attempt, Backoff, Claim, DatastoreError, ErrorKind, Extension, FakeClock, FencingToken, Grant,
     Held, Lease, Revision, Time,

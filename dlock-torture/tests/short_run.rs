@@ -19,8 +19,14 @@ fn a_minute_of_faults_in_all_stores_at_once_violates_nothing() {
     let last = text.lines().last().unwrap_or_default();
     assert!(last.starts_with("all: grants "), "{last}");
     assert!(last.ends_with("violations 0"), "{last}");
-    for store in ["redis: 2 rounds", "memcached: 2 rounds", "file: 2 rounds"] {
-        assert!(text.contains(store), "no line with `{store}`:\n{text}");
+    // How much happened in each round is checked by the run itself.
+    for store in ["redis: ", "memcached: ", "file: "] {
+        let rounds = text.lines().find_map(|line| line.strip_prefix(store));
+        let rounds = rounds.and_then(|rest| rest.split_once(" rounds, grants "));
+        assert!(
+            rounds.is_some_and(|(rounds, _)| rounds != "0"),
+            "{store}{rounds:?}"
+        );
     }
 }
 

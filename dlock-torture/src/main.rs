@@ -92,7 +92,8 @@ fn torture() -> Result<ExitCode, Failure> {
     }
     let kept = temporary.map_or(folder, tempfile::TempDir::keep);
     let seconds = options.lasts.as_secs();
-    println!("again: dlock-torture --seed {seed} --seconds {seconds}");
+    let workers = options.workers;
+    println!("again: dlock-torture --seed {seed} --seconds {seconds} --workers {workers}");
     println!("the histories are in {}", kept.display());
     println!("all: {all}, violations {violations}");
     Ok(ExitCode::from(FOUND))

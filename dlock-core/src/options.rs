@@ -193,7 +193,7 @@ impl LockOptions {
     }
 
     /// How long before the end of its lease the holder is at risk.
-    pub(crate) fn grace(&self) -> Duration {
+    pub(crate) fn grace_or_default(&self) -> Duration {
         self.grace.unwrap_or(self.longest_lease() / 6)
     }
 }

@@ -23,7 +23,7 @@ impl Terms {
         Terms {
             ttl: options.ttl,
             renew: options.renew,
-            grace: options.grace(),
+            grace: options.grace_or_default(),
             min_hold: options.min_hold,
             max_hold: options.max_hold,
             ttl_min: store.ttl_min,

@@ -98,6 +98,7 @@ impl<'a> Attempt<'a> {
             })
             .build();
         let lock = Lock::with_options(store, &run.name, options(run)).map_err(|error| {
+            let error = with_flags(&error.to_string());
             Failure::new(exit_code::USAGE, format!("cannot lock {name}: {error}"))
         })?;
         seen.is_about(lock.key());
@@ -209,7 +210,10 @@ impl<'a> Attempt<'a> {
                     chain(&error)
                 ),
             ),
-            error => Failure::new(exit_code::USAGE, format!("cannot lock {name}: {error}")),
+            error => {
+                let error = with_flags(&error.to_string());
+                Failure::new(exit_code::USAGE, format!("cannot lock {name}: {error}"))
+            }
         })
     }
 
@@ -265,6 +269,22 @@ fn cannot_catch_signals(error: &io::Error) -> Failure {
     Failure::new(exit_code::LOST, format!("cannot catch signals: {error}"))
 }
 
+/// The library's words for its options, as the command calls them.
+fn with_flags(error: &str) -> String {
+    let flags = [
+        ("ttl ", "--ttl "),
+        ("min_hold ", "--min-hold "),
+        ("grace ", "--kill-after "),
+        ("keep ", "--keep "),
+    ];
+    let named = flags.iter().find_map(|(option, flag)| {
+        error
+            .strip_prefix(option)
+            .map(|rest| format!("{flag}{rest}"))
+    });
+    named.unwrap_or_else(|| error.to_owned())
+}
+
 fn options(run: &Run) -> LockOptions {
     let mut options = LockOptions::default();
     if let Some(prefix) = &run.prefix {
@@ -292,4 +312,29 @@ fn ago(since: SystemTime) -> String {
         "{} ago",
         duration::format(Duration::from_secs(age.as_secs()))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_flags_that_were_given() {
+        for (error, shown) in [
+            (
+                "grace 29s is outside 0s to 15s",
+                "--kill-after 29s is outside 0s to 15s",
+            ),
+            (
+                "keep 366d is outside 10ms to 365d",
+                "--keep 366d is outside 10ms to 365d",
+            ),
+            (
+                "the lock's id is empty; give it a name",
+                "the lock's id is empty; give it a name",
+            ),
+        ] {
+            assert_eq!(with_flags(error), shown);
+        }
+    }
 }

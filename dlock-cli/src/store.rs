@@ -112,21 +112,18 @@ fn file(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
     }
 }
 
-/// The URL without user, password and query.
+/// The URL without user, password and query. A path of the file store has none of them.
 fn shown(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    let shown = match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            // A password may hold an unescaped slash: then what follows is a part of it.
-            match rest.rsplit_once('@') {
-                Some((_, place)) => format!("{scheme}://{place}"),
-                None => format!("{scheme}://{authority}{path}"),
-            }
-        }
-        None => url.to_owned(),
-    };
-    plain(&shown)
+    if url.starts_with("file:") {
+        return plain(url);
+    }
+    let scheme = url.find("://").map_or("", |end| &url[..end + "://".len()]);
+    let rest = &url[scheme.len()..];
+    // First the last @, wherever it stands: a password may hold a slash, a question mark or a hash that nobody escaped, and the URL may be
+    // one that no store takes.
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    let place = place.split(['?', '#']).next().unwrap_or_default();
+    plain(&format!("{scheme}{place}"))
 }
 
 #[cfg(test)]
@@ -139,6 +136,14 @@ mod tests {
             ("redis://user:secret@host:1/2", "redis://host:1/2"),
             ("redis://:se/cret@host", "redis://host"),
             ("redis://:se@cret@host", "redis://host"),
+            ("redis://:se#cret@host:1/", "redis://host:1/"),
+            ("redis://:se?cret@host:1/", "redis://host:1/"),
+            ("redis:/:secret@host:1/", "host:1/"),
+            ("redis:secret@host", "host"),
+            ("unix:/:secret@/x", "/x"),
+            (":secret@host", "host"),
+            ("redis//:secret@host/", "host/"),
+            ("file:/home/me@work/locks", "file:/home/me@work/locks"),
             (
                 "unix:///run/redis.sock?pass=secret",
                 "unix:///run/redis.sock",

@@ -1,0 +1,57 @@
+//! Measures dlock beside the bare wire and beside other libraries, in one run: `cargo run --release -p dlock-bench -- --help`.
+//!
+//! It is a library only for its own tests, which count, and for the programs of its peers.
+
+#![deny(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod by_hand;
+mod cores;
+mod machine;
+mod measure;
+mod options;
+mod report;
+mod rounds;
+mod series;
+mod tap;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use options::Options;
+use report::Report;
+
+/// Whatever goes wrong ends the run: half a measurement is none.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dlock-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let options = Options::parse(lexopt::Parser::from_env())?;
+    if options.help {
+        print!("{}", options::help());
+        return Ok(());
+    }
+    let start = Instant::now();
+    let mut report = Report::new(machine::describe(&options)?);
+    for (name, measure) in measure::ALL {
+        if options.wants(name) {
+            eprintln!("{:6.1} s  {name}", start.elapsed().as_secs_f64());
+            report.push(measure(&options)?);
+        }
+    }
+    print!("{report}");
+    if let Some(folder) = &options.out {
+        report.write(folder)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! What an uncontended pair costs in a folder.
+
+use dlock_core::Store;
+use dlock_file::FileDatastore;
+
+use crate::Failure;
+use crate::cores::Cores;
+use crate::measure::pairs;
+use crate::options::Options;
+use crate::report::Section;
+use crate::rounds::{Operation, Subject, Threads};
+
+pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+    let folder = tempfile::tempdir()?;
+    let mut tables = Vec::new();
+    // There is no server, so one way is enough.
+    let cores = Cores::both()?[0];
+    for threads in pairs::THREADS {
+        let caption = format!("File, {}", cores.name);
+        let table = || {
+            let store = Store::new(FileDatastore::open(folder.path())?);
+            let each = |name, pair: fn(&Store, usize) -> Operation| -> Box<dyn Subject> {
+                let operations = (0..threads).map(|thread| pair(&store, thread));
+                Box::new(Threads::new(name, operations.collect()))
+            };
+            let subjects = vec![
+                each("`FileDatastore`", pairs::datastore_pair),
+                each("`Lock`", pairs::lock_pair),
+            ];
+            pairs::table(&caption, options, subjects, threads, &[])
+        };
+        tables.push(cores.on_client(table)?);
+    }
+    Ok(Section {
+        title: "A pair in a folder".to_owned(),
+        text: "In the folder for temporary files.".to_owned(),
+        tables,
+        ..Section::default()
+    })
+}

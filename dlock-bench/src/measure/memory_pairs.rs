@@ -1,0 +1,34 @@
+//! What core itself costs: a pair on a store that is a map in this process.
+
+use dlock_core::{MemoryDatastore, Store};
+
+use crate::Failure;
+use crate::cores::Cores;
+use crate::measure::pairs;
+use crate::options::Options;
+use crate::report::Section;
+use crate::rounds::{Operation, Subject, Threads};
+
+/// A pair takes hardly longer than a few looks at the clock.
+const BATCH: u32 = 50;
+
+pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+    let cores = Cores::both()?[0];
+    let table = || {
+        let store = Store::new(MemoryDatastore::new());
+        let each = |name, pair: fn(&Store, usize) -> Operation| -> Box<dyn Subject> {
+            Box::new(Threads::new(name, vec![pair(&store, 0)]).in_batches(BATCH))
+        };
+        let subjects = vec![
+            each("`MemoryDatastore`", pairs::datastore_pair),
+            each("`Lock`", pairs::lock_pair),
+        ];
+        pairs::table("Memory", options, subjects, 1, &[])
+    };
+    Ok(Section {
+        title: "Core's own cost".to_owned(),
+        text: "A pair on the store in memory.".to_owned(),
+        tables: vec![cores.on_client(table)?],
+        ..Section::default()
+    })
+}

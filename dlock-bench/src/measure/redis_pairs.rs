@@ -1,0 +1,136 @@
+//! What an uncontended pair costs on Redis, from the bare round trip up to `Lock`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dlock_core::{Attempt, Claim, Clock, Datastore, Lease, Released, Store};
+use dlock_redis::RedisDatastore;
+use dlock_testkit::servers::RedisServer;
+
+use crate::Failure;
+use crate::by_hand::{ByHand, packed};
+use crate::cores::Cores;
+use crate::measure::pairs::{self, TTL};
+use crate::options::Options;
+use crate::report::{Section, Table};
+use crate::rounds::{Operation, Subject, Threads};
+use crate::tap::Tap;
+
+const RAW: &str = "raw pair";
+const BY_HAND: &str = "dlock's scripts by hand";
+const COMPARE_AND_DELETE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+/// As long as the recorded claims must work.
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
+pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+    let server = RedisServer::start();
+    let mut tables = Vec::new();
+    for cores in Cores::both()? {
+        cores.pin_server(server.pid())?;
+        for threads in pairs::THREADS {
+            let caption = format!("Redis, {}", cores.name);
+            tables.push(cores.on_client(|| table(&caption, options, &server, threads))?);
+        }
+    }
+    Ok(Section {
+        title: "A pair on Redis".to_owned(),
+        text: format!(
+            "An acquire and a release of a lock that nobody else wants, each thread its own, over TCP. *{RAW}*: `SET NX PX` and a \
+             compare-and-delete script, without fencing token. *{BY_HAND}*: the very bytes that dlock sends, recorded once and sent again. \
+             These and the PING are prepared bytes through the same pool and sockets as dlock's, and the reply is only compared."
+        ),
+        tables,
+        ..Section::default()
+    })
+}
+
+fn table(
+    caption: &str,
+    options: &Options,
+    server: &RedisServer,
+    threads: usize,
+) -> Result<Table, Failure> {
+    let connections = u32::try_from(threads)?;
+    let by_hand = Arc::new(ByHand::to(server.address(), connections)?);
+    let store = RedisDatastore::builder(&server.url())?
+        .max_connections(connections)
+        .build();
+    let store = Store::new(store);
+    let recorded = recorded(server, threads)?;
+    let raw = raw(server, threads)?;
+    let pairs = |name, requests: Vec<Vec<Step>>| -> Box<dyn Subject> {
+        let one = |steps| sent(&by_hand, steps);
+        Box::new(Threads::new(name, requests.into_iter().map(one).collect()))
+    };
+    let dlock = |name, pair: fn(&Store, usize) -> Operation| -> Box<dyn Subject> {
+        let operations = (0..threads).map(|thread| pair(&store, thread));
+        Box::new(Threads::new(name, operations.collect()))
+    };
+    let ping = vec![vec![(packed(&["PING"]), "PONG")]; threads];
+    let subjects = vec![
+        pairs("one round trip (PING)", ping),
+        pairs(RAW, raw),
+        pairs(BY_HAND, recorded),
+        dlock("`RedisDatastore`", pairs::datastore_pair),
+        dlock("`Lock`", pairs::lock_pair),
+    ];
+    pairs::table(caption, options, subjects, threads, &[RAW, BY_HAND])
+}
+
+/// A request, and what its reply begins with.
+type Step = (Vec<u8>, &'static str);
+
+fn sent(by_hand: &Arc<ByHand>, steps: Vec<Step>) -> Operation {
+    let by_hand = Arc::clone(by_hand);
+    Box::new(move || {
+        for (request, expected) in &steps {
+            by_hand.redis(request, expected.as_bytes())?;
+        }
+        Ok(())
+    })
+}
+
+fn raw(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Step>>, Failure> {
+    let hash = server
+        .command(["SCRIPT", "LOAD", COMPARE_AND_DELETE])
+        .text();
+    let hash = hash.ok_or("no hash of the script")?;
+    let token = "0123456789abcdef0123456789abcdef";
+    let ttl = TTL.as_millis().to_string();
+    let pair = |thread| {
+        let key = format!("raw:job-{thread}");
+        vec![
+            (packed(&["SET", &key, token, "NX", "PX", &ttl]), "OK"),
+            (packed(&["EVALSHA", &hash, "1", &key, token]), "1"),
+        ]
+    };
+    Ok((0..threads).map(pair).collect())
+}
+
+/// What dlock sends for a pair.
+fn recorded(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Step>>, Failure> {
+    let tap = Tap::before(server.address())?;
+    let store = RedisDatastore::builder(&format!("redis://{}/", tap.address()))?
+        .call_timeout(AN_HOUR)
+        .build();
+    let mut pair = |thread: usize| -> Result<Vec<Step>, Failure> {
+        let key = format!("recorded:job-{thread}");
+        // The second time the connection is open and the server knows the scripts.
+        let mut steps = Vec::new();
+        for _ in 0..2 {
+            tap.take();
+            let claim = Claim::new(&*key, &Clock::BOOTTIME, AN_HOUR)?;
+            let Attempt::Granted(grant) = store.acquire(&claim, TTL)? else {
+                return Err("refused, though nobody holds it".into());
+            };
+            let acquire = tap.take();
+            if store.release(&Lease::new(claim, grant))? != Released::Ours {
+                return Err("lost, though nobody else wants it".into());
+            }
+            steps = vec![(acquire, "granted"), (tap.take(), "1")];
+        }
+        Ok(steps)
+    };
+    (0..threads).map(&mut pair).collect()
+}

@@ -1,0 +1,99 @@
+//! What the command line says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::Arg::{Long, Short};
+use lexopt::ValueExt;
+
+use crate::measure;
+
+const HELP: &str = "\
+Measures dlock beside the bare wire and beside other libraries, on servers of its own, and prints Markdown.
+
+usage: dlock-bench [OPTIONS]
+
+  --only NAME    this measurement and no other; may be given more than once
+  --out FOLDER   write the tables (results.md) and the charts (*.svg) there as well
+  --quick        a few seconds in all: shows that everything runs, and says nothing about speed
+
+measurements:";
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) only: Vec<String>,
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) quick: bool,
+    pub(crate) help: bool,
+}
+
+pub(crate) fn help() -> String {
+    let names: Vec<_> = measure::ALL.iter().map(|(name, _)| *name).collect();
+    format!("{HELP} {}\n", names.join(", "))
+}
+
+impl Options {
+    pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Self, lexopt::Error> {
+        let mut options = Options::default();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("only") => {
+                    let name = parser.value()?.string()?;
+                    if !measure::ALL.iter().any(|(known, _)| *known == name) {
+                        return Err(format!("there is no measurement {name:?}; see --help").into());
+                    }
+                    options.only.push(name);
+                }
+                Long("out") => options.out = Some(parser.value()?.into()),
+                Long("quick") => options.quick = true,
+                Long("help") | Short('h') => options.help = true,
+                _ => return Err(argument.unexpected()),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether this measurement is wanted.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    /// The first in a full run, the second in a quick one.
+    pub(crate) fn either<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// How often variants take turns.
+    pub(crate) fn rounds(&self) -> usize {
+        self.either(15, 2)
+    }
+
+    /// How long a turn lasts.
+    pub(crate) fn turn(&self) -> Duration {
+        Duration::from_millis(self.either(100, 5))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Options, lexopt::Error> {
+        Options::parse(lexopt::Parser::from_args(words))
+    }
+
+    #[test]
+    fn the_command_line_is_read() {
+        let options = parse(&["--only", "redis-pairs", "--out", "/x", "--quick"]).unwrap();
+        assert!(options.wants("redis-pairs") && !options.wants("file-pairs"));
+        assert_eq!(options.out, Some("/x".into()));
+        assert!(parse(&[]).unwrap().wants("file-pairs"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for words in [&["--only", "x"][..], &["--only"], &["x"], &["--fast"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+}

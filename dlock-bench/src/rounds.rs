@@ -1,0 +1,123 @@
+//! Turn and turn about: what is compared is measured in the same seconds, so that a machine that slows down slows all of it.
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+use crate::series::{Series, Turn};
+
+/// Something that can be measured for a turn.
+pub(crate) trait Subject {
+    /// Its name in the table.
+    fn name(&self) -> &str;
+
+    /// Runs for about this long.
+    fn turn(&mut self, lasts: Duration) -> Result<Turn, Failure>;
+}
+
+/// One operation on one thread.
+pub(crate) type Operation = Box<dyn FnMut() -> Result<(), Failure> + Send>;
+
+/// One operation for each thread.
+pub(crate) struct Threads {
+    name: String,
+    operations: Vec<Operation>,
+    /// How many times it is run between two looks at the clock.
+    batch: u32,
+}
+
+impl Threads {
+    pub(crate) fn new(name: impl Into<String>, operations: Vec<Operation>) -> Self {
+        Threads {
+            name: name.into(),
+            operations,
+            batch: 1,
+        }
+    }
+
+    /// Looks at the clock after this many operations only, for what takes hardly longer than the look.
+    pub(crate) fn in_batches(mut self, of: u32) -> Self {
+        self.batch = of;
+        self
+    }
+}
+
+impl Subject for Threads {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn turn(&mut self, lasts: Duration) -> Result<Turn, Failure> {
+        let batch = self.batch;
+        if let [operation] = &mut self.operations[..] {
+            return repeat(operation, lasts, batch);
+        }
+        let together = Barrier::new(self.operations.len());
+        let turns: Vec<_> = thread::scope(|scope| {
+            let start = |operation| {
+                scope.spawn(|| {
+                    together.wait();
+                    repeat(operation, lasts, batch)
+                })
+            };
+            let running: Vec<_> = self.operations.iter_mut().map(start).collect();
+            let ended = running.into_iter().map(thread::ScopedJoinHandle::join);
+            ended
+                .map(|turn| turn.unwrap_or_else(|_| Err("a thread panicked".into())))
+                .collect()
+        });
+        let mut all = Turn::default();
+        for turn in turns {
+            let turn = turn?;
+            all.times.extend(turn.times);
+            all.operations += turn.operations;
+            all.elapsed = all.elapsed.max(turn.elapsed);
+        }
+        Ok(all)
+    }
+}
+
+fn repeat(operation: &mut Operation, lasts: Duration, batch: u32) -> Result<Turn, Failure> {
+    let start = Instant::now();
+    let mut turn = Turn::default();
+    while turn.elapsed < lasts {
+        for _ in 0..batch {
+            operation()?;
+        }
+        // The end of one is the beginning of the next: one look at the clock each.
+        let elapsed = start.elapsed();
+        turn.times.push(nanos((elapsed - turn.elapsed) / batch));
+        turn.operations += u64::from(batch);
+        turn.elapsed = elapsed;
+    }
+    Ok(turn)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Lets them take turns, after one that does not count.
+pub(crate) fn interleaved(
+    subjects: &mut [Box<dyn Subject + '_>],
+    rounds: usize,
+    lasts: Duration,
+) -> Result<Vec<Series>, Failure> {
+    let named = |name: &str| Series {
+        name: name.to_owned(),
+        turns: Vec::with_capacity(rounds),
+    };
+    let mut series: Vec<Series> = subjects.iter().map(|one| named(one.name())).collect();
+    for subject in subjects.iter_mut() {
+        subject.turn(lasts / 2)?;
+    }
+    for round in 0..rounds {
+        for place in 0..subjects.len() {
+            // Another one begins each time: nobody always comes after the same one.
+            let at = (place + round) % subjects.len();
+            series[at].turns.push(subjects[at].turn(lasts)?);
+        }
+    }
+    Ok(series)
+}

@@ -1,0 +1,145 @@
+//! What was measured of one thing, turn by turn, and what is said of it.
+
+use std::time::Duration;
+
+/// One turn: how long each operation took, and all of them together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turn {
+    /// In nanoseconds.
+    pub(crate) times: Vec<u64>,
+    pub(crate) operations: u64,
+    pub(crate) elapsed: Duration,
+}
+
+impl Turn {
+    fn median(&self) -> f64 {
+        quantile(&self.times, 0.5)
+    }
+
+    /// Operations per second.
+    fn rate(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss)]
+        let operations = self.operations as f64;
+        operations / self.elapsed.as_secs_f64()
+    }
+}
+
+/// All turns of one thing.
+#[derive(Debug, Clone)]
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) turns: Vec<Turn>,
+}
+
+impl Series {
+    /// The quantile of all times, in nanoseconds.
+    pub(crate) fn quantile(&self, at: f64) -> f64 {
+        let all: Vec<u64> = self
+            .turns
+            .iter()
+            .flat_map(|turn| &turn.times)
+            .copied()
+            .collect();
+        quantile(&all, at)
+    }
+
+    /// Operations per second, in the median turn.
+    pub(crate) fn rate(&self) -> f64 {
+        quantile_of(self.turns.iter().map(Turn::rate).collect(), 0.5)
+    }
+
+    /// How many times as long an operation takes as one of `base`: of each turn's median beside the other's of the same round.
+    pub(crate) fn latency_ratio(&self, base: &Series) -> Spread {
+        self.ratio(base, Turn::median)
+    }
+
+    /// How many times as many operations are done.
+    pub(crate) fn rate_ratio(&self, base: &Series) -> Spread {
+        self.ratio(base, Turn::rate)
+    }
+
+    fn ratio(&self, base: &Series, of: impl Fn(&Turn) -> f64) -> Spread {
+        let pairs = self.turns.iter().zip(&base.turns);
+        Spread::of(pairs.map(|(ours, theirs)| of(ours) / of(theirs)).collect())
+    }
+}
+
+/// A median, and between what eight of ten lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: Vec<f64>) -> Self {
+        Spread {
+            low: quantile_of(values.clone(), 0.1),
+            high: quantile_of(values.clone(), 0.9),
+            median: quantile_of(values, 0.5),
+        }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Spread { median, low, high } = self;
+        write!(f, "{median:.2} ({low:.2}–{high:.2})")
+    }
+}
+
+/// The smallest value that this part of all is not above; not a number if there is none.
+pub(crate) fn quantile(times: &[u64], at: f64) -> f64 {
+    #[allow(clippy::cast_precision_loss)]
+    quantile_of(times.iter().map(|time| *time as f64).collect(), at)
+}
+
+pub(crate) fn quantile_of(mut values: Vec<f64>, at: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    let rank = (values.len() as f64 * at).ceil() as usize;
+    values
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(medians: &[u64]) -> Series {
+        let turn = |median: &u64| Turn {
+            times: vec![median - 1, *median, median + 100],
+            operations: 3,
+            elapsed: Duration::from_micros(3 * median),
+        };
+        Series {
+            name: String::new(),
+            turns: medians.iter().map(turn).collect(),
+        }
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_measured() {
+        let times: Vec<u64> = (1..=100).rev().collect();
+        assert_eq!(quantile(&times, 0.5), 50.0);
+        assert_eq!(quantile(&times, 0.99), 99.0);
+        assert_eq!(quantile(&[7], 0.99), 7.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn a_ratio_compares_turns_of_the_same_round() {
+        // The machine became three times as slow meanwhile, for both.
+        let (base, ours) = (series(&[10, 20, 30]), series(&[20, 40, 60]));
+        assert_eq!(ours.latency_ratio(&base).to_string(), "2.00 (2.00–2.00)");
+        assert_eq!(ours.rate_ratio(&base).to_string(), "0.50 (0.50–0.50)");
+        assert_eq!(ours.quantile(0.01), 19.0);
+    }
+}

@@ -1,0 +1,29 @@
+//! That everything runs: figures are for people.
+
+use std::fs;
+use std::process::Command;
+
+#[test]
+fn a_quick_run_measures_everything_and_writes_it_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_dlock-bench"))
+        .args(["--quick", "--out"])
+        .arg(folder.path())
+        .output()
+        .expect("the program is built");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let results = fs::read_to_string(folder.path().join("results.md")).unwrap();
+    assert_eq!(results, String::from_utf8_lossy(&output.stdout));
+    for title in [
+        "A pair on Redis",
+        "A pair on memcached",
+        "A pair in a folder",
+        "Core's own cost",
+    ] {
+        assert!(results.contains(&format!("\n## {title}\n")), "{title}");
+    }
+    for part in ["NaN", "inf", "| – |"] {
+        assert!(!results.contains(part), "{part} in\n{results}");
+    }
+}

@@ -220,6 +220,21 @@ impl<M: PoolManager> Pool<M> {
         }
     }
 
+    /// Opens a connection that is the caller's, not the pool's.
+    ///
+    /// # Errors
+    ///
+    /// Not executed, with the reason.
+    pub fn open(&self, deadline: Time) -> Result<M::Link, DatastoreError> {
+        if self.pid != process::id() {
+            return self.child()?.open(deadline);
+        }
+        match self.manager.get() {
+            Some(manager) => Connect::connect(manager, deadline),
+            None => Connect::connect(self.checkout(deadline)?.manager(), deadline),
+        }
+    }
+
     /// How many connections the pool has at most.
     pub fn max_size(&self) -> u32 {
         self.settings.max_size

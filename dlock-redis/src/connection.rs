@@ -5,16 +5,21 @@ use std::io::{self, BufRead, Read};
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
-use dlock_net::{Link, NetError, Transport as _, Wire, failed_before_sending, may_have_executed};
+use dlock_net::{
+    Link, NetError, Transport as _, Wire, deadline_in, failed_before_sending, may_have_executed,
+};
 use redis::{Cmd, Parser, Value};
 
 use crate::config::Login;
 use crate::error::ServerError;
-use crate::protocol::{self, Answer, Call, Form, Packer, ServerTime, Unanswered};
+use crate::protocol::{self, Answer, Call, Form, Message, Packer, ServerTime, Unanswered};
 use crate::stream::Stream;
 
 /// No reply that we ask for comes near it. What is no Redis server could fill the memory.
 const LONGEST_REPLY: usize = 64 * 1024;
+
+/// A message of which the first bytes are here.
+const WHOLE_MESSAGE_WITHIN: Duration = Duration::from_secs(2);
 
 /// One part in this many; the clocks of machines differ by a tenth of that.
 const CLOCKS_DIFFER_BY: u32 = 1000;
@@ -183,6 +188,31 @@ impl Connection {
         Ok(answers)
     }
 
+    /// Asks for what is told to `process`, and for nothing else from then on; `None` if the user has no right to.
+    ///
+    /// # Errors
+    ///
+    /// Not executed.
+    pub(crate) fn subscribe(
+        mut self,
+        process: &str,
+    ) -> Result<Option<Subscription>, DatastoreError> {
+        let mut request = Vec::new();
+        let mut subscribe = Cmd::new();
+        subscribe
+            .arg("SUBSCRIBE")
+            .arg(protocol::channel(process))
+            .write_packed_command(&mut request);
+        self.wire.send(&request)?;
+        let reply = self.greeting()?;
+        match protocol::message(&reply) {
+            Ok(Message::Subscribed) => Ok(Some(Subscription(self))),
+            Ok(_) => Err(odd_greeting()),
+            Err(Unanswered::Refused(error)) if error.code() == "NOPERM" => Ok(None),
+            Err(error) => Err(not_greeted(error)),
+        }
+    }
+
     /// Reads one answer. The outer error is the connection's, the inner one the server's about this call; a server that says
     /// that it is the wrong one ends the connection.
     fn answer(&mut self) -> Result<Result<Answer, DatastoreError>, DatastoreError> {
@@ -244,6 +274,39 @@ impl Link for Connection {
 
     fn is_usable(&mut self) -> bool {
         self.wire.is_usable()
+    }
+}
+
+/// A connection that hears what is told to one process.
+pub(crate) struct Subscription(Connection);
+
+impl Subscription {
+    /// The next message, if one comes within this time.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is no good any more.
+    pub(crate) fn next(&mut self, within: Duration) -> Result<Option<Message>, DatastoreError> {
+        let connection = &mut self.0;
+        connection.wire.set_deadline(deadline_in(within));
+        // Without taking anything: a message that has begun is not torn by the end of this wait.
+        match connection.wire.fill_buf() {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
+            Err(error) => return Err(connection.wire.failed(error)),
+        }
+        connection.wire.set_deadline(deadline_in(WHOLE_MESSAGE_WITHIN));
+        let reply = connection
+            .reply()
+            .map_err(|error| connection.wire.failed(error))?;
+        match protocol::message(&reply) {
+            Ok(message) => Ok(Some(message)),
+            Err(Unanswered::Refused(error)) => Err(error.into()),
+            Err(Unanswered::Odd) => {
+                let odd = io::Error::new(io::ErrorKind::InvalidData, "not a message of ours");
+                Err(connection.wire.failed(odd))
+            }
+        }
     }
 }
 

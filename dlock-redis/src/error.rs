@@ -7,7 +7,7 @@ use thiserror::Error;
 ///
 /// | code | kind | may have been executed |
 /// | --- | --- | --- |
-/// | `OOM` (full), `READONLY` (a replica), `LOADING`, `MASTERDOWN`, `NOREPLICAS`, `MISCONF`, `BUSY`, `CLUSTERDOWN`, `TRYAGAIN` | `Refused` | no |
+/// | `OOM` (full), `READONLY` (a replica), `LOADING`, `MASTERDOWN`, `NOREPLICAS`, `MISCONF`, `BUSY`, `CLUSTERDOWN`, `TRYAGAIN`, `QUEUEFULL` (ours) | `Refused` | no |
 /// | `NOAUTH`, `WRONGPASS`, `NOPERM`, `DENIED`, too many clients | `Refused` | no |
 /// | `MOVED`, `ASK`, `CROSSSLOT` (a cluster), unknown command | `Unsupported` | no |
 /// | `WRONGTYPE` (on acquire) | `ForeignKey` | no |
@@ -89,7 +89,7 @@ impl ServerError {
 fn kind_of_code(code: &str) -> Option<ErrorKind> {
     match code {
         "OOM" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "BUSY"
-        | "CLUSTERDOWN" | "TRYAGAIN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => {
+        | "CLUSTERDOWN" | "TRYAGAIN" | "QUEUEFULL" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => {
             Some(ErrorKind::Refused)
         }
         "MOVED" | "ASK" | "CROSSSLOT" => Some(ErrorKind::Unsupported),

@@ -23,7 +23,8 @@
 //! The rights that a Redis user needs, with the default key prefix:
 //!
 //! ```text
-//! user dlock on >password resetchannels -@all ~dlock:* ~{dlock:*}:fence +eval +evalsha +time +get +set +pexpire +pttl +del
+//! user dlock on >password resetchannels -@all ~dlock:* ~{dlock:*}:* +eval +evalsha +time +get +set +pexpire +pttl +del +exists \
+//!     &dlock:wake:* +subscribe +publish +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall
 //! ```
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod store;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+mod waiting;
 
 pub use config::{RedisBuilder, UrlError};
 pub use connection::Connection;

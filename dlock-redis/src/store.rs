@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dlock_core::{
     Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, Grant,
-    Lease, Reach, Released, Time,
+    Lease, Reach, Released, Signal, Time, Watch,
 };
 use dlock_net::{Pool, PoolSettings, call_deadline, may_have_executed};
 
@@ -15,6 +15,7 @@ use crate::connection::Connection;
 use crate::pool::ConnectionManager;
 use crate::protocol::{Answer, Call};
 use crate::r2d2;
+use crate::waiting::Waiters;
 
 const TTL_MIN: Duration = Duration::from_millis(10);
 const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
@@ -22,6 +23,8 @@ const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 const GRANULARITY: Duration = Duration::from_millis(20);
 /// How many extends are sent in one trip.
 const BATCH: usize = 256;
+/// Who is queued is woken. Should that fail in a way that nobody thought of, it asks again after this time.
+const UNTIL_WOKEN: Duration = Duration::from_secs(3600);
 /// A batch has at least this long, if any of its leases has.
 const BATCH_PATIENCE: Duration = Duration::from_millis(250);
 const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or unused for 7 days) while its clock is behind the last token";
@@ -38,6 +41,7 @@ const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or
 #[derive(Clone)]
 pub struct RedisDatastore {
     pool: Arc<Pool<ConnectionManager>>,
+    waiters: Arc<Waiters>,
     call_timeout: Duration,
 }
 
@@ -63,10 +67,7 @@ impl RedisDatastore {
 
     /// Locks over a pool that the caller made, and may use for other stores besides.
     pub fn from_pool(pool: r2d2::Pool<ConnectionManager>) -> Self {
-        RedisDatastore {
-            pool: Arc::new(Pool::from_r2d2(pool)),
-            call_timeout: CALL_TIMEOUT,
-        }
+        Self::over(Pool::from_r2d2(pool), CALL_TIMEOUT)
     }
 
     pub(crate) fn new(
@@ -74,8 +75,14 @@ impl RedisDatastore {
         settings: PoolSettings,
         call_timeout: Duration,
     ) -> Self {
+        Self::over(Pool::new(manager, settings), call_timeout)
+    }
+
+    fn over(pool: Pool<ConnectionManager>, call_timeout: Duration) -> Self {
+        let pool = Arc::new(pool);
         RedisDatastore {
-            pool: Arc::new(Pool::new(manager, settings)),
+            waiters: Arc::new(Waiters::new(Arc::clone(&pool))),
+            pool,
             call_timeout,
         }
     }
@@ -108,15 +115,27 @@ impl RedisDatastore {
 impl Datastore for RedisDatastore {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
         check(ttl)?;
-        match self.call(claim, Call::Acquire(claim, ttl))? {
-            (Answer::Granted { fence, left }, in_doubt) => Ok(Attempt::Granted(
-                Grant::new(left)
-                    .with_fence(fence)
-                    .with_copy_to_follow(in_doubt),
-            )),
+        let call = Call::Acquire {
+            claim,
+            ttl,
+            process: self.waiters.process_of(claim),
+        };
+        match self.call(claim, call)? {
+            (Answer::Granted { fence, left }, in_doubt) => {
+                self.waiters.granted(claim);
+                let grant = Grant::new(left).with_fence(fence);
+                Ok(Attempt::Granted(grant.with_copy_to_follow(in_doubt)))
+            }
             // The first copy of the claim may still be on its way, and win after this holder.
             (Answer::Held(_), true) => Err(lost_reply()),
             (Answer::Held(held), false) => Ok(Attempt::Held(held)),
+            (Answer::Queued(held, place), in_doubt) => {
+                self.waiters.queued(claim, place, held.expires_in());
+                if in_doubt {
+                    return Err(lost_reply());
+                }
+                Ok(Attempt::Held(held.with_retry_in(UNTIL_WOKEN)))
+            }
             (answer, _) => Err(unexpected(&answer)),
         }
     }
@@ -130,7 +149,7 @@ impl Datastore for RedisDatastore {
     }
 
     fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        match self.call(lease.claim(), Call::Release(lease.claim())) {
+        match self.call(lease.claim(), release_of(lease.claim(), None)) {
             // The first copy may have freed it.
             Ok((Answer::Released(false), true)) => Err(lost_reply()),
             Ok((Answer::Released(ours), _)) => Ok(Released::from(ours)),
@@ -147,6 +166,7 @@ impl Datastore for RedisDatastore {
             .with_reach(Reach::Network)
             .with_fencing(FENCING_SCOPE)
             .with_call_timeout(self.call_timeout)
+            .with_wakes()
             .with_batch(BATCH)
             .with_late_calls_refused()
     }
@@ -154,10 +174,19 @@ impl Datastore for RedisDatastore {
     /// Frees the key if the claim holds it. Called after the claim's own [`not_after`](Claim::not_after), it leaves nothing behind: from then
     /// on the server refuses the claim, should it still be on its way.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        match self.call(claim, Call::Release(claim)) {
+        let release = release_of(claim, self.waiters.process_that_waited(claim));
+        match self.call(claim, release) {
             Err(error) if error.kind() != ErrorKind::ForeignKey => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// From then on a refusal queues the claim, and the release before its turn hands it the lock. The first waiter of a process starts two
+    /// threads and opens one connection more, for all of them; they end ten seconds after the last.
+    ///
+    /// `None` for a user without the right to subscribe, and in a forked child.
+    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        self.waiters.watch(claim, signal, self.call_timeout)
     }
 
     /// In one trip per 256, on a connection of its own beside the pool.
@@ -194,6 +223,14 @@ impl RedisDatastore {
                 extension(lease, *ttl, answer)
             })
             .collect()
+    }
+}
+
+fn release_of<'a>(claim: &'a Claim, process: Option<&'a str>) -> Call<'a> {
+    Call::Release {
+        key: claim.key(),
+        owner: claim.owner(),
+        process,
     }
 }
 

@@ -14,8 +14,10 @@ use dlock_testkit::{Subject, conformance};
 /// A busy machine answers slowly, and is not what is tested here.
 const CALL: Duration = Duration::from_secs(10);
 /// The smallest that work, with the prefix of the suite's keys.
-const RIGHTS: &str = "resetchannels -@all ~dlock* ~{dlock*}:fence \
-                      +eval +evalsha +time +get +set +pexpire +pttl +del";
+const RIGHTS: &str = "resetchannels -@all ~dlock* ~{dlock*}:* \
+                      +eval +evalsha +time +get +set +pexpire +pttl +del +exists \
+                      &dlock:wake:* +subscribe +publish \
+                      +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall";
 
 /// The server that all cases share: each has keys of its own.
 fn server() -> &'static RedisServer {

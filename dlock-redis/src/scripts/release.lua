@@ -1,13 +1,39 @@
--- Frees a key, if the owner holds it.
+-- Frees a key, if the owner holds it, and hands it to the first waiter. An owner that waited is taken off the queue.
 --
--- KEYS  1 the lock
--- ARGV  1 owner token
+-- KEYS  1 the lock, 2 its fence, 3 its queue, 4 when the queue's processes were last seen
+-- ARGV  1 owner token, 2 the process in which the owner waits or '' if it does not
 --
 -- 1 if it was the owner's, else 0
 
-local record = redis.call('GET', KEYS[1])
-if not record or string.sub(record, 1, 32) ~= ARGV[1] then
+local lock, fence, queue, seen = unpack(KEYS)
+local token, process = unpack(ARGV)
+
+local record = redis.call('GET', lock)
+local ours = record and string.sub(record, 1, 32) == token
+if ours then
+  -- First: a server that is full refuses other writes, unless the script has written already.
+  redis.call('DEL', lock)
+elseif process == '' then
   return 0
 end
-redis.call('DEL', KEYS[1])
-return 1
+if redis.call('EXISTS', queue) == 0 then
+  return ours and 1 or 0
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+-- include fence.lua
+-- include queue.lua
+
+if process ~= '' then
+  note_alive(process)
+  leave(token .. process)
+end
+if ours or not record then
+  local first = first_alive()
+  if first then
+    hand_over(first)
+  end
+end
+return ours and 1 or 0

@@ -9,14 +9,17 @@ use dlock_testkit::servers::{RedisServer, Reply};
 
 use crate::support::*;
 
-/// Of the counted commands those that a client may have sent. The scripts' own are get, set, pttl, pexpire, del and time; `info` and
+/// Of the counted commands those that a client may have sent. The scripts' own are get, set, pttl, pexpire, del, exists and time; `info` and
 /// `config` are the test's.
 fn sent_by_clients(server: &RedisServer) -> Vec<(String, u64)> {
     server
         .calls()
         .into_iter()
         .filter(|(name, _)| {
-            !["get", "set", "pttl", "pexpire", "del", "time", "info"].contains(&name.as_str())
+            ![
+                "get", "set", "pttl", "pexpire", "del", "exists", "time", "info",
+            ]
+            .contains(&name.as_str())
                 && !name.starts_with("config")
         })
         .collect()

@@ -10,6 +10,7 @@ mod broken_connections;
 mod clocks;
 mod costs;
 mod locks;
+mod queue;
 mod rights;
 mod scripted;
 mod server_events;

@@ -1,19 +1,44 @@
 //! The smallest rights that work, and what must never be shown.
 
+use std::thread;
+use std::time::Duration;
+
 use dlock_core::{Datastore, ErrorKind, Lock};
 use dlock_redis::{ConnectionManager, RedisDatastore};
-use dlock_testkit::servers::RedisServer;
+use dlock_testkit::servers::{RedisServer, Reply};
 
 use crate::support::*;
 
-/// As the documentation gives them.
-const KEYS: &str = "resetchannels ~dlock:* ~{dlock:*}:fence";
-const COMMANDS: [&str; 8] = [
-    "+eval", "+evalsha", "+time", "+get", "+set", "+pexpire", "+pttl", "+del",
+/// As the documentation gives them: for locks, and for queues besides.
+const KEYS: &str = "resetchannels -@all ~dlock:* ~{dlock:*}:*";
+const COMMANDS: [&str; 9] = [
+    "+eval", "+evalsha", "+time", "+get", "+set", "+pexpire", "+pttl", "+del", "+exists",
+];
+const CHANNELS: &str = "&dlock:wake:*";
+const QUEUE_COMMANDS: [&str; 12] = [
+    "+subscribe",
+    "+publish",
+    "+zadd",
+    "+zrem",
+    "+zrange",
+    "+zscore",
+    "+zcard",
+    "+hget",
+    "+hset",
+    "+hdel",
+    "+hlen",
+    "+hgetall",
 ];
 
+/// How often a waiting process looks.
+const LOOKS: Duration = Duration::from_secs(1);
+
 fn rules(commands: &[&str]) -> String {
-    format!("-@all {KEYS} {}", commands.join(" "))
+    format!("{KEYS} {CHANNELS} {}", commands.join(" "))
+}
+
+fn all_commands() -> Vec<&'static str> {
+    COMMANDS.into_iter().chain(QUEUE_COMMANDS).collect()
 }
 
 /// Everything that the store does, on a server that knows no script.
@@ -40,21 +65,102 @@ fn granted_or(attempt: dlock_core::Attempt) -> dlock_core::Grant {
 
 #[test]
 fn the_documented_rights_are_enough() {
-    let documented = format!(
-        "resetchannels -@all ~dlock:* ~{{dlock:*}}:fence {}",
-        COMMANDS.join(" ")
-    );
+    let documented = [
+        &format!("{KEYS} {}", COMMANDS.join(" ")),
+        &format!("{CHANNELS} {}", QUEUE_COMMANDS.join(" ")),
+    ];
     for page in [
         include_str!("../../src/lib.rs"),
         include_str!("../../README.md"),
         include_str!("../../../docs/src/redis.md"),
     ] {
-        assert!(page.contains(&documented), "{documented}");
+        for line in documented {
+            assert!(page.contains(line), "{line}");
+        }
     }
     let server = RedisServer::builder()
-        .user("app", "pw", &documented)
+        .user("app", "pw", &rules(&all_commands()))
         .start();
     do_everything(&patient(&server.url_of("app", "pw"))).unwrap();
+    wait_for_locks(&server);
+    assert_eq!(denied(&server), Reply::List(Vec::new()));
+}
+
+/// Everything that waiters do, theirs and what others do for them, once under a user with these rights.
+fn wait_for_locks(server: &RedisServer) {
+    let url = server.url_of("app", "pw");
+    let (holder, waiter) = (Lock::new(patient(&url), "import"), patient(&url));
+    let holding = holder.try_acquire();
+    // A process that died long ago, with a waiter before ours, and more that left none.
+    let process = |n: u32| format!("{n:016x}");
+    let dead = format!("{:032x}{}", 7, process(0));
+    server.command(["ZADD", QUEUE, "1", &dead]);
+    for n in 0..40 {
+        server.command(["HSET", SEEN, &process(n), "1 1 somebody"]);
+    }
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| Lock::new(waiter, "import").acquire_within(LOOKS * 3));
+        thread::sleep(LOOKS * 3 / 2);
+        drop(holding);
+        // Without some of the rights it fails; that is not the question.
+        drop(waiting.join().unwrap());
+    });
+}
+
+/// What the server refused for want of a right.
+fn denied(server: &RedisServer) -> Reply {
+    server.command(["ACL", "LOG"])
+}
+
+#[test]
+fn each_of_the_documented_rights_is_needed_by_waiters() {
+    let everything = all_commands();
+    for missing in QUEUE_COMMANDS {
+        let fewer: Vec<_> = everything
+            .iter()
+            .copied()
+            .filter(|right| *right != missing)
+            .collect();
+        let server = RedisServer::builder()
+            .user("app", "pw", &rules(&fewer))
+            .start();
+        wait_for_locks(&server);
+        let denied = format!("{:?}", denied(&server));
+        let command = missing.trim_start_matches('+');
+        assert!(denied.contains(command), "{missing}: {denied}");
+    }
+}
+
+#[test]
+fn who_may_not_subscribe_polls_and_who_may_not_publish_releases() {
+    let server = RedisServer::builder()
+        .user("app", "pw", &format!("{KEYS} {}", COMMANDS.join(" ")))
+        .start();
+    let url = server.url_of("app", "pw");
+    let lock = Lock::new(patient(&url), "import");
+    let guard = lock.try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| Lock::new(patient(&url), "import").acquire_within(LONG));
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(server.keys(), [KEY, FENCE], "no queue");
+        guard.release().unwrap();
+        waiting.join().unwrap().unwrap().release().unwrap();
+    });
+    let everything_but_channels = rules(&all_commands()).replace(CHANNELS, "");
+    let server = RedisServer::builder()
+        .user("app", "pw", &everything_but_channels)
+        .start();
+    let holder = Lock::new(patient(&server.url_of("app", "pw")), "import");
+    let guard = holder.try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| Lock::new(store(&server), "import").acquire_within(LONG));
+        until("somebody waits", || {
+            server.keys().contains(&QUEUE.to_owned())
+        });
+        guard.release().unwrap();
+        // Handed over by the release, and found by the waiter's next look.
+        waiting.join().unwrap().unwrap().release().unwrap();
+    });
 }
 
 #[test]
@@ -165,7 +271,7 @@ fn a_server_that_repeats_the_arguments_does_not_make_us_show_them() {
 #[test]
 fn the_owner_token_is_in_no_error_and_no_answer() {
     let (server, proxy, store) = warm_behind_proxy();
-    let claim = claim_within(KEY, std::time::Duration::from_millis(200));
+    let claim = claim_within(KEY, Duration::from_millis(200));
     let token = claim.owner().to_string();
     proxy.replies(dlock_testkit::faults::Fault::Hold);
     let error = store.acquire(&claim, TTL).unwrap_err();

@@ -48,10 +48,10 @@ fn time(micros: u64) -> Vec<u8> {
     format!("*2\r\n{}{}", bulk(&seconds), bulk(&micros)).into_bytes()
 }
 
-/// The end of the call in a request for the acquire script: its last argument but one.
+/// The end of the call in a request for the acquire script: the third argument from its end.
 fn not_after(request: &str) -> u64 {
     let words: Vec<_> = request.lines().collect();
-    words[words.len() - 3].parse().unwrap()
+    words[words.len() - 5].parse().unwrap()
 }
 
 #[test]

@@ -10,6 +10,8 @@ use dlock_testkit::servers::RedisServer;
 
 pub(crate) const KEY: &str = "dlock:import";
 pub(crate) const FENCE: &str = "{dlock:import}:fence";
+pub(crate) const QUEUE: &str = "{dlock:import}:queue";
+pub(crate) const SEEN: &str = "{dlock:import}:seen";
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 /// Long enough for a machine with more work than cores.
 pub(crate) const LONG: Duration = Duration::from_secs(20);

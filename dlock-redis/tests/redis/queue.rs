@@ -1,0 +1,486 @@
+//! Who waits is queued in the server, and woken by the release before its turn.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dlock_core::{AcquireError, Datastore, ErrorKind, Lock, LockOptions, Signal, Store};
+use dlock_redis::RedisDatastore;
+use dlock_testkit::faults::Proxy;
+use dlock_testkit::servers::RedisServer;
+
+use crate::support::*;
+
+/// For what takes a second, on a machine with more work than cores.
+const SOON: Duration = Duration::from_secs(6);
+/// How often a waiting process looks.
+const LOOKS: Duration = Duration::from_secs(1);
+
+fn lock_at(url: &str) -> Lock {
+    Lock::new(patient(url), "import")
+}
+
+fn lock(server: &RedisServer) -> Lock {
+    lock_at(&server.url())
+}
+
+fn waiting(server: &RedisServer) -> i64 {
+    server.command(["ZCARD", QUEUE]).integer().unwrap()
+}
+
+fn subscriptions(server: &RedisServer) -> usize {
+    let clients = format!("{:?}", server.command(["CLIENT", "LIST", "TYPE", "PUBSUB"]));
+    clients.matches("cmd=subscribe").count()
+}
+
+/// A waiter of a process that died a moment ago, before all others.
+fn dead_waiter_before_all(server: &RedisServer, alive_for: Duration) {
+    let now = server_micros(server);
+    let until = now + i64::try_from(alive_for.as_micros()).unwrap();
+    let process = "00000000deadbeef";
+    server.command(["ZADD", QUEUE, "1", &format!("{:032x}{process}", 7)]);
+    let seen = format!("1 {until} somebody");
+    server.command(["HSET", SEEN, process, &seen]);
+}
+
+fn server_micros(server: &RedisServer) -> i64 {
+    match server.command(["TIME"]) {
+        dlock_testkit::servers::Reply::List(parts) => {
+            let number = |at: usize| match &parts[at] {
+                dlock_testkit::servers::Reply::Text(digits) => digits.parse::<i64>().unwrap(),
+                other => panic!("{other:?}"),
+            };
+            number(0) * 1_000_000 + number(1)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everything that waiting needed is gone but for the fence.
+fn nothing_is_left(server: &RedisServer) {
+    assert_eq!(server.keys(), [FENCE]);
+    until("the subscriptions end with the stores", || {
+        subscriptions(server) == 0
+    });
+}
+
+#[test]
+fn a_release_wakes_the_waiter_and_nothing_is_left() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let first = guard.fencing_token().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        assert_eq!(server.keys(), [KEY, FENCE, QUEUE, SEEN]);
+        guard.release().unwrap();
+        let won = waiting_thread.join().unwrap().unwrap();
+        assert!(won.fencing_token().unwrap() > first);
+        assert_eq!(server.keys(), [KEY, FENCE]);
+        let left = server.command(["PTTL", KEY]).integer().unwrap();
+        assert!(left > 25_000, "for its whole time to live: {left}");
+        won.release().unwrap();
+    });
+    nothing_is_left(&server);
+}
+
+#[test]
+fn fifty_waiters_of_five_processes_are_served_in_the_order_of_their_coming() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let stores: Vec<_> = (0..5).map(|_| Store::new(store(&server))).collect();
+    let (served, order) = mpsc::channel();
+    thread::scope(|scope| {
+        for n in 0..50 {
+            let (served, store) = (served.clone(), &stores[n % stores.len()]);
+            scope.spawn(move || {
+                let guard = Lock::new(store, "import").acquire_within(LONG * 2).unwrap();
+                served.send(n).unwrap();
+                guard.release().unwrap();
+            });
+            until("it waits", || {
+                waiting(&server) == i64::try_from(n).unwrap() + 1
+            });
+        }
+        guard.release().unwrap();
+    });
+    drop(served);
+    let order: Vec<_> = order.iter().collect();
+    assert_eq!(order, (0..50).collect::<Vec<_>>());
+    drop(stores);
+    nothing_is_left(&server);
+}
+
+#[test]
+fn a_hand_over_is_at_most_four_commands_however_many_wait() {
+    for waiters in [1, 10, 100] {
+        let server = RedisServer::start();
+        let stores: Vec<_> = (0..2).map(|_| Store::new(store(&server))).collect();
+        for store in &stores {
+            Lock::new(store, "warm")
+                .try_acquire()
+                .unwrap()
+                .release()
+                .unwrap();
+        }
+        let rounds = 200 / waiters;
+        server.reset_calls();
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for n in 0..=waiters {
+                let lock = Lock::new(&stores[n % stores.len()], "import");
+                scope.spawn(move || {
+                    for _ in 0..rounds {
+                        lock.acquire_within(LONG * 3).unwrap().release().unwrap();
+                    }
+                });
+            }
+        });
+        let acquired = u64::try_from((waiters + 1) * rounds).unwrap();
+        // Each of the two processes looks once a second, and once when it begins.
+        let looks = 2 * (start.elapsed().as_secs() + 2);
+        let calls = server.calls();
+        // The text of a script is sent by whoever finds it missing.
+        let sent = calls["evalsha"] + calls.get("eval").copied().unwrap_or(0);
+        assert!(
+            sent <= 4 * acquired + looks + 20,
+            "{sent} commands for {acquired} hand-overs and {looks} looks with {waiters} waiters"
+        );
+    }
+}
+
+#[test]
+fn while_nothing_happens_a_process_sends_a_command_a_second_on_one_more_connection() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let store = Store::new(store(&server));
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            let lock = Lock::new(&store, "import");
+            scope.spawn(move || lock.acquire_within(LONG * 3).unwrap().release().unwrap());
+        }
+        until("all wait", || waiting(&server) == 100);
+        thread::sleep(LOOKS);
+        assert_eq!(subscriptions(&server), 1);
+        server.reset_calls();
+        let start = Instant::now();
+        thread::sleep(LOOKS * 5);
+        let sent = evalshas(&server);
+        let seconds = start.elapsed().as_secs() + 1;
+        assert!((1..=seconds).contains(&sent), "{sent} in {seconds} s");
+        guard.release().unwrap();
+    });
+}
+
+#[test]
+fn who_only_tries_does_not_overtake() {
+    let server = RedisServer::start();
+    let (newcomer, holder) = (lock(&server), lock(&server));
+    let guard = holder.try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        // As if a lease had just ended, or a foreign client had deleted the key.
+        server.command(["DEL", KEY]);
+        let refused = newcomer.try_acquire().unwrap_err();
+        assert!(refused.is_held(), "{refused}");
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+    drop(guard);
+    newcomer.try_acquire().unwrap().release().unwrap();
+}
+
+#[test]
+fn a_free_key_behind_the_queue_of_a_dead_process_is_granted_at_once() {
+    let server = RedisServer::start();
+    dead_waiter_before_all(&server, Duration::ZERO);
+    lock(&server).try_acquire().unwrap().release().unwrap();
+    assert_eq!(server.keys(), [FENCE]);
+}
+
+#[test]
+fn a_waiter_that_died_after_its_wake_up_costs_the_others_a_second() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    dead_waiter_before_all(&server, LONG);
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 2);
+        guard.release().unwrap();
+        let released = Instant::now();
+        let refused = lock(&server).try_acquire().unwrap_err();
+        assert!(refused.is_held(), "handed to the dead one: {refused}");
+        let won = waiting_thread.join().unwrap().unwrap();
+        assert!(released.elapsed() < SOON, "{:?}", released.elapsed());
+        won.release().unwrap();
+    });
+    // It had its chance, and its process is known to be dead.
+    assert_eq!(server.keys(), [FENCE]);
+}
+
+#[test]
+fn a_lost_wake_up_is_found_by_the_next_look() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.address());
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| {
+            let store = store_behind(&proxy);
+            // One connection for calls, opened before the one that listens.
+            warm(&store);
+            Lock::new(store, "import").acquire_within(LONG)
+        });
+        until("it waits", || waiting(&server) == 1);
+        server.command(["CLIENT", "KILL", "TYPE", "PUBSUB"]);
+        guard.release().unwrap();
+        let released = Instant::now();
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+        assert!(released.elapsed() < SOON, "{:?}", released.elapsed());
+    });
+}
+
+#[test]
+fn a_subscription_that_is_cut_comes_back() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it listens", || subscriptions(&server) == 1);
+        server.command(["CLIENT", "KILL", "TYPE", "PUBSUB"]);
+        until("it listens again", || subscriptions(&server) == 1);
+        guard.release().unwrap();
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_restarts_empty_while_a_hundred_wait_serves_them_all() {
+    let mut server = RedisServer::start();
+    let url = server.url();
+    let guard = lock_at(&url).try_acquire().unwrap();
+    let stores: Vec<_> = (0..4).map(|_| Store::new(patient(&url))).collect();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..100)
+            .map(|n| {
+                let lock = Lock::new(&stores[n % stores.len()], "import");
+                scope.spawn(move || lock.acquire_within(LONG * 3).unwrap().release().unwrap())
+            })
+            .collect();
+        until("all wait", || waiting(&server) == 100);
+        server.kill();
+        server.start_again();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+    drop(guard);
+    drop(stores);
+    nothing_is_left(&server);
+}
+
+#[test]
+fn the_lock_of_a_foreign_library_is_taken_soon_after_it_frees_it() {
+    let server = RedisServer::start();
+    server.command(["SET", KEY, "somebody else's", "NX"]);
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        server.command(["DEL", KEY]);
+        let freed = Instant::now();
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+        assert!(freed.elapsed() < SOON, "{:?}", freed.elapsed());
+    });
+}
+
+#[test]
+fn a_crashed_holder_is_taken_over_at_the_end_of_its_lease() {
+    let server = RedisServer::start();
+    // Nobody renews it.
+    let claim = claim(KEY);
+    let ttl = Duration::from_millis(2500);
+    granted(store(&server).acquire(&claim, ttl));
+    let granted_at = Instant::now();
+    let won = lock(&server).acquire_within(LONG).unwrap();
+    let took = granted_at.elapsed();
+    assert!(took < ttl + SOON, "{took:?}");
+    won.release().unwrap();
+}
+
+#[test]
+fn an_end_that_is_sooner_than_the_next_look_is_told() {
+    let server = RedisServer::start();
+    let holder = store(&server);
+    let lease = acquired(&holder, &claim(KEY));
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        server.reset_calls();
+        let short = Duration::from_millis(100);
+        assert_eq!(extend(&holder, &lease, 2, short), Some(short));
+        assert!(server.calls()["publish"] >= 1, "the extend told");
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn who_gives_up_leaves_the_queue_and_hands_on() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let (impatient, patient_one) = (store(&server), lock(&server));
+    thread::scope(|scope| {
+        let gives_up = scope.spawn(|| Lock::new(impatient.clone(), "import").acquire_within(LOOKS));
+        until("one waits", || waiting(&server) == 1);
+        let waits = scope.spawn(|| patient_one.acquire_within(LONG));
+        until("two wait", || waiting(&server) == 2);
+        let error = gives_up.join().unwrap().unwrap_err();
+        assert!(matches!(error, AcquireError::Held(_)), "{error}");
+        assert_eq!(waiting(&server), 1);
+        guard.release().unwrap();
+        waits.join().unwrap().unwrap().release().unwrap();
+    });
+
+    // Handed the lock, it does not want it any more.
+    let lease = acquired(&impatient, &claim(KEY));
+    let late = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let watch = impatient.watch(&late, &Signal::new()).unwrap().unwrap();
+    refused(impatient.acquire(&late, TTL));
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("two wait", || waiting(&server) == 2);
+        assert!(released(&impatient, &lease));
+        drop(watch);
+        waits.join().unwrap().unwrap().release().unwrap();
+    });
+    assert_eq!(server.keys(), [FENCE]);
+}
+
+/// Found in the design: a message or a look that comes late must not make a process give a lock up that it holds.
+#[test]
+fn dropping_the_interest_after_the_grant_frees_nothing() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let claim = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let watch = store.watch(&claim, &Signal::new()).unwrap().unwrap();
+    granted(store.acquire(&claim, TTL));
+    server.reset_calls();
+    drop(watch);
+    assert_eq!(evalshas(&server), 0, "and sends nothing");
+    assert_eq!(server.keys(), [KEY, FENCE]);
+}
+
+#[test]
+fn a_hand_over_is_no_lease_until_it_is_claimed() {
+    let server = RedisServer::start();
+    let holder = store(&server);
+    let lease = acquired(&holder, &claim(KEY));
+    let waiter = store(&server);
+    let late = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let signal = Signal::new();
+    let watch = waiter.watch(&late, &signal).unwrap().unwrap();
+    refused(waiter.acquire(&late, TTL));
+    assert!(released(&holder, &lease));
+    let left = server.command(["PTTL", KEY]).integer().unwrap();
+    assert!(left <= 1000, "{left}");
+    let grant = granted(waiter.acquire(&late, TTL));
+    assert_eq!(grant.ttl, TTL);
+    // Renewals of the holder before change nothing any more.
+    assert_eq!(extend(&holder, &lease, 9, TTL), None);
+    drop(watch);
+}
+
+#[test]
+fn one_more_than_ten_thousand_waiters_is_refused_and_may_come_again() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let _lease = acquired(&store, &claim(KEY));
+    let add_many = "for n = 1, 10000 do redis.call('ZADD', KEYS[1], n, n) end";
+    server.command(["EVAL", add_many, "1", QUEUE]);
+    let late = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let _watch = store.watch(&late, &Signal::new()).unwrap().unwrap();
+    let error = store.acquire(&late, TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.is_transient() && !error.may_have_executed());
+}
+
+#[test]
+fn a_store_that_is_dropped_stops_listening() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let store = store(&server);
+    let lock = Lock::new(store.clone(), "import");
+    assert!(lock.acquire_within(LOOKS / 10).unwrap_err().is_held());
+    assert_eq!(subscriptions(&server), 1);
+    drop((lock, store));
+    until("nobody listens", || subscriptions(&server) == 0);
+    guard.release().unwrap();
+}
+
+#[test]
+fn waiting_survives_that_the_server_forgot_the_scripts() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        server.command(["SCRIPT", "FLUSH"]);
+        guard.release().unwrap();
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+    nothing_is_left(&server);
+}
+
+#[test]
+fn a_full_server_hands_over_all_the_same() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        server.config_set("maxmemory", "1");
+        guard.release().unwrap();
+        // The release wrote before it handed over; the waiter's claim is refused while the server is full.
+        server.config_set("maxmemory", "0");
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn min_hold_that_ends_early_wakes_the_next() {
+    let server = RedisServer::start();
+    let options = LockOptions::default().with_min_hold(Duration::from_millis(400));
+    let holder = Lock::with_options(store(&server), "import", options).unwrap();
+    let guard = holder.try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        let released = Instant::now();
+        guard.release().unwrap();
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+        assert!(released.elapsed() < SOON, "{:?}", released.elapsed());
+    });
+}
+
+#[test]
+fn a_stopped_process_loses_its_place_and_comes_back() {
+    // Two stores are two processes to the server.
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let proxy = Proxy::to(server.address());
+    let stopped: RedisDatastore = RedisDatastore::builder(&format!("redis://{}/", proxy.address()))
+        .unwrap()
+        .call_timeout(LOOKS)
+        .build();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| Lock::new(stopped, "import").acquire_within(LONG * 2));
+        until("one waits", || waiting(&server) == 1);
+        let second = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("two wait", || waiting(&server) == 2);
+        proxy.requests(dlock_testkit::faults::Fault::Hold);
+        guard.release().unwrap();
+        let won = second.join().unwrap().unwrap();
+        proxy.heal();
+        won.release().unwrap();
+        first.join().unwrap().unwrap().release().unwrap();
+    });
+    assert_eq!(server.keys(), [FENCE]);
+}

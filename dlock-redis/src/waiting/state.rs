@@ -285,3 +285,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

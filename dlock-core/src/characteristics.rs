@@ -52,7 +52,7 @@ pub struct Characteristics {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Reach {
-    /// Threads of one process that share the store's value.
+    /// Threads of one process that share the store's value: one in memory, or a database that only one process can open.
     Process,
     /// Processes of one host.
     Host,

@@ -49,8 +49,8 @@
 //!
 //! A failure begins with the law and says what was promised and what was seen: ``law 4 (own): a release by another owner freed the
 //! key``. `not shown: …` means that the suite could not judge: something it needs is missing, or the machine was too slow time and
-//! again. It counts as a failure, since nothing was shown. What a store declares not to do is not tested but for the declaration
-//! itself; `--nocapture` shows the reasons.
+//! again. It counts as a failure, since nothing was shown. `not applicable: …`, which `--nocapture` shows, is of what a store declares
+//! not to do: the test passes, and the declaration itself is tested where it can be.
 //!
 //! # How it takes time
 //!

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -115,10 +115,18 @@ impl<'c> Other<'c> {
     pub(crate) fn answer(&mut self) -> String {
         match self.answers.recv_timeout(PATIENCE) {
             Ok(answer) => answer,
-            Err(error) => broken!(
+            Err(RecvTimeoutError::Timeout) => broken!(
                 self.case,
-                "not shown: another process did not answer: {error} ({:?})",
-                self.child.try_wait()
+                "not shown: another process did not answer within {PATIENCE:?}"
+            ),
+            // Its standard output is closed, so it is gone or about to be.
+            Err(RecvTimeoutError::Disconnected) => broken!(
+                self.case,
+                "not shown: another process ended before it answered ({}); if it panicked, in `reopen` say, standard error tells \
+                 where",
+                self.child
+                    .wait()
+                    .map_or_else(|error| error.to_string(), |status| status.to_string())
             ),
         }
     }

@@ -105,6 +105,29 @@ impl Subject {
     /// How to keep the store's one writer busy: `hold` is given the [place](Self::at) (an empty text without one), and nobody can write
     /// to the store until what it returns is dropped. Stores that declare a
     /// [`single_writer`](dlock_core::Characteristics::single_writer) must give it.
+    ///
+    /// A store that is not at a place is captured:
+    ///
+    /// ```
+    /// # use std::sync::{Arc, Mutex};
+    /// # #[derive(Clone, Default)] struct MyStore(Arc<Mutex<bool>>);
+    /// # struct Turn(MyStore);
+    /// # impl Drop for Turn { fn drop(&mut self) { *self.0.0.lock().unwrap() = false; } }
+    /// # impl MyStore { fn write_turn(&self) -> Turn { *self.0.lock().unwrap() = true; Turn(self.clone()) } }
+    /// # impl dlock_core::Datastore for MyStore {
+    /// #     fn acquire(&self, _: &dlock_core::Claim, _: std::time::Duration) -> Result<dlock_core::Attempt, dlock_core::DatastoreError> { unreachable!() }
+    /// #     fn extend(&self, _: &dlock_core::Lease, _: std::time::Duration) -> Result<dlock_core::Extension, dlock_core::DatastoreError> { unreachable!() }
+    /// #     fn release(&self, _: &dlock_core::Lease) -> Result<dlock_core::Released, dlock_core::DatastoreError> { unreachable!() }
+    /// # }
+    /// use dlock_testkit::Subject;
+    ///
+    /// fn subject() -> Subject {
+    ///     let store = MyStore::default();
+    ///     let same = store.clone();
+    ///     Subject::from(store).writer_held_by(move |_| same.write_turn())
+    /// }
+    /// # let _ = subject();
+    /// ```
     #[must_use]
     pub fn writer_held_by<G: Any>(
         mut self,

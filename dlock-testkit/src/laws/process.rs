@@ -17,7 +17,8 @@ pub(crate) fn is_shared(case: &Case<'_>) -> Result<(), Verdict> {
         case,
         case.traits.reach == Reach::Process,
         "not shown: the store declares that it keeps apart processes ({:?}), but the subject does not say how another process \
-         opens it: add `.at(place)` to the `Subject`, and `reopen = |place: &str| …` to `conformance!`",
+         opens it: add `.at(place)` to the `Subject`, and `reopen = |place: &str| …` to `conformance!`; or declare \
+         `with_reach(Reach::Process)`, if only one process at a time can open it",
         case.traits.reach
     );
     Err(Verdict::NotApplicable(WITHIN))

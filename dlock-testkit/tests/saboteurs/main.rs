@@ -154,12 +154,24 @@ fn other_process() {
 fn a_store_beyond_its_process_must_say_where_it_is() {
     let nowhere = subject(Some(Flaw::RemembersInItsProcess));
     let says = "not shown: the store declares that it keeps apart processes (Host), but the subject does not say how another \
-                process opens it: add `.at(place)`";
+                process opens it: add `.at(place)` to the `Subject`, and `reopen = |place: &str| …` to `conformance!`; or declare \
+                `with_reach(Reach::Process)`";
     assert_caught(
         laws::process::another_process_is_refused,
         &nowhere,
         "law 1 (atomic)",
         says,
+    );
+}
+
+#[test]
+fn a_process_that_ends_without_an_answer_is_told_as_that() {
+    let unopened = shared(None).reopened_by("no_such_test", opened);
+    assert_caught(
+        laws::process::another_process_is_refused,
+        &unopened,
+        "law 1 (atomic)",
+        "not shown: another process ended before it answered (exit status: 0); if it panicked, in `reopen` say,",
     );
 }
 

@@ -16,7 +16,7 @@ pub enum Attempt {
 }
 
 impl Attempt {
-    /// Granted for `ttl` under a fencing token.
+    /// Granted for `ttl`, which is what the store [keeps](Grant::ttl), under a fencing token.
     pub fn granted(ttl: Duration, fence: FencingToken) -> Self {
         Attempt::Granted(Grant::new(ttl).with_fence(fence))
     }

@@ -154,7 +154,7 @@ impl Claim {
         self.waits_until
     }
 
-    /// The clock that the claim's times are read on.
+    /// The clock that the claim's times are read on. What it shows means nothing after the machine was started again: see [`Time`].
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

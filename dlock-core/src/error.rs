@@ -31,13 +31,13 @@ struct Inner {
 pub enum ErrorKind {
     /// There is no working connection to the store.
     Unreachable,
-    /// The store did not answer by the end of the call.
+    /// The store did not answer by the end of the call, or the call did not get its turn by then.
     Timeout,
     /// The store is there and declines for now: full, loading, a replica, no rights.
     Refused,
     /// The answer is not what the protocol allows.
     Protocol,
-    /// The store lacks something that dlock needs.
+    /// The store lacks something that dlock needs, or cannot be used from where it is called: a forked child, say.
     Unsupported,
     /// A key, a time or an option that this store cannot take.
     Invalid,

@@ -213,7 +213,7 @@ impl Lease {
         self.claim.time_left()
     }
 
-    /// The clock that the lease's times are read on.
+    /// The clock that the lease's times are read on. What it shows means nothing after the machine was started again: see [`Time`].
     pub fn clock(&self) -> &Clock {
         self.claim.clock()
     }

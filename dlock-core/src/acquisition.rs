@@ -14,6 +14,8 @@
 //!   late copy of that release must not hit its next grant.
 //! - The first refusal asks the store for a wake-up. If it has one, the claim is repeated before the sleep, since the key may have
 //!   become free in between.
+//! - The lost copy may also win while the waiter sleeps, and nobody would be woken for it. So a waiter claims again at the latest when the
+//!   copy's time is over.
 //! - Transient errors are retried while there is time to wait; then the last answer is reported, be it a refusal or the error.
 
 use std::time::Duration;
@@ -328,9 +330,12 @@ impl Acquisition {
             told.map_or(pause, |told| told.min(pause))
         };
         self.state = State::Sleeping;
-        let until = now
+        let mut until = now
             .saturating_add(pause.max(SHORTEST))
             .min(self.plan.deadline);
+        if let Some(end) = self.lost_request.filter(|end| now < *end) {
+            until = until.min(end.saturating_add(SHORTEST));
+        }
         Action::Sleep {
             until,
             wakeable: true,

@@ -569,3 +569,41 @@ fn who_is_woken_after_an_error_pauses_before_the_next_claim_fails_too() {
         "a store that cannot be reached wakes nobody: poll"
     );
 }
+
+/// The lost copy may have won meanwhile, and a store wakes nobody for a grant that it takes for known.
+#[test]
+fn a_queued_waiter_asks_again_when_the_time_of_a_lost_claim_is_over() {
+    let (plan, now) = plan(Some(Duration::from_secs(3600)));
+    let call_timeout = plan.call_timeout;
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let answered = |sent, reply| Event::Answered { sent, reply };
+    let queued = || {
+        let held = Held::new().with_expires_in(TTL);
+        Ok(Attempt::Held(held.with_retry_in(Duration::from_secs(1800))))
+    };
+    let _ = acquisition.on(now, answered(now, queued()));
+    let action = acquisition.on(now, Event::Watched(true));
+    assert!(matches!(action, Action::Claim { .. }));
+    let broken = later(now, 5);
+    let action = acquisition.on(broken, answered(now, lost_reply()));
+    assert!(matches!(action, Action::Claim { .. }), "asked again");
+    let Action::Sleep { until, .. } = acquisition.on(broken, answered(broken, queued())) else {
+        panic!("it waits")
+    };
+    let lost_until = now.saturating_add(call_timeout);
+    assert!(
+        until > lost_until && until <= later(lost_until, 10),
+        "{until:?}"
+    );
+
+    let action = acquisition.on(until, Event::Woken);
+    assert!(matches!(action, Action::Claim { .. }));
+    let Action::Sleep { until, .. } = acquisition.on(until, answered(until, queued())) else {
+        panic!("it waits")
+    };
+    assert_eq!(
+        until,
+        later(lost_until, 1 + 1_800_000),
+        "as long as it was told"
+    );
+}

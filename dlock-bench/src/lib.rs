@@ -5,16 +5,25 @@
 #![deny(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod allocations;
 mod by_hand;
+mod chart;
+mod contender;
 mod cores;
+mod crowd;
+mod entry;
+mod follower;
 mod machine;
 mod measure;
 mod options;
 mod report;
+mod rival;
 mod rounds;
 mod series;
+mod stage;
 mod tap;
 
+use std::env;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -36,6 +45,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
+    let words: Vec<String> = env::args().skip(1).collect();
+    if let Some(("contend", words)) = words.split_first().map(|(first, rest)| (&**first, rest)) {
+        return rival::contend(words);
+    }
     let options = Options::parse(lexopt::Parser::from_env())?;
     if options.help {
         print!("{}", options::help());

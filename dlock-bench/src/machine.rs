@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
+use rustix::param::clock_ticks_per_second;
 use rustix::system::uname;
 
 use crate::Failure;
@@ -45,4 +47,20 @@ pub(crate) fn version(program: &str, argument: &str) -> Result<String, Failure> 
     let output = output.map_err(|error| format!("cannot run `{program}`: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// How long a process, with all its threads, has run on a core so far, to a hundredth of a second.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name of the program, in parentheses, may hold anything.
+    let fields = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace());
+    let ticks = |field: Option<&str>| field.and_then(|ticks| ticks.parse::<u64>().ok());
+    // utime and stime, the 14th and 15th of all.
+    let times = fields.and_then(|mut fields| Some((ticks(fields.nth(11))?, ticks(fields.next())?)));
+    let (user, system) = times.ok_or("an odd line in /proc")?;
+    Ok(Duration::from_millis(
+        (user + system) * 1000 / clock_ticks_per_second(),
+    ))
 }

@@ -15,7 +15,8 @@ usage: dlock-bench [OPTIONS]
 
   --only NAME    this measurement and no other; may be given more than once
   --out FOLDER   write the tables (results.md) and the charts (*.svg) there as well
-  --quick        a few seconds in all: shows that everything runs, and says nothing about speed
+  --no-peers     without other libraries, which are built from the registry
+  --quick        without them, a few seconds in all: shows that everything runs, and says nothing about speed
 
 measurements:";
 
@@ -24,6 +25,7 @@ pub(crate) struct Options {
     pub(crate) only: Vec<String>,
     pub(crate) out: Option<PathBuf>,
     pub(crate) quick: bool,
+    pub(crate) peers: bool,
     pub(crate) help: bool,
 }
 
@@ -34,7 +36,10 @@ pub(crate) fn help() -> String {
 
 impl Options {
     pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Self, lexopt::Error> {
-        let mut options = Options::default();
+        let mut options = Options {
+            peers: true,
+            ..Options::default()
+        };
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("only") => {
@@ -45,7 +50,8 @@ impl Options {
                     options.only.push(name);
                 }
                 Long("out") => options.out = Some(parser.value()?.into()),
-                Long("quick") => options.quick = true,
+                Long("quick") => (options.quick, options.peers) = (true, false),
+                Long("no-peers") => options.peers = false,
                 Long("help") | Short('h') => options.help = true,
                 _ => return Err(argument.unexpected()),
             }

@@ -112,6 +112,10 @@ pub(crate) fn three_digits(value: f64) -> String {
     }
 }
 
+pub(crate) fn or_dash(cell: Option<String>) -> String {
+    cell.unwrap_or_else(|| "–".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

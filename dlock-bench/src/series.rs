@@ -18,9 +18,7 @@ impl Turn {
 
     /// Operations per second.
     fn rate(&self) -> f64 {
-        #[allow(clippy::cast_precision_loss)]
-        let operations = self.operations as f64;
-        operations / self.elapsed.as_secs_f64()
+        float(self.operations) / self.elapsed.as_secs_f64()
     }
 }
 
@@ -91,8 +89,7 @@ impl std::fmt::Display for Spread {
 
 /// The smallest value that this part of all is not above; not a number if there is none.
 pub(crate) fn quantile(times: &[u64], at: f64) -> f64 {
-    #[allow(clippy::cast_precision_loss)]
-    quantile_of(times.iter().map(|time| *time as f64).collect(), at)
+    quantile_of(times.iter().copied().map(float).collect(), at)
 }
 
 pub(crate) fn quantile_of(mut values: Vec<f64>, at: f64) -> f64 {
@@ -107,6 +104,12 @@ pub(crate) fn quantile_of(mut values: Vec<f64>, at: f64) -> f64 {
         .get(rank.saturating_sub(1))
         .copied()
         .unwrap_or(f64::NAN)
+}
+
+/// As a float; nothing that is counted here is so large that it loses a digit.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn float(count: u64) -> f64 {
+    count as f64
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use dlock_core::{MemoryDatastore, Store};
 
 use crate::Failure;
+use crate::allocations;
 use crate::cores::Cores;
 use crate::measure::pairs;
 use crate::options::Options;
@@ -25,9 +26,17 @@ pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
         ];
         pairs::table("Memory", options, subjects, 1, &[])
     };
+    let store = Store::new(MemoryDatastore::new());
+    let mut pair = pairs::lock_pair(&store, 0);
+    // The first one starts threads.
+    pair()?;
+    let (allocations, done) = allocations::during(pair);
+    done?;
     Ok(Section {
         title: "Core's own cost".to_owned(),
-        text: "A pair on the store in memory.".to_owned(),
+        text: format!(
+            "A pair on the store in memory. Through `Lock` it makes {allocations} allocations."
+        ),
         tables: vec![cores.on_client(table)?],
         ..Section::default()
     })

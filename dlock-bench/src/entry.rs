@@ -1,0 +1,55 @@
+//! Who contends where.
+
+use std::sync::Arc;
+
+use dlock_testkit::servers::{MemcachedServer, RedisServer};
+
+use crate::Failure;
+use crate::by_hand::{ByHand, packed};
+use crate::measure::wait_until_grown_up;
+use crate::options::Options;
+use crate::rival::Rival;
+use crate::rounds::Threads;
+use crate::stage::Stage;
+
+/// A rival, and where it keeps its locks.
+pub(crate) struct Entry {
+    pub(crate) rival: Rival,
+    pub(crate) stage: Stage,
+}
+
+/// dlock on each of its stores, and the peers. The first one is on Redis.
+pub(crate) fn all(options: &Options) -> Result<Vec<Entry>, Failure> {
+    let redis = || Stage::Redis(RedisServer::start());
+    let memcached = MemcachedServer::start();
+    wait_until_grown_up(&memcached)?;
+    let memcached = Stage::Memcached(memcached);
+    let folder = Stage::Folder(tempfile::tempdir()?);
+    let dlock = |name, stage| -> Result<Entry, Failure> {
+        let rival = Rival::dlock(name)?;
+        Ok(Entry { rival, stage })
+    };
+    let mut entries = vec![
+        dlock("dlock, Redis", redis())?,
+        dlock("dlock, memcached", memcached)?,
+        dlock("dlock, file", folder)?,
+    ];
+    entries.extend(Rival::rslock(options)?.map(|rival| Entry {
+        rival,
+        stage: redis(),
+    }));
+    Ok(entries)
+}
+
+/// A PING to the first of them: the least that a message takes.
+pub(crate) fn round_trip(entries: &[Entry]) -> Result<Threads, Failure> {
+    let Some(Stage::Redis(server)) = entries.first().map(|entry| &entry.stage) else {
+        return Err("the first entry is not on Redis".into());
+    };
+    let by_hand = Arc::new(ByHand::to(server.address(), 1)?);
+    let ping = packed(&["PING"]);
+    Ok(Threads::new(
+        "PING",
+        vec![Box::new(move || Ok(by_hand.redis(&ping, b"PONG")?))],
+    ))
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
+use std::mem;
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
@@ -143,12 +144,22 @@ impl Connection {
             .filter(|at| matches!(answers[*at], Ok(Answer::NoScript | Answer::Stale)))
             .collect();
         if !again.is_empty() {
-            // The first one brings the script along, the others follow it.
-            let second = again.iter().enumerate().map(|(place, at)| {
-                let form = if place == 0 { Form::Text } else { Form::Hash };
-                (calls[*at], form)
-            });
-            let second = self.pipeline(second).map_err(may_have_executed)?;
+            // The first one of each script brings it along, the others follow it.
+            let mut brought = Vec::new();
+            let second: Vec<_> = again
+                .iter()
+                .map(|at| {
+                    let script = mem::discriminant(&calls[*at]);
+                    if brought.contains(&script) {
+                        return (calls[*at], Form::Hash);
+                    }
+                    brought.push(script);
+                    (calls[*at], Form::Text)
+                })
+                .collect();
+            let second = self
+                .pipeline(second.into_iter())
+                .map_err(may_have_executed)?;
             for (at, answer) in again.into_iter().zip(second) {
                 answers[at] = answer;
             }
@@ -295,7 +306,9 @@ impl Subscription {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
             Err(error) => return Err(connection.wire.failed(error)),
         }
-        connection.wire.set_deadline(deadline_in(WHOLE_MESSAGE_WITHIN));
+        connection
+            .wire
+            .set_deadline(deadline_in(WHOLE_MESSAGE_WITHIN));
         let reply = connection
             .reply()
             .map_err(|error| connection.wire.failed(error))?;

@@ -89,9 +89,8 @@ impl ServerError {
 fn kind_of_code(code: &str) -> Option<ErrorKind> {
     match code {
         "OOM" | "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "BUSY"
-        | "CLUSTERDOWN" | "TRYAGAIN" | "QUEUEFULL" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => {
-            Some(ErrorKind::Refused)
-        }
+        | "CLUSTERDOWN" | "TRYAGAIN" | "QUEUEFULL" | "NOAUTH" | "WRONGPASS" | "NOPERM"
+        | "DENIED" => Some(ErrorKind::Refused),
         "MOVED" | "ASK" | "CROSSSLOT" => Some(ErrorKind::Unsupported),
         "WRONGTYPE" => Some(ErrorKind::ForeignKey),
         _ => None,

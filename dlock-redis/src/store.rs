@@ -13,7 +13,7 @@ use dlock_net::{Pool, PoolSettings, call_deadline, may_have_executed};
 use crate::config::{CALL_TIMEOUT, RedisBuilder, UrlError};
 use crate::connection::Connection;
 use crate::pool::ConnectionManager;
-use crate::protocol::{Answer, Call};
+use crate::protocol::{Answer, Call, LOOK_EVERY};
 use crate::r2d2;
 use crate::waiting::Waiters;
 
@@ -23,8 +23,8 @@ const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 const GRANULARITY: Duration = Duration::from_millis(20);
 /// How many extends are sent in one trip.
 const BATCH: usize = 256;
-/// Who is queued is woken. Should that fail in a way that nobody thought of, it asks again after this time.
-const UNTIL_WOKEN: Duration = Duration::from_secs(3600);
+/// Who is queued is woken, unless the server has lost it alone: a replica that took over may lack the last to come.
+const UNTIL_WOKEN: Duration = Duration::from_secs(60);
 /// A batch has at least this long, if any of its leases has.
 const BATCH_PATIENCE: Duration = Duration::from_millis(250);
 const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or unused for 7 days) while its clock is behind the last token";
@@ -130,11 +130,17 @@ impl Datastore for RedisDatastore {
             (Answer::Held(_), true) => Err(lost_reply()),
             (Answer::Held(held), false) => Ok(Attempt::Held(held)),
             (Answer::Queued(held, place), in_doubt) => {
-                self.waiters.queued(claim, place, held.expires_in());
+                let left = held.expires_in();
+                self.waiters.queued(claim, place, left);
                 if in_doubt {
                     return Err(lost_reply());
                 }
-                Ok(Attempt::Held(held.with_retry_in(UNTIL_WOKEN)))
+                // The first asks again when it knows of no lease any more: a mark may say "done" by then, which wakes nobody.
+                let retry_in = match place.is_first {
+                    true => left.unwrap_or_default().max(LOOK_EVERY),
+                    false => UNTIL_WOKEN,
+                };
+                Ok(Attempt::Held(held.with_retry_in(retry_in.min(UNTIL_WOKEN))))
             }
             (answer, _) => Err(unexpected(&answer)),
         }
@@ -174,9 +180,12 @@ impl Datastore for RedisDatastore {
     /// Frees the key if the claim holds it. Called after the claim's own [`not_after`](Claim::not_after), it leaves nothing behind: from then
     /// on the server refuses the claim, should it still be on its way.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        let release = release_of(claim, self.waiters.process_that_waited(claim));
+        let release = release_of(claim, self.waiters.gives_up(claim));
         match self.call(claim, release) {
-            Err(error) if error.kind() != ErrorKind::ForeignKey => Err(error),
+            Err(error) if error.kind() != ErrorKind::ForeignKey => {
+                self.waiters.still_queued(claim);
+                Err(error)
+            }
             _ => Ok(()),
         }
     }

@@ -26,6 +26,10 @@ if not record then
   if first then
     hand_over(first)
     record = redis.call('GET', lock)
+    if not record then
+      -- Its waiters shall claim, and be told the same.
+      return redis.error_reply('WRONGTYPE the fence key holds no number below 2^53 - 1')
+    end
   end
 end
 forget_the_dead()

@@ -27,8 +27,11 @@ local now = time[1] * 1000000 + time[2]
 -- include queue.lua
 
 if process ~= '' then
-  note_alive(process)
+  -- In this order: it is allowed on a full server, and what follows it too.
   leave(token .. process)
+  if redis.call('EXISTS', queue) == 1 then
+    note_alive(process)
+  end
 end
 if ours or not record then
   local first = first_alive()

@@ -20,7 +20,7 @@ pub(super) fn run(shared: &Shared, run: u64) {
     while shared.state().runs(run) {
         match open(shared) {
             Ok(Some(subscription)) => {
-                shared.state().subscribed(Clock::BOOTTIME.now());
+                shared.state().subscribed(run, Clock::BOOTTIME.now());
                 shared.changed.notify_all();
                 listen(shared, run, subscription);
                 told(shared, run, Hearing::No);

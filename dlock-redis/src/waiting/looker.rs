@@ -11,7 +11,7 @@ use crate::protocol::{Answer, Call, LOOK_EVERY};
 
 pub(super) fn run(shared: &Shared, run: u64) {
     while let Some(work) = wait(shared, run) {
-        carry_out(shared, run, &work);
+        carry_out(shared, &work);
     }
     shared.changed.notify_all();
 }
@@ -37,7 +37,7 @@ fn wait(shared: &Shared, run: u64) -> Option<Work> {
 }
 
 /// All of it in one trip.
-fn carry_out(shared: &Shared, run: u64, work: &Work) {
+fn carry_out(shared: &Shared, work: &Work) {
     let process = shared.process.as_str();
     let looks = work.looks.iter().map(|key| Call::Look { key, process });
     let leaves = work.leaves.iter().map(|(key, owner)| Call::Release {
@@ -57,24 +57,19 @@ fn carry_out(shared: &Shared, run: u64, work: &Work) {
         for (key, owner) in &work.leaves {
             state.still_queued(key, *owner);
         }
-        drop(state);
-        // A server that refuses at once is not asked in a loop.
-        pause(shared, run);
         return;
     };
     let now = Clock::BOOTTIME.now();
-    for (key, answer) in work.looks.iter().zip(answers) {
+    let mut answers = answers.into_iter();
+    for (key, answer) in work.looks.iter().zip(&mut answers) {
         match answer {
             Ok(Answer::Looked(look)) => state.looked(key, &look, now),
             _ => state.look_failed(key),
         }
     }
-}
-
-fn pause(shared: &Shared, run: u64) {
-    let state = shared.state();
-    let _ = shared
-        .changed
-        .wait_timeout_while(state, LOOK_EVERY, |state| state.runs(run))
-        .unwrap_or_else(PoisonError::into_inner);
+    for ((key, owner), answer) in work.leaves.iter().zip(answers) {
+        if answer.is_err_and(|error| error.is_transient()) {
+            state.still_queued(key, *owner);
+        }
+    }
 }

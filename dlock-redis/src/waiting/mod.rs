@@ -64,9 +64,12 @@ impl Waiters {
         if !shared.enter(claim, signal)? {
             return Ok(None);
         }
-        let (shared, claim) = (Arc::clone(shared), claim.clone());
+        let (shared, claim, pid) = (Arc::clone(shared), claim.clone(), self.pid);
         Ok(Some(Watch::new(move || {
-            shared.leave(&claim, call_timeout);
+            // In a forked child it is the parent that waits.
+            if pid == process::id() {
+                shared.leave(&claim, call_timeout);
+            }
         })))
     }
 
@@ -79,9 +82,18 @@ impl Waiters {
             .then_some(&*shared.process)
     }
 
-    /// The name of this process for a claim that waited, and may be in the queue.
-    pub(crate) fn process_that_waited(&self, claim: &Claim) -> Option<&str> {
-        Some(&self.of(claim)?.process)
+    /// The claim is given up. The name of this process, if the claim waited and may be in the queue: who asks tells the server.
+    pub(crate) fn gives_up(&self, claim: &Claim) -> Option<&str> {
+        let shared = self.of(claim)?;
+        shared.state().leave(claim.key(), claim.owner());
+        Some(&shared.process)
+    }
+
+    /// The server could not be told that a claim that waited was given up.
+    pub(crate) fn still_queued(&self, claim: &Claim) {
+        if let Some(shared) = self.of(claim) {
+            shared.still_queued(claim);
+        }
     }
 
     pub(crate) fn granted(&self, claim: &Claim) {
@@ -160,7 +172,8 @@ impl Shared {
                 state.hearing == Hearing::Starting
             })
             .unwrap_or_else(PoisonError::into_inner);
-        if state.hearing == Hearing::Refused {
+        // The threads may have ended meanwhile.
+        if state.hearing == Hearing::Refused || !state.is_running() {
             return Ok(false);
         }
         if state.enter(claim.key(), claim.owner(), signal, Clock::BOOTTIME.now()) {
@@ -183,8 +196,12 @@ impl Shared {
             })
         });
         if left.is_err() {
-            self.state().still_queued(key, owner);
-            self.changed.notify_all();
+            self.still_queued(claim);
         }
+    }
+
+    fn still_queued(&self, claim: &Claim) {
+        self.state().still_queued(claim.key(), claim.owner());
+        self.changed.notify_all();
     }
 }

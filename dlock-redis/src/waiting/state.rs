@@ -12,6 +12,10 @@ use crate::protocol::{LOOK_EVERY, Left, Look, Message};
 const LINGER: Duration = Duration::from_secs(10);
 /// The least time between two looks at a key.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How many that gave up are told to the server in one trip.
+const LEAVES: usize = 256;
+/// How many of them are kept in mind. One more stays in the queue, and costs the others a second when its turn comes.
+const LEAVES_KEPT: usize = 10_000;
 /// Who looked and heard nothing of it for so long does not hear.
 const DEAF_AFTER: Duration = Duration::from_secs(3);
 
@@ -21,6 +25,8 @@ pub(super) struct State {
     keys: HashMap<Arc<str>, Key>,
     /// Who gave up waiting and could not tell the server.
     still_queued: Vec<(Arc<str>, OwnerToken)>,
+    /// When it is tried again.
+    leave_at: Option<Time>,
     pub(super) hearing: Hearing,
     /// The first look of which nothing was heard yet.
     unheard_since: Option<Time>,
@@ -98,6 +104,10 @@ impl State {
         (self.running, self.stopped) = (false, true);
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        self.running
+    }
+
     pub(super) fn runs(&self, run: u64) -> bool {
         self.running && self.run == run
     }
@@ -127,7 +137,9 @@ impl State {
             asked: false,
             granted: false,
         };
-        self.waiters.insert(owner, waiter);
+        if let Some(before) = self.waiters.insert(owner, waiter) {
+            self.leaves_key(&before.key);
+        }
         self.idle_since = None;
         self.looker_sleeps_past(look_at)
     }
@@ -162,18 +174,24 @@ impl State {
         let Some(waiter) = self.waiters.remove(&owner) else {
             return false;
         };
+        self.leaves_key(key);
+        waiter.asked && !waiter.granted
+    }
+
+    fn leaves_key(&mut self, key: &str) {
         if let Some(place) = self.keys.get_mut(key) {
             place.waiters -= 1;
             if place.waiters == 0 {
                 self.keys.remove(key);
             }
         }
-        waiter.asked && !waiter.granted
     }
 
     /// The server could not be told that the waiter left.
     pub(super) fn still_queued(&mut self, key: &str, owner: OwnerToken) {
-        self.still_queued.push((key.into(), owner));
+        if self.still_queued.len() < LEAVES_KEPT {
+            self.still_queued.push((key.into(), owner));
+        }
     }
 
     /// Something was heard. Whether the looker has to be woken.
@@ -201,7 +219,10 @@ impl State {
     }
 
     /// The subscription is new: whatever was told before it was not heard.
-    pub(super) fn subscribed(&mut self, now: Time) {
+    pub(super) fn subscribed(&mut self, run: u64, now: Time) {
+        if !self.runs(run) {
+            return;
+        }
         self.hearing = Hearing::Yes;
         self.unheard_since = None;
         for key in self.keys.values_mut() {
@@ -250,21 +271,33 @@ impl State {
             }
             soonest = soonest.min(key.look_at);
         }
-        let leaves = std::mem::take(&mut self.still_queued);
+        let mut leaves = Vec::new();
+        if self.leave_at.is_none_or(|at| at <= now) {
+            let count = self.still_queued.len().min(LEAVES);
+            leaves.extend(self.still_queued.drain(..count));
+            // A server that refuses at once is not asked in a loop.
+            self.leave_at = (count > 0).then(|| now.saturating_add(LOOK_EVERY));
+        }
+        if let Some(at) = self.leave_at.filter(|_| !self.still_queued.is_empty()) {
+            soonest = soonest.min(at);
+        }
         if looks.is_empty() && leaves.is_empty() {
             return Next::Sleep(soonest);
+        }
+        if !looks.is_empty() {
+            // From before it is sent: what it makes us hear may be here before its answer.
+            self.unheard_since.get_or_insert(now);
         }
         Next::Work(Work { looks, leaves })
     }
 
     /// A look was answered.
     pub(super) fn looked(&mut self, key: &str, look: &Look, now: Time) {
-        self.unheard_since.get_or_insert(now);
         if let Some(place) = self.keys.get_mut(key) {
             let soon = match look.left {
                 Left::For(left) if look.has_next => left.max(LOOK_AGAIN),
                 // Dead waiters are in the way, more than one look removes.
-                Left::Free => LOOK_AGAIN,
+                Left::Free if look.generation != 0 => LOOK_AGAIN,
                 _ => LOOK_EVERY,
             };
             place.look_at = place.look_at.min(now.saturating_add(soon));
@@ -279,7 +312,8 @@ impl State {
     }
 
     /// A look failed: the waiters shall see for themselves.
-    pub(super) fn look_failed(&self, key: &str) {
+    pub(super) fn look_failed(&mut self, key: &str) {
+        self.unheard_since = None;
         for waiter in self.waiters.values().filter(|waiter| &*waiter.key == key) {
             waiter.signal.notify();
         }

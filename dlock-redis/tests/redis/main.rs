@@ -11,6 +11,7 @@ mod clocks;
 mod costs;
 mod locks;
 mod queue;
+mod queue_faults;
 mod rights;
 mod scripted;
 mod server_events;

@@ -12,19 +12,19 @@ use dlock_testkit::servers::RedisServer;
 use crate::support::*;
 
 /// For what takes a second, on a machine with more work than cores.
-const SOON: Duration = Duration::from_secs(6);
+pub(crate) const SOON: Duration = Duration::from_secs(6);
 /// How often a waiting process looks.
-const LOOKS: Duration = Duration::from_secs(1);
+pub(crate) const LOOKS: Duration = Duration::from_secs(1);
 
 fn lock_at(url: &str) -> Lock {
     Lock::new(patient(url), "import")
 }
 
-fn lock(server: &RedisServer) -> Lock {
+pub(crate) fn lock(server: &RedisServer) -> Lock {
     lock_at(&server.url())
 }
 
-fn waiting(server: &RedisServer) -> i64 {
+pub(crate) fn waiting(server: &RedisServer) -> i64 {
     server.command(["ZCARD", QUEUE]).integer().unwrap()
 }
 

@@ -144,10 +144,12 @@ fn the_threads_end_some_time_after_the_last_waiter_and_begin_again_with_the_next
 
 #[test]
 fn who_looks_and_hears_nothing_is_deaf_after_a_while() {
-    let (mut state, ..) = with_a_waiter();
+    let (mut state, run, ..) = with_a_waiter();
     assert!(!state.is_deaf(at(1_000_000)));
-    state.looked(KEY, &look(None, Left::Endless, 7), at(1000));
-    state.looked(KEY, &look(None, Left::Endless, 7), at(3000));
+    for second in [1000, 2000, 3000] {
+        assert_eq!(looks(&mut state, run, at(second)), 1);
+        state.looked(KEY, &look(None, Left::Endless, 7), at(second + 5));
+    }
     assert!(!state.is_deaf(at(4000)));
     assert!(state.is_deaf(at(4001)));
     state.hear(Message::Heard, at(4001));
@@ -157,7 +159,9 @@ fn who_looks_and_hears_nothing_is_deaf_after_a_while() {
 #[test]
 fn a_new_subscription_looks_at_everything_at_once() {
     let (mut state, run, ..) = with_a_waiter();
-    state.subscribed(at(5));
+    state.subscribed(run - 1, at(5));
+    assert!(state.hearing == Hearing::Starting, "of an earlier run");
+    state.subscribed(run, at(5));
     assert!(state.hearing == Hearing::Yes);
     assert_eq!(looks(&mut state, run, at(5)), 1);
 }
@@ -174,4 +178,52 @@ fn a_free_key_with_dead_waiters_before_ours_is_looked_at_again_soon() {
         at(1010),
         "never in a loop"
     );
+}
+
+#[test]
+fn a_free_key_without_a_queue_is_left_to_its_waiters() {
+    let (mut state, run, ..) = with_a_waiter();
+    assert_eq!(looks(&mut state, run, at(1000)), 1);
+    state.looked(KEY, &look(None, Left::Free, 0), at(1000));
+    assert_eq!(sleeps_until(&mut state, run, at(1000)), at(2000));
+}
+
+#[test]
+fn who_heard_of_its_look_before_the_answer_is_not_deaf() {
+    let (mut state, run, ..) = with_a_waiter();
+    assert_eq!(looks(&mut state, run, at(1000)), 1);
+    state.hear(Message::Heard, at(1001));
+    state.looked(KEY, &look(None, Left::Endless, 7), at(1002));
+    assert!(!state.is_deaf(at(9000)));
+}
+
+fn leaves(state: &mut State, run: u64, now: Time) -> usize {
+    match state.next(run, now) {
+        Next::Work(work) => work.leaves.len(),
+        _ => 0,
+    }
+}
+
+#[test]
+fn a_leave_that_fails_again_is_not_repeated_at_once() {
+    let (mut state, run, owner, _) = with_a_waiter();
+    state.still_queued(KEY, owner);
+    assert_eq!(leaves(&mut state, run, at(1)), 1);
+    state.still_queued(KEY, owner);
+    assert_eq!(leaves(&mut state, run, at(2)), 0);
+    assert_eq!(leaves(&mut state, run, at(1001)), 1);
+}
+
+#[test]
+fn a_server_that_was_away_is_told_who_left_in_trips_of_a_bounded_size() {
+    let (mut state, run, owner, _) = with_a_waiter();
+    for _ in 0..LEAVES_KEPT * 2 {
+        state.still_queued(KEY, owner);
+    }
+    let told: Vec<_> = (1..=LEAVES_KEPT as u64)
+        .map(|second| leaves(&mut state, run, at(second * 1000)))
+        .take_while(|leaves| *leaves > 0)
+        .collect();
+    assert!(told.iter().all(|leaves| *leaves <= LEAVES));
+    assert_eq!(told.iter().sum::<usize>(), LEAVES_KEPT);
 }

@@ -1,0 +1,213 @@
+//! Waiting at a server that refuses, forgets or hangs leaves nobody in the queue who has gone, and nobody asleep.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dlock_core::{
+    AcquireError, Backoff, Datastore, ErrorKind, Lock, LockOptions, Once, Signal, Store, Wait,
+};
+use dlock_redis::RedisDatastore;
+use dlock_testkit::faults::{Fault, Proxy};
+use dlock_testkit::servers::RedisServer;
+
+use crate::queue::{LOOKS, SOON, lock, waiting};
+use crate::support::*;
+
+fn short(url: &str, call_timeout: Duration) -> RedisDatastore {
+    RedisDatastore::builder(url)
+        .unwrap()
+        .call_timeout(call_timeout)
+        .connect_timeout(call_timeout)
+        .build()
+}
+
+fn late() -> dlock_core::Time {
+    dlock_core::Clock::BOOTTIME.now().saturating_add(LONG)
+}
+
+#[test]
+fn who_gives_up_on_a_full_server_leaves_its_queue() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let store = Store::new(store(&server));
+    thread::scope(|scope| {
+        let stays = scope.spawn(|| Lock::new(&store, "import").acquire_within(LONG * 2));
+        until("one waits", || waiting(&server) == 1);
+        let goes = scope.spawn(|| Lock::new(&store, "import").acquire_within(LOOKS * 2));
+        until("two wait", || waiting(&server) == 2);
+        server.config_set("maxmemory", "1");
+        goes.join().unwrap().unwrap_err();
+        server.config_set("maxmemory", "0");
+        until("one has left", || waiting(&server) == 1);
+        guard.release().unwrap();
+        stays.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn a_leave_that_is_repeated_reaches_a_server_that_forgot_the_scripts() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let proxy = Proxy::to(server.address());
+    let store = Store::new(short(&format!("redis://{}/", proxy.address()), LOOKS));
+    thread::scope(|scope| {
+        let stays = scope.spawn(|| Lock::new(&store, "import").acquire_within(LONG * 3));
+        until("one waits", || waiting(&server) == 1);
+        let goes = scope.spawn(|| Lock::new(&store, "import").acquire_within(LOOKS));
+        until("two wait", || waiting(&server) == 2);
+        proxy.requests(Fault::Lose);
+        goes.join().unwrap().unwrap_err();
+        server.command(["SCRIPT", "FLUSH"]);
+        proxy.heal();
+        until("one has left", || waiting(&server) == 1);
+        guard.release().unwrap();
+        stays.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn a_waiter_behind_a_foreign_fence_is_told_and_nobody_spins() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        server.command(["SET", FENCE, "not a number"]);
+        server.reset_calls();
+        guard.release().unwrap();
+        let error = waiting_thread.join().unwrap().unwrap_err();
+        assert!(
+            matches!(&error, AcquireError::Datastore(it) if it.kind() == ErrorKind::ForeignKey),
+            "{error}"
+        );
+        assert!(evalshas(&server) < 50, "{}", evalshas(&server));
+    });
+}
+
+#[test]
+fn a_full_server_is_not_looked_at_in_a_loop() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    server.config_set("maxmemory", "1");
+    let slow = Backoff::new(LOOKS, LOOKS);
+    let options = LockOptions::default().with_retry(slow);
+    let waiter = Lock::with_options(store(&server), "import", options).unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| waiter.acquire_within(LONG));
+        thread::sleep(LOOKS * 2);
+        server.reset_calls();
+        guard.release().unwrap();
+        thread::sleep(LOOKS * 4);
+        let calls = evalshas(&server);
+        server.config_set("maxmemory", "0");
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+        assert!(calls < 50, "{calls} in four seconds");
+    });
+}
+
+#[test]
+fn who_waits_for_a_mark_learns_that_the_job_is_done() {
+    let server = RedisServer::start();
+    let options = LockOptions::default().with_ttl(LOOKS * 2);
+    let day = Duration::from_secs(86_400);
+    let doing = Lock::with_options(store(&server), "import", options.clone()).unwrap();
+    let waits = Lock::with_options(store(&server), "import", options).unwrap();
+    thread::scope(|scope| {
+        let second = doing.once("hour", day, |_| {
+            // The lock is lost in a failover, the mark is not.
+            server.command(["DEL", KEY]);
+            let second = scope
+                .spawn(|| waits.once_with(&Wait::within(LONG), "hour", day, |_| Ok::<_, ()>(())));
+            until("it waits for the mark", || {
+                server.keys().iter().any(|key| key.ends_with("hour}:queue"))
+            });
+            Ok::<_, ()>(second)
+        });
+        let done = Instant::now();
+        let second = match second.unwrap().unwrap() {
+            Once::Ran(second) | Once::RanUnmarked(second) => second,
+            other => panic!("{other:?}"),
+        };
+        let answer = second.join().unwrap();
+        assert!(
+            matches!(answer, Ok(Ok(Once::AlreadyDone { .. }))),
+            "{answer:?} after {:?}",
+            done.elapsed()
+        );
+        assert!(done.elapsed() < SOON, "{:?}", done.elapsed());
+    });
+}
+
+#[test]
+fn a_subscription_that_works_is_kept() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let store = Store::new(store(&server));
+    let impatient = Lock::new(&store, "import");
+    let id = || {
+        let list = format!("{:?}", server.command(["CLIENT", "LIST", "TYPE", "PUBSUB"]));
+        list.split(' ').next().map(str::to_owned)
+    };
+    for _ in 0..4 {
+        assert!(
+            impatient
+                .acquire_within(LOOKS * 3 / 2)
+                .unwrap_err()
+                .is_held()
+        );
+        let before = id();
+        thread::sleep(LOOKS * 5);
+        assert_eq!(id(), before, "subscribed anew");
+    }
+    guard.release().unwrap();
+}
+
+#[test]
+fn a_wait_at_a_server_that_hangs_ends_a_call_after_its_deadline_at_most() {
+    let server = RedisServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let proxy = Proxy::to(server.address());
+    let timeout = LOOKS * 4;
+    // Several connections are open, so that the looks do not take the claim's.
+    let store = short(&format!("redis://{}/", proxy.address()), timeout);
+    proxy.replies(Fault::Delay(LOOKS / 2));
+    thread::scope(|scope| {
+        for n in 0..4 {
+            let store = &store;
+            scope.spawn(move || acquired(store, &claim(&format!("dlock:{n}"))));
+        }
+    });
+    proxy.heal();
+    let lock = Lock::new(store, "import");
+    thread::scope(|scope| {
+        let start = Instant::now();
+        let waits = scope.spawn(|| lock.acquire_within(LOOKS * 4));
+        until("it waits", || waiting(&server) == 1);
+        proxy.requests(Fault::Hold);
+        waits.join().unwrap().unwrap_err();
+        let took = start.elapsed();
+        assert!(took < LOOKS * 4 + timeout + LOOKS * 2, "{took:?}");
+    });
+    guard.release().unwrap();
+}
+
+#[test]
+fn a_waiter_that_watches_twice_is_forgotten_all_the_same() {
+    let server = RedisServer::start();
+    let holder = store(&server);
+    let _lease = acquired(&holder, &claim(KEY));
+    let waiter = store(&server);
+    let twice = claim(KEY).waiting_until(late());
+    let first = waiter.watch(&twice, &Signal::new()).unwrap().unwrap();
+    let second = waiter.watch(&twice, &Signal::new()).unwrap().unwrap();
+    refused(waiter.acquire(&twice, TTL));
+    drop(first);
+    drop(second);
+    assert_eq!(waiting(&server), 0);
+    // Another key keeps the threads at work.
+    let other = claim("dlock:other").waiting_until(late());
+    let _watch = waiter.watch(&other, &Signal::new()).unwrap().unwrap();
+    server.reset_calls();
+    thread::sleep(LOOKS * 4);
+    assert!(evalshas(&server) <= 6, "{}", evalshas(&server));
+}

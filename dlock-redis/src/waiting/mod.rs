@@ -85,7 +85,7 @@ impl Waiters {
     /// The claim is given up. The name of this process, if the claim waited and may be in the queue: who asks tells the server.
     pub(crate) fn gives_up(&self, claim: &Claim) -> Option<&str> {
         let shared = self.of(claim)?;
-        shared.state().leave(claim.key(), claim.owner());
+        shared.state().leave(claim.owner());
         Some(&shared.process)
     }
 
@@ -185,7 +185,7 @@ impl Shared {
     /// The waiter goes. If it may be in the queue it leaves that too, and what it was handed and did not claim goes to the next.
     fn leave(&self, claim: &Claim, call_timeout: Duration) {
         let (key, owner) = (claim.key(), claim.owner());
-        if !self.state().leave(key, owner) {
+        if !self.state().leave(owner) {
             return;
         }
         let left = self.pool.call(deadline_in(call_timeout), |connection| {

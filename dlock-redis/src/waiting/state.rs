@@ -170,11 +170,11 @@ impl State {
     }
 
     /// The waiter goes; whether it may be in the queue.
-    pub(super) fn leave(&mut self, key: &str, owner: OwnerToken) -> bool {
+    pub(super) fn leave(&mut self, owner: OwnerToken) -> bool {
         let Some(waiter) = self.waiters.remove(&owner) else {
             return false;
         };
-        self.leaves_key(key);
+        self.leaves_key(&waiter.key);
         waiter.asked && !waiter.granted
     }
 

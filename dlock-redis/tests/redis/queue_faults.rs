@@ -211,3 +211,28 @@ fn a_waiter_that_watches_twice_is_forgotten_all_the_same() {
     thread::sleep(LOOKS * 4);
     assert!(evalshas(&server) <= 6, "{}", evalshas(&server));
 }
+
+#[test]
+fn a_server_that_lets_nobody_subscribe_is_not_asked_in_a_loop() {
+    let server = RedisServer::builder()
+        .config("rename-command SUBSCRIBE", "\"\"")
+        .start();
+    let connections = || {
+        let stats = server.command(["INFO", "stats"]).text().unwrap();
+        let received = "total_connections_received:";
+        let count = stats.lines().find_map(|line| line.strip_prefix(received));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        let before = connections();
+        thread::sleep(LOOKS * 5);
+        let opened = connections() - before;
+        assert!(opened < 15, "{opened} in five seconds");
+        // The looks find it all the same.
+        guard.release().unwrap();
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+}

@@ -101,17 +101,17 @@ fn only_who_may_be_in_the_queue_has_to_leave_it() {
     }
     assert!(state.asks(winner));
     state.granted(winner);
-    assert!(state.leave(KEY, owner));
-    assert!(!state.leave(KEY, owner), "once");
-    assert!(!state.leave(KEY, silent));
-    assert!(!state.leave(KEY, winner), "that would free its lock");
+    assert!(state.leave(owner));
+    assert!(!state.leave(owner), "once");
+    assert!(!state.leave(silent));
+    assert!(!state.leave(winner), "that would free its lock");
     assert!(!state.asks(owner), "it waits no more");
 }
 
 #[test]
 fn a_leave_that_failed_is_repeated() {
     let (mut state, run, owner, _) = with_a_waiter();
-    assert!(state.leave(KEY, owner));
+    assert!(state.leave(owner));
     state.still_queued(KEY, owner);
     let Next::Work(work) = state.next(run, at(1)) else {
         panic!("there is a leave to repeat")
@@ -125,11 +125,11 @@ fn a_leave_that_failed_is_repeated() {
 fn the_threads_end_some_time_after_the_last_waiter_and_begin_again_with_the_next() {
     let (mut state, run, owner, signal) = with_a_waiter();
     assert!(state.start().is_none(), "they run");
-    state.leave(KEY, owner);
+    state.leave(owner);
     assert_eq!(sleeps_until(&mut state, run, at(100)), at(10_100));
     state.enter(KEY, owner, &signal, at(9000));
     assert_eq!(sleeps_until(&mut state, run, at(9000)), at(10_000));
-    state.leave(KEY, owner);
+    state.leave(owner);
     sleeps_until(&mut state, run, at(10_050));
     assert!(matches!(state.next(run, at(20_050)), Next::End));
     assert!(!state.runs(run));

@@ -81,23 +81,24 @@ impl Claim {
         clock: &Clock,
         call_timeout: Duration,
     ) -> Result<Self, DatastoreError> {
-        let holder = Holder::this_process(None, Phase::Running).to_text().into();
-        Self::by(holder, key.into(), clock, call_timeout)
+        let holder = Holder::text_of_this_process(None, Phase::Running).into();
+        let not_after = clock.now().saturating_add(call_timeout);
+        Self::by(holder, key.into(), clock, not_after)
     }
 
-    /// The same, described by `holder`.
+    /// The same, described by `holder`, whose call ends at `not_after`.
     pub(crate) fn by(
         holder: Arc<str>,
         key: Arc<str>,
         clock: &Clock,
-        call_timeout: Duration,
+        not_after: Time,
     ) -> Result<Self, DatastoreError> {
         Ok(Claim {
             key,
             owner: OwnerToken::random()?,
             holder,
             clock: clock.clone(),
-            not_after: clock.now().saturating_add(call_timeout),
+            not_after,
             waits_until: None,
         })
     }
@@ -128,6 +129,10 @@ impl Claim {
         &self.key
     }
 
+    pub(crate) fn shared_key(&self) -> &Arc<str> {
+        &self.key
+    }
+
     /// Who claims.
     pub fn owner(&self) -> OwnerToken {
         self.owner
@@ -136,6 +141,10 @@ impl Claim {
     /// What a refusal of others shall say of the holder: opaque text of at most [`Holder::MAX_TEXT`] bytes of printable
     /// ASCII and spaces. Store it with the key, give it to [`Held::with_holder_text`](crate::Held::with_holder_text).
     pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    pub(crate) fn shared_holder(&self) -> &Arc<str> {
         &self.holder
     }
 

@@ -1,5 +1,6 @@
 //! Carries out what an [`Acquisition`] decides, on the calling thread.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +70,8 @@ pub(crate) fn acquire(
     wait: &Wait,
     deadline: Time,
 ) -> Result<Won, AcquireError> {
-    let mut claimant = Claimant::new(store, request, wait, deadline)?;
+    let mut now = store.clock().now();
+    let mut claimant = Claimant::new(store, request, wait, deadline, now)?;
     let plan = Plan {
         deadline,
         waits: wait.waits(),
@@ -78,10 +80,10 @@ pub(crate) fn acquire(
         retry: request.retry,
         seed: claimant.claim.owner().low_bits(),
     };
-    let (mut acquisition, mut action) = Acquisition::start(plan, store.clock().now());
+    let (mut acquisition, mut action) = Acquisition::start(plan, now);
     loop {
         let event = match action {
-            Action::Claim { not_after, fresh } => claimant.claim(not_after, fresh)?,
+            Action::Claim { not_after, fresh } => claimant.claim(now, not_after, fresh)?,
             Action::Watch => claimant.watch(),
             Action::Sleep { until, wakeable } => claimant.sleep(until, wakeable),
             Action::Abandon => claimant.abandon(),
@@ -95,7 +97,8 @@ pub(crate) fn acquire(
         } else {
             event
         };
-        action = acquisition.on(store.clock().now(), event);
+        now = store.clock().now();
+        action = acquisition.on(now, event);
     }
     let Granted {
         grant,
@@ -103,7 +106,7 @@ pub(crate) fn acquire(
         lost_request,
     } = acquisition.into_outcome()?;
     Ok(Won {
-        lease: Lease::new(claimant.claim.clone(), grant),
+        lease: Lease::new(claimant.claim, grant),
         until,
         lost_request,
     })
@@ -116,7 +119,8 @@ struct Claimant<'a> {
     wait: &'a Wait,
     waits_until: Option<Time>,
     claim: Claim,
-    signal: Signal,
+    /// Made when there is something that may wake it: most claims win at once.
+    signal: OnceCell<Signal>,
     watch: Option<Watch>,
     _waking: Option<Waking>,
 }
@@ -127,12 +131,15 @@ impl<'a> Claimant<'a> {
         request: &'a Request<'a>,
         wait: &'a Wait,
         deadline: Time,
+        now: Time,
     ) -> Result<Self, DatastoreError> {
-        let signal = Signal::new();
+        let signal = OnceCell::new();
         let waits_until = wait.waits().then_some(deadline);
         Ok(Claimant {
-            claim: new_claim(store, request, waits_until)?,
-            _waking: wait.cancel().map(|cancel| cancel.wake(&signal)),
+            claim: new_claim(store, request, waits_until, now)?,
+            _waking: wait
+                .cancel()
+                .map(|cancel| cancel.wake(signal.get_or_init(Signal::new))),
             watch: None,
             store,
             request,
@@ -142,13 +149,13 @@ impl<'a> Claimant<'a> {
         })
     }
 
-    fn claim(&mut self, not_after: Time, fresh: bool) -> Result<Event, DatastoreError> {
+    /// Sends the claim. The lease counts from `sent`, which must not be later than that.
+    fn claim(&mut self, sent: Time, not_after: Time, fresh: bool) -> Result<Event, DatastoreError> {
         if fresh {
             self.watch = None;
-            self.claim = new_claim(self.store, self.request, self.waits_until)?;
+            self.claim = new_claim(self.store, self.request, self.waits_until, sent)?;
         }
         let claim = self.claim.clone().until(not_after);
-        let sent = self.store.clock().now();
         let reply = self.store.acquire(&claim, self.request.ttl);
         if let Ok(Attempt::Held(held)) = &reply {
             self.tell_refused(held);
@@ -169,7 +176,7 @@ impl<'a> Claimant<'a> {
         // A store that fails to watch is polled.
         self.watch = self
             .store
-            .watch(&call.until(not_after), &self.signal)
+            .watch(&call.until(not_after), self.signal())
             .ok()
             .flatten();
         Event::Watched(self.watch.is_some())
@@ -177,13 +184,17 @@ impl<'a> Claimant<'a> {
 
     fn sleep(&mut self, until: Time, wakeable: bool) -> Event {
         if wakeable {
-            self.store.clock().park(&self.signal, until);
+            self.store.clock().park(self.signal(), until);
         } else {
             // It is over for this claim: nobody shall hand it the lock.
             self.watch = None;
             self.store.clock().park(&Signal::new(), until);
         }
         Event::Woken
+    }
+
+    fn signal(&self) -> &Signal {
+        self.signal.get_or_init(Signal::new)
     }
 
     fn abandon(&self) -> Event {
@@ -219,10 +230,11 @@ fn new_claim(
     store: &Store,
     request: &Request<'_>,
     waits_until: Option<Time>,
+    now: Time,
 ) -> Result<Claim, DatastoreError> {
-    let call_timeout = store.characteristics().call_timeout;
+    let not_after = now.saturating_add(store.characteristics().call_timeout);
     let (holder, key) = (Arc::clone(&request.holder), Arc::clone(request.key));
-    let claim = Claim::by(holder, key, store.clock(), call_timeout)?;
+    let claim = Claim::by(holder, key, store.clock(), not_after)?;
     Ok(match waits_until {
         Some(until) => claim.waiting_until(until),
         None => claim,

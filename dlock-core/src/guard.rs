@@ -46,13 +46,14 @@ impl LockGuard {
             ticket: None,
             lost_request,
         };
-        match store.keeper().keep(&guard.held, store.shared()) {
+        let keeper = store.keeper_of(guard.held.pid());
+        match keeper.keep(&guard.held, store.shared()) {
             Ok(ticket) => guard.ticket = Some(ticket),
             Err(error) => {
                 // Without its threads the lease would end unseen: better to have no lock.
                 if let Some(lease) = guard.held.take() {
                     let sent = guard.now();
-                    let _ = guard.finish(&lease, &End::Free);
+                    let _ = guard.finish(&lease, &End::Free, sent);
                     drive::outlive_lost_request(store, lease.claim(), lost_request, sent);
                 }
                 return Err(DatastoreError::not_executed(ErrorKind::Refused, error)
@@ -156,7 +157,7 @@ impl LockGuard {
             // it is waited for, the lease is renewed.
             drive::await_lost_request(&self.store, self.lost_request);
         }
-        self.store.keeper().forget(ticket);
+        self.store.keeper_of(self.held.pid()).forget(ticket);
         let Some(lease) = self.held.take() else {
             return Err(ReleaseError::Lost);
         };
@@ -165,7 +166,7 @@ impl LockGuard {
             (end, _) => end,
         };
         let sent = self.now();
-        let result = self.finish(&lease, &end);
+        let result = self.finish(&lease, &end, sent);
         let is_kept = matches!(end, End::Keep(..)) && result.is_ok();
         if !is_kept {
             drive::outlive_lost_request(&self.store, lease.claim(), self.lost_request, sent);
@@ -178,11 +179,11 @@ impl LockGuard {
         result
     }
 
-    /// Tells the store, and once more if its answer is missing or it could not be reached.
-    fn finish(&self, lease: &Lease, end: &End) -> Result<(), ReleaseError> {
+    /// Tells the store, from `start` on, and once more if its answer is missing or it could not be reached.
+    fn finish(&self, lease: &Lease, end: &End, start: Time) -> Result<(), ReleaseError> {
         let until = self.held.until();
-        let was_lost = !self.held.was_valid(self.now());
-        let deadline = self.now().saturating_add(self.held.terms().call_timeout);
+        let was_lost = !self.held.was_valid(start);
+        let deadline = start.saturating_add(self.held.terms().call_timeout);
         let mut may_be_done = false;
         let mut was_told_in_time = false;
         let mut failures = 0;

@@ -92,7 +92,7 @@ impl HeldLease {
         let next = now.until(until) / 3;
         HeldLease {
             pid: std::process::id(),
-            key: lease.key().into(),
+            key: Arc::clone(lease.claim().shared_key()),
             fence: lease.fence(),
             acquired: now,
             until: AtomicU64::new(until.as_nanos()),
@@ -134,6 +134,11 @@ impl HeldLease {
 
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// The process that acquired.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Whether this process is a fork of the one that acquired. Asked before any lock is touched: a thread that the

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::key::{decode, encode};
+use crate::key::{decode, push_encoded};
 
 /// Leads the text, so that a record written by somebody else is not mistaken for ours.
 const TAG: &str = "dlock1";
@@ -39,16 +39,11 @@ impl Holder {
     /// The most bytes that [`to_text`](Self::to_text) gives.
     pub const MAX_TEXT: usize = 512;
 
-    /// This process, from now on.
-    pub(crate) fn this_process(label: Option<&str>, phase: Phase) -> Self {
-        Holder {
-            host: host_name().to_owned(),
-            pid: std::process::id(),
-            process: this_process(),
-            since_millis: millis(SystemTime::now()),
-            phase,
-            label: label.map(str::to_owned),
-        }
+    /// The [text](Self::to_text) of this process, from now on. Every acquire writes one.
+    pub(crate) fn text_of_this_process(label: Option<&str>, phase: Phase) -> String {
+        let pid = std::process::id();
+        let since = millis(SystemTime::now());
+        text(host_name(), pid, this_process(pid), since, phase, label)
     }
 
     /// The name of the host, as it calls itself.
@@ -73,7 +68,8 @@ impl Holder {
 
     /// Whether the holder is the process that asks.
     pub fn is_this_process(&self) -> bool {
-        self.process == this_process() && self.pid == std::process::id()
+        let pid = std::process::id();
+        self.process == this_process(pid) && self.pid == pid
     }
 
     /// Whether this is the mark of a job that was done, see [`Lock::once`](crate::Lock::once).
@@ -83,22 +79,14 @@ impl Holder {
 
     /// The text that stores keep: one line of printable ASCII, at most [`MAX_TEXT`](Self::MAX_TEXT) bytes.
     pub fn to_text(&self) -> String {
-        let phase = match self.phase {
-            Phase::Running => "running",
-            Phase::Done => "done",
-        };
-        let mut text = format!(
-            "{TAG} {} {} {:016x} {} {phase}",
-            clipped(&self.host),
+        text(
+            &self.host,
             self.pid,
             self.process,
-            self.since_millis
-        );
-        if let Some(label) = &self.label {
-            // Writing to a String cannot fail.
-            let _ = write!(text, " {}", clipped(label));
-        }
-        text
+            self.since_millis,
+            self.phase,
+            self.label.as_deref(),
+        )
     }
 
     /// Reads a stored text; `None` for one that [`to_text`](Self::to_text) did not write.
@@ -210,17 +198,42 @@ fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The text encoded, cut between characters so that it takes at most [`MAX_FIELD`] bytes.
-fn clipped(text: &str) -> String {
-    let mut encoded = String::new();
-    for character in text.chars() {
-        let next = encode(character.encode_utf8(&mut [0; 4]));
-        if encoded.len() + next.len() > MAX_FIELD {
+fn text(
+    host: &str,
+    pid: u32,
+    process: u64,
+    since_millis: u64,
+    phase: Phase,
+    label: Option<&str>,
+) -> String {
+    let phase = match phase {
+        Phase::Running => "running",
+        Phase::Done => "done",
+    };
+    let mut text = String::with_capacity(128);
+    text.push_str(TAG);
+    text.push(' ');
+    push_clipped(&mut text, host);
+    // Writing to a String cannot fail.
+    let _ = write!(text, " {pid} {process:016x} {since_millis} {phase}");
+    if let Some(label) = label {
+        text.push(' ');
+        push_clipped(&mut text, label);
+    }
+    text
+}
+
+/// Appends the field encoded, cut between characters so that it takes at most [`MAX_FIELD`] bytes.
+fn push_clipped(text: &mut String, field: &str) {
+    let most = text.len() + MAX_FIELD;
+    for character in field.chars() {
+        let before = text.len();
+        push_encoded(text, character.encode_utf8(&mut [0; 4]));
+        if text.len() > most {
+            text.truncate(before);
             break;
         }
-        encoded.push_str(&next);
     }
-    encoded
 }
 
 /// The host's name as it was when this process first asked: it hardly changes, and each look is a call to the system.
@@ -244,10 +257,10 @@ fn ask_host_name() -> String {
 
 /// A number that no other process has: host and pid are the same in two containers, and a forked child has its
 /// parent's memory. The random half is the only state that dlock keeps for a whole process.
-fn this_process() -> u64 {
+fn this_process(pid: u32) -> u64 {
     static RANDOM: OnceLock<u64> = OnceLock::new();
     // Without randomness the pid alone has to do: this number only describes.
-    RANDOM.get_or_init(|| getrandom::u64().unwrap_or(0)) ^ u64::from(std::process::id())
+    RANDOM.get_or_init(|| getrandom::u64().unwrap_or(0)) ^ u64::from(pid)
 }
 
 #[cfg(test)]
@@ -290,7 +303,7 @@ mod tests {
 
     #[test]
     fn this_process_is_recognised() {
-        let me = Holder::this_process(None, Phase::Running);
+        let me = Holder::from_text(&Holder::text_of_this_process(None, Phase::Running)).unwrap();
         assert!(me.is_this_process());
         assert!(me.to_string().starts_with("this process since "), "{me}");
         assert!(!web_3().is_this_process());

@@ -33,6 +33,12 @@ pub(crate) fn once_key(prefix: &str, id: &str, job: &str, max_key: usize) -> Str
 /// Percent-encodes every byte that some store or protocol could read as more than a letter of a name.
 pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
+    push_encoded(&mut encoded, text);
+    encoded
+}
+
+/// Appends what [`encode`] gives.
+pub(crate) fn push_encoded(encoded: &mut String, text: &str) {
     for byte in text.bytes() {
         if byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'%') {
             encoded.push(char::from(byte));
@@ -43,7 +49,6 @@ pub(crate) fn encode(text: &str) -> String {
             }
         }
     }
-    encoded
 }
 
 /// The inverse of [`encode`]; `None` for a text that `encode` does not produce.

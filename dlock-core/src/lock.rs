@@ -230,6 +230,6 @@ impl Lock {
     }
 
     pub(crate) fn holder(&self, phase: Phase) -> String {
-        Holder::this_process(self.options.label.as_deref(), phase).to_text()
+        Holder::text_of_this_process(self.options.label.as_deref(), phase)
     }
 }

@@ -30,7 +30,7 @@ pub struct MemoryDatastore {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<Box<str>, Record>,
+    records: HashMap<Arc<str>, Record>,
     queues: HashMap<Box<str>, VecDeque<Waiter>>,
     /// How many records there may be before the old ones are looked for.
     sweep_at: usize,
@@ -138,7 +138,7 @@ impl Datastore for MemoryDatastore {
         if lease.sequence() > record.sequence {
             record.sequence = lease.sequence();
             record.until = now.saturating_add(ttl);
-            record.holder = lease.holder().into();
+            record.holder = Arc::clone(lease.claim().shared_holder());
         }
         let grant = Grant::new(now.until(record.until)).with_fence(record.fence);
         if record.until < before {
@@ -264,10 +264,10 @@ impl State {
             fence,
             until,
             sequence: 0,
-            holder: claim.holder().into(),
+            holder: Arc::clone(claim.shared_holder()),
             handed_to,
         };
-        self.records.insert(claim.key().into(), record);
+        self.records.insert(Arc::clone(claim.shared_key()), record);
         self.leave_queue(claim.key(), claim.owner());
         fence
     }

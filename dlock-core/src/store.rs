@@ -52,7 +52,12 @@ impl Store {
 
     /// The threads that keep this store's leases in this process.
     pub(crate) fn keeper(&self) -> &Keeper {
-        self.0.keepers.of_this_process()
+        self.keeper_of(std::process::id())
+    }
+
+    /// The same for who has asked for this process's id already: each look is a call to the system.
+    pub(crate) fn keeper_of(&self, pid: u32) -> &Keeper {
+        self.0.keepers.of(pid)
     }
 
     pub(crate) fn tell(&self, event: &LockEvent<'_>) {
@@ -183,8 +188,7 @@ impl Keepers {
         }
     }
 
-    fn of_this_process(&self) -> &Keeper {
-        let pid = std::process::id();
+    fn of(&self, pid: u32) -> &Keeper {
         let mut keepers = self;
         while keepers.pid != pid {
             keepers = keepers

@@ -80,14 +80,12 @@ impl Keeper {
         self.0.start(&mut state, store)?;
         state.last_ticket += 1;
         let ticket = Ticket(state.last_ticket);
-        state.kept.insert(
-            ticket,
-            Kept {
-                lease: Arc::downgrade(lease),
-                look_at: Time::MAX,
-            },
-        );
-        self.0.look_at(&mut state, ticket, lease.next_look());
+        let kept = Kept {
+            lease: Arc::downgrade(lease),
+            look_at: lease.next_look(),
+        };
+        self.0.note(&mut state, ticket, kept.look_at);
+        state.kept.insert(ticket, kept);
         Ok(ticket)
     }
 
@@ -128,13 +126,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Sets when the timing thread looks at a lease next, and wakes it if it would sleep too long.
+    /// Sets when the timing thread looks at a lease next.
     fn look_at(&self, state: &mut State, ticket: Ticket, at: Time) {
         let Some(kept) = state.kept.get_mut(&ticket) else {
             return;
         };
         state.agenda.remove(&(kept.look_at, ticket));
         kept.look_at = at;
+        self.note(state, ticket, at);
+    }
+
+    /// Puts a lease on the agenda, and wakes the timing thread if it would sleep too long.
+    fn note(&self, state: &mut State, ticket: Ticket, at: Time) {
         state.agenda.insert((at, ticket));
         if state.next_look.is_some_and(|next| at < next) {
             self.timing.notify();

@@ -236,3 +236,27 @@ fn a_server_that_lets_nobody_subscribe_is_not_asked_in_a_loop() {
         waiting_thread.join().unwrap().unwrap().release().unwrap();
     });
 }
+
+#[test]
+fn a_waiter_asks_again_within_a_minute_though_nobody_wakes_it() {
+    let server = RedisServer::start();
+    let holder = store(&server);
+    let _lease = acquired(&holder, &claim(KEY));
+    let waiter = store(&server);
+    let minute = Duration::from_secs(60);
+    let watched: Vec<_> = [TTL, minute]
+        .into_iter()
+        .map(|within| {
+            let claim = claim(KEY).waiting_until(late());
+            let watch = waiter.watch(&claim, &Signal::new()).unwrap();
+            let held = refused(waiter.acquire(&claim, TTL));
+            let again = held.retry_in().unwrap();
+            assert!(again <= within, "{again:?}");
+            // Not sooner than it is worth the trip.
+            assert!(again >= LOOKS, "{again:?}");
+            watch.unwrap()
+        })
+        .collect();
+    drop(watched);
+    assert_eq!(waiting(&server), 0);
+}

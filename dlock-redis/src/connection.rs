@@ -119,7 +119,7 @@ impl Connection {
             let end = self.wire.transport().deadline().time();
             self.packer.push(call, form, self.server_time(end));
             self.wire.send(self.packer.bytes())?;
-            let answer = self.answer()?;
+            let answer = self.answer(&call)?;
             self.wire.finish();
             match answer? {
                 Answer::NoScript if form == Form::Hash => form = Form::Text,
@@ -139,7 +139,8 @@ impl Connection {
         &mut self,
         calls: &[Call<'_>],
     ) -> Result<Vec<Result<Answer, DatastoreError>>, DatastoreError> {
-        let mut answers = self.pipeline(calls.iter().map(|call| (*call, Form::Hash)))?;
+        let first: Vec<_> = calls.iter().map(|call| (*call, Form::Hash)).collect();
+        let mut answers = self.pipeline(&first)?;
         let again: Vec<_> = (0..calls.len())
             .filter(|at| matches!(answers[*at], Ok(Answer::NoScript | Answer::Stale)))
             .collect();
@@ -157,9 +158,7 @@ impl Connection {
                     (calls[*at], Form::Text)
                 })
                 .collect();
-            let second = self
-                .pipeline(second.into_iter())
-                .map_err(may_have_executed)?;
+            let second = self.pipeline(&second).map_err(may_have_executed)?;
             for (at, answer) in again.into_iter().zip(second) {
                 answers[at] = answer;
             }
@@ -170,28 +169,26 @@ impl Connection {
             .collect())
     }
 
-    fn pipeline<'a>(
+    fn pipeline(
         &mut self,
-        calls: impl Iterator<Item = (Call<'a>, Form)>,
+        calls: &[(Call<'_>, Form)],
     ) -> Result<Vec<Result<Answer, DatastoreError>>, DatastoreError> {
         self.packer.clear();
         let end = self.wire.transport().deadline().time();
-        let mut count = 0;
         for (call, form) in calls {
             // Some may end before the batch does.
             let not_after = self.server_time(end.min(call.end()));
-            self.packer.push(call, form, not_after);
-            count += 1;
+            self.packer.push(*call, *form, not_after);
         }
         self.wire
             .send(self.packer.bytes())
             .map_err(may_have_executed)?;
-        let mut answers = Vec::with_capacity(count);
-        for place in 0..count {
+        let mut answers = Vec::with_capacity(calls.len());
+        for (place, (call, _)) in calls.iter().enumerate() {
             let answer = match place {
-                0 => self.answer(),
+                0 => self.answer(call),
                 // The ones before it have run.
-                _ => self.answer().map_err(may_have_executed),
+                _ => self.answer(call).map_err(may_have_executed),
             };
             answers.push(answer?);
         }
@@ -226,9 +223,12 @@ impl Connection {
 
     /// Reads one answer. The outer error is the connection's, the inner one the server's about this call; a server that says
     /// that it is the wrong one ends the connection.
-    fn answer(&mut self) -> Result<Result<Answer, DatastoreError>, DatastoreError> {
+    fn answer(
+        &mut self,
+        call: &Call<'_>,
+    ) -> Result<Result<Answer, DatastoreError>, DatastoreError> {
         let reply = self.reply().map_err(|error| self.wire.failed(error))?;
-        match protocol::answer(&reply) {
+        match protocol::answer(&reply, call) {
             Ok((answer, time)) => {
                 self.learn(time);
                 Ok(Ok(answer))

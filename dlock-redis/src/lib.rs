@@ -23,7 +23,7 @@
 //! The rights that a Redis user needs, with the default key prefix:
 //!
 //! ```text
-//! user dlock on >password resetchannels -@all ~dlock:* ~{dlock:*}:* +eval +evalsha +time +get +set +pexpire +pttl +del +exists \
+//! user dlock on >password resetchannels -@all ~dlock:* ~{dlock:*}:* +eval +evalsha +time +get +set +incrby +pexpire +pttl +del +exists \
 //!     &dlock:wake:* +subscribe +publish +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall
 //! ```
 

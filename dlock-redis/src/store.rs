@@ -123,7 +123,7 @@ impl Datastore for RedisDatastore {
         match self.call(claim, call)? {
             (Answer::Granted { fence, left }, in_doubt) => {
                 self.waiters.granted(claim);
-                let grant = Grant::new(left).with_fence(fence);
+                let grant = Grant::new(left.unwrap_or(ttl)).with_fence(fence);
                 Ok(Attempt::Granted(grant.with_copy_to_follow(in_doubt)))
             }
             // The first copy of the claim may still be on its way, and win after this holder.

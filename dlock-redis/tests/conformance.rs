@@ -15,7 +15,7 @@ use dlock_testkit::{Subject, conformance};
 const CALL: Duration = Duration::from_secs(10);
 /// The smallest that work, with the prefix of the suite's keys.
 const RIGHTS: &str = "resetchannels -@all ~dlock* ~{dlock*}:* \
-                      +eval +evalsha +time +get +set +pexpire +pttl +del +exists \
+                      +eval +evalsha +time +get +set +incrby +pexpire +pttl +del +exists \
                       &dlock:wake:* +subscribe +publish \
                       +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall";
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dlock_core::{FencingToken, Held, OwnerToken};
 use redis::Value;
 
+use super::request::Call;
 use crate::error::ServerError;
 
 /// What a script answered.
@@ -12,14 +13,15 @@ use crate::error::ServerError;
 pub(crate) enum Answer {
     Granted {
         fence: FencingToken,
-        left: Duration,
+        /// `None` for as long as was asked.
+        left: Option<Duration>,
     },
     Held(Held),
     /// Held, and the claimant is in the queue.
     Queued(Held, QueuePlace),
     /// What a process finds at a key where some of it wait.
     Looked(Look),
-    /// How long the lease lasts; `None` if its record has no end.
+    /// How long the lease lasts; `None` for as long as was asked.
     Extended(Option<Duration>),
     Lost,
     Released(bool),
@@ -59,19 +61,36 @@ pub(crate) enum Left {
 /// The server's time in µs, if it told.
 pub(crate) type ServerTime = Option<i64>;
 
-/// Reads the reply to a script.
+/// Reads the reply to a call of a script.
 ///
 /// # Errors
 ///
 /// What the server refused with, or a reply that no script of ours gives.
-pub(crate) fn answer(reply: &Value) -> Result<(Answer, ServerTime), Unanswered> {
+pub(crate) fn answer(reply: &Value, call: &Call<'_>) -> Result<(Answer, ServerTime), Unanswered> {
     match reply {
-        Value::Int(freed @ (0 | 1)) => Ok((Answer::Released(*freed == 1), None)),
+        Value::Int(number) => short(*number, call).ok_or(Unanswered::Odd),
         Value::ServerError(error) if error.code() == "NOSCRIPT" => Ok((Answer::NoScript, None)),
         Value::ServerError(error) => Err(Unanswered::Refused(server_error(error))),
         Value::Array(parts) => parts_of(parts).ok_or(Unanswered::Odd),
         _ => Err(Unanswered::Odd),
     }
+}
+
+/// Less is no time of a server, in µs: it was before the year 2001.
+const LEAST_TIME: i64 = 1_000_000_000_000_000;
+
+/// The usual answers: a number says it all.
+fn short(number: i64, call: &Call<'_>) -> Option<(Answer, ServerTime)> {
+    Some(match (call, number) {
+        (Call::Acquire { .. }, LEAST_TIME..) => {
+            let fence = FencingToken::new(number.unsigned_abs());
+            (Answer::Granted { fence, left: None }, Some(number))
+        }
+        (Call::Extend(..), 0) => (Answer::Lost, None),
+        (Call::Extend(..), LEAST_TIME..) => (Answer::Extended(None), Some(number)),
+        (Call::Release { .. }, 0 | 1) => (Answer::Released(number == 1), None),
+        _ => return None,
+    })
 }
 
 /// Why a reply is no answer.
@@ -89,18 +108,25 @@ fn parts_of(parts: &[Value]) -> Option<(Answer, ServerTime)> {
     match (name.as_slice(), rest) {
         (b"granted", [Value::Int(fence), Value::Int(left), Value::Int(now)]) => {
             let fence = FencingToken::new(u64::try_from(*fence).ok()?);
-            let left = duration(*left)?;
+            let left = Some(duration(*left)?);
             Some((Answer::Granted { fence, left }, Some(*now)))
         }
-        (b"held", [Value::BulkString(record), Value::Int(left), Value::Int(now)]) => {
-            Some((Answer::Held(held(record, *left)), Some(*now)))
-        }
+        (
+            b"held",
+            [
+                Value::BulkString(record),
+                Value::Int(left),
+                Value::Int(now),
+                Value::Int(fence),
+            ],
+        ) => Some((Answer::Held(held(record, *left, *fence)), Some(*now))),
         (
             b"queued",
             [
                 Value::BulkString(record),
                 Value::Int(left),
                 Value::Int(now),
+                Value::Int(fence),
                 Value::Int(generation),
                 Value::Int(first),
             ],
@@ -109,7 +135,10 @@ fn parts_of(parts: &[Value]) -> Option<(Answer, ServerTime)> {
                 generation: *generation,
                 is_first: *first == 1,
             };
-            Some((Answer::Queued(held(record, *left), place), Some(*now)))
+            Some((
+                Answer::Queued(held(record, *left, *fence), place),
+                Some(*now),
+            ))
         }
         (
             b"looked",
@@ -138,30 +167,28 @@ fn parts_of(parts: &[Value]) -> Option<(Answer, ServerTime)> {
         (b"extended", [Value::Int(left), Value::Int(now)]) => {
             Some((Answer::Extended(duration(*left)), Some(*now)))
         }
-        (b"lost", []) => Some((Answer::Lost, None)),
         (b"stale", [Value::Int(now)]) => Some((Answer::Stale, Some(*now))),
         _ => None,
     }
 }
 
-/// A refusal, from what follows the owner token in a record. One that we did not write has an unknown holder.
-fn held(record: &[u8], left: i64) -> Held {
+/// A refusal, from what follows the owner token in a record. One that we did not write has an unknown holder and no fencing token.
+fn held(record: &[u8], left: i64, fence: i64) -> Held {
     let held = match duration(left) {
         Some(left) => Held::new().with_expires_in(left),
         None => Held::new(),
     };
-    let fields = || {
-        let (fence, rest) = std::str::from_utf8(record).ok()?.split_once(' ')?;
+    let holder = || {
         // A sequence, or the process that the lock was handed to.
-        let (state, holder) = rest.split_once(' ')?;
-        if !state.starts_with('@') {
-            state.parse::<u64>().ok()?;
-        }
-        Some((FencingToken::new(fence.parse().ok()?), holder))
+        let (state, holder) = std::str::from_utf8(record).ok()?.split_once(' ')?;
+        let is_ours = state.starts_with('@') || state.parse::<u64>().is_ok();
+        is_ours.then_some(holder)
     };
-    match fields() {
-        Some((fence, holder)) => held.with_fence(fence).with_holder_text(holder),
-        None => held,
+    let Some(holder) = holder() else { return held };
+    let held = held.with_holder_text(holder);
+    match u64::try_from(fence) {
+        Ok(fence @ 1..) => held.with_fence(FencingToken::new(fence)),
+        _ => held,
     }
 }
 

@@ -10,9 +10,6 @@ use redis::Cmd;
 use super::LOOK_EVERY;
 use super::scripts::{ACQUIRE, EXTEND, LOOK, RELEASE, Script};
 
-/// The fence key outlives the lock: a key whose locks come and go keeps its counter at least this long after the last grant.
-const FENCE_LIFE: Duration = Duration::from_secs(7 * 86_400);
-
 /// Whether the server knows the script by its hash, or is sent all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -74,21 +71,19 @@ impl Packer {
                 process,
             } => {
                 self.script(&ACQUIRE, form, "4", claim.key());
-                self.beside(claim.key(), &["fence", "queue", "seen"]);
-                self.argument(format_args!("{}", claim.owner()));
-                self.command
-                    .arg(claim.holder())
-                    .arg(millis_up(ttl))
-                    .arg(not_after)
-                    .arg(millis_up(FENCE_LIFE.max(ttl * 2)))
-                    .arg(process.unwrap_or_default());
+                self.beside(claim.key());
+                self.argument(format_args!("{} 0 {}", claim.owner(), claim.holder()));
+                self.command.arg(millis_up(ttl)).arg(not_after);
+                if let Some(process) = process {
+                    self.command.arg(process);
+                }
             }
             Call::Extend(lease, ttl) => {
                 // Only an end that is near can be sooner than the waiters know.
                 let tells = ttl < LOOK_EVERY;
-                self.script(&EXTEND, form, if tells { "3" } else { "1" }, lease.key());
+                self.script(&EXTEND, form, if tells { "4" } else { "1" }, lease.key());
                 if tells {
-                    self.beside(lease.key(), &["queue", "seen"]);
+                    self.beside(lease.key());
                 }
                 self.argument(format_args!("{}", lease.owner()));
                 self.command
@@ -103,13 +98,15 @@ impl Packer {
                 process,
             } => {
                 self.script(&RELEASE, form, "4", key);
-                self.beside(key, &["fence", "queue", "seen"]);
+                self.beside(key);
                 self.argument(format_args!("{owner}"));
-                self.command.arg(process.unwrap_or_default());
+                if let Some(process) = process {
+                    self.command.arg(process);
+                }
             }
             Call::Look { key, process } => {
                 self.script(&LOOK, form, "4", key);
-                self.beside(key, &["fence", "queue", "seen"]);
+                self.beside(key);
                 self.command.arg(process);
             }
         }
@@ -134,8 +131,8 @@ impl Packer {
     }
 
     /// The keys beside the lock's. The braces put them into its slot of a cluster.
-    fn beside(&mut self, key: &str, names: &[&str]) {
-        for name in names {
+    fn beside(&mut self, key: &str) {
+        for name in ["fence", "queue", "seen"] {
             self.argument(format_args!("{{{key}}}:{name}"));
         }
     }

@@ -1,75 +1,85 @@
 -- Claims a key for an owner.
 --
 -- KEYS  1 the lock, 2 its fence: the highest fencing token so far, 3 its queue, 4 when the queue's processes were last seen
--- ARGV  1 owner token, 2 holder description, 3 time to live in ms,
---       4 server time in µs from which on the claim must do nothing, 5 life of the fence in ms,
---       6 the process in which the owner waits, or '' if a refusal shall not queue it
+-- ARGV  1 the record to write, '<owner token> 0 <holder>', 2 time to live in ms,
+--       3 server time in µs from which on the claim must do nothing, 4 the process in which the owner waits, if a refusal shall queue it
 --
+-- fencing token, for a grant of the time that was asked for, if the token is the server's time
 -- {'granted', fencing token, remaining ms, server time}
--- {'held', what follows the owner token in the record, remaining ms or -1, server time}
--- {'queued', the same three, generation of the process, 1 if it is the first in the queue}
+-- {'held', the record without its owner token, remaining ms or -1, server time, fencing token or 0}
+-- {'queued', the same four, generation of the process, 1 if it is the first in the queue}
 -- {'stale', server time}
 --
--- A record is '<owner token> <fencing token> <sequence of the last extend> <holder>', or, until the waiter that the lock was handed to
--- claims it, '<owner token> <fencing token> @<process> <holder>'. Nothing is written before everything was looked at: a script that
--- fails half-way is not rolled back.
+-- A record is '<owner token> <sequence of the last extend> <holder>', or, until the waiter that the lock was handed to claims it,
+-- '<owner token> @<process> <holder>'. Its fencing token is what the fence key holds, as nobody was granted the lock since. While somebody waits, the
+-- first space is a plus and ' +' follows the fence's number: so whom it does not concern needs no look at the queue.
 
-local lock, fence, queue, seen = unpack(KEYS)
-local token, holder, ttl, not_after, fence_life, process = unpack(ARGV)
+local lock, fence = KEYS[1], KEYS[2]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-if now >= tonumber(not_after) then
+if now >= tonumber(ARGV[3]) then
   return {'stale', now}
 end
 
 -- include fence.lua
 
-local function grant()
-  local number, digits = next_fence()
-  if not digits then
-    return redis.error_reply('WRONGTYPE the fence key holds no number below 2^53 - 1')
+local last = redis.call('GET', fence)
+-- Not if somebody waits, or if it is no fence. From 2^53 on a Lua number loses the last digits, and tokens would repeat.
+local number = not last and 0 or string.find(last, '^%d+$') and tonumber(last)
+local set = number and number < 9007199254740991 and redis.pcall('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2])
+if set and set.ok then
+  local token = draw(last and number, tonumber(ARGV[2]), '')
+  if token == now then
+    return token
   end
-  redis.call('SET', fence, digits, 'PX', fence_life)
-  redis.call('SET', lock, token .. ' ' .. digits .. ' 0 ' .. holder, 'PX', ttl)
-  return {'granted', number, tonumber(ttl), now}
+  if type(token) == 'number' then
+    return {'granted', token, tonumber(ARGV[2]), now}
+  end
+  -- A number with zeros before it is none to Redis. A script that fails half-way is not rolled back.
+  redis.call('DEL', lock)
+  return string.find(token.err, 'integer') and no_fence() or token
 end
+
+local process = ARGV[4]
+local record = redis.call('GET', lock)
+local ours = record and string.sub(record, 1, 32) == string.sub(ARGV[1], 1, 32)
 
 local function held(record)
   -- Not the token itself: whoever has it can release the lock. A foreign record may have any length.
-  return {'held', string.sub(record, 34, 640), redis.call('PTTL', lock), now}
+  local token = string.match(redis.call('GET', fence) or '', '^%d+') or 0
+  return {'held', string.sub(record, 34, 640), redis.call('PTTL', lock), now, tonumber(token)}
 end
 
-local record = redis.call('GET', lock)
-local ours = record and string.sub(record, 1, 32) == token
-if not record and redis.call('EXISTS', queue) == 0 then
-  return grant()
-end
-if record and not ours and process == '' then
+if record and not ours and not process then
   return held(record)
 end
 
 -- include queue.lua
 
-local waiter = token .. process
-local generation = process ~= '' and note_alive(process, holder)
+local ttl = tonumber(ARGV[2])
+local waiter = process and string.sub(ARGV[1], 1, 32) .. process
+local generation = process and note_alive(process, string.sub(ARGV[1], 36))
 
 if not record then
+  if set then
+    return set -- the error
+  end
+  if not is_fence(last) then
+    return no_fence()
+  end
   local first = first_alive()
-  if first and first ~= waiter then
-    -- Nobody overtakes: the lock goes to whoever waits for it, now.
-    hand_over(first)
-    record = redis.call('GET', lock)
+  if not first or first == waiter then
+    leave(waiter or '')
+    local token = draw(is_fence(last), ttl, mark())
+    redis.call('SET', lock, marked(ARGV[1]), 'PX', ttl)
+    tell_end(ttl)
+    return {'granted', token, ttl, now}
   end
-  if not record then
-    local answer = grant()
-    if answer[1] then
-      leave(waiter)
-      tell_end(tonumber(ttl))
-    end
-    return answer
-  end
-  if process == '' then
+  -- Nobody overtakes: the lock goes to whoever waits for it, now.
+  hand_over(first)
+  record = redis.call('GET', lock)
+  if not process then
     return held(record)
   end
 end
@@ -83,23 +93,25 @@ if not ours then
   end
   local answer = held(record)
   answer[1] = 'queued'
-  answer[5] = generation
-  answer[6] = redis.call('ZRANGE', queue, 0, 0)[1] == waiter and 1 or 0
+  answer[6] = generation
+  answer[7] = redis.call('ZRANGE', queue, 0, 0)[1] == waiter and 1 or 0
   return answer
 end
 
 -- The claim of the waiter that the lock was handed to, or the same claim once more, since its answer was lost. It may only gain.
-local digits, handed = string.match(record, '^%S+ (%d+) (@?)')
-local left = redis.call('PTTL', lock)
-if handed == '@' then
-  redis.call('SET', lock, token .. ' ' .. digits .. ' 0 ' .. holder, 'PX', math.max(left, ttl))
-  redis.call('PEXPIRE', fence, fence_life)
-elseif left < tonumber(ttl) then
-  redis.call('PEXPIRE', lock, ttl)
+local left = math.max(redis.call('PTTL', lock), ttl)
+leave(waiter or '')
+if string.sub(record, 34, 34) == '@' then
+  redis.call('SET', lock, marked(ARGV[1]), 'PX', left)
+else
+  redis.call('PEXPIRE', lock, left)
 end
-left = math.max(left, ttl)
-if process ~= '' then
-  leave(waiter)
-  tell_end(left)
+local token = is_fence(last)
+if not token then
+  -- Lost under the lock: nobody knows any more what it was.
+  token = draw(nil, ttl, mark())
+elseif 2 * ttl > 604800000 then
+  redis.call('PEXPIRE', fence, 2 * ttl)
 end
-return {'granted', tonumber(digits), left, now}
+tell_end(left)
+return {'granted', token, left, now}

@@ -9,7 +9,7 @@
 --
 -- The process gets a message of this as well, so that it hears whether it hears.
 
-local lock, fence, queue, seen = unpack(KEYS)
+local lock, fence = KEYS[1], KEYS[2]
 local process = ARGV[1]
 
 local time = redis.call('TIME')
@@ -20,7 +20,7 @@ local now = time[1] * 1000000 + time[2]
 
 local record = redis.call('GET', lock)
 -- Without a queue nothing is kept, and its waiters, if there are any, must queue again.
-local generation = redis.call('EXISTS', queue) == 1 and note_alive(process) or 0
+local generation = is_waited_for() and note_alive(process) or 0
 if not record then
   local first = first_alive()
   if first then
@@ -28,12 +28,16 @@ if not record then
     record = redis.call('GET', lock)
     if not record then
       -- Its waiters shall claim, and be told the same.
-      return redis.error_reply('WRONGTYPE the fence key holds no number below 2^53 - 1')
+      return no_fence()
     end
   end
 end
 forget_the_dead()
-local handed_token, handed_process = string.match(record or '', '^(%x+) %d+ @(%x+) ')
+if is_waited_for() then
+  -- Should they have been lost.
+  mark_all()
+end
+local handed_token, handed_process = string.match(record or '', '^(%x+)%+@(%x+) ')
 local next = first_alive(handed_token, handed_process)
 tell(process, 'heard')
 return {

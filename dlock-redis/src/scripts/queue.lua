@@ -1,4 +1,4 @@
--- The queue of a key, for the scripts that meet one. Expects lock, fence, queue, seen and now, and next_fence where a lock is handed over.
+-- The queue of a key, for the scripts that meet one. Expects lock, fence, now and draw.
 --
 -- queue  a sorted set of waiters, '<owner token><process>', in the order of their coming
 -- seen   a hash, process -> '<generation> <server time in µs until which it counts as alive> <holder description>'
@@ -7,12 +7,49 @@
 -- it when it claims. Its process counts as dead until it calls again; the waiters of a dead process are taken off the queue when their
 -- turn comes, and it begins a new generation if it was alive after all: its waiters see that they must queue again.
 
-local HANDOVER_MS = 1000
+local queue, seen = KEYS[3], KEYS[4]
+
+-- Longer than the time between two looks, so that a look finds it if the message was lost.
+local HANDOVER_MS = 1200
 local ALIVE_MICROS = 3000000
 local KEPT_MS = 10000
-local FENCE_LIFE_MS = 604800000
 -- How many waiters one call looks at.
 local LOOKED_AT = 64
+
+local function is_waited_for()
+  return redis.call('EXISTS', queue) == 1
+end
+
+-- The number of a fence, marked or not; nil if it is no fence of ours, or none.
+local function is_fence(value)
+  local number = tonumber(string.match(value or '', '^(%d+)$') or string.match(value or '', '^(%d+) %+$'))
+  return number and number < 9007199254740991 and number
+end
+
+-- What follows the number of the fence.
+local function mark()
+  return is_waited_for() and ' +' or ''
+end
+
+-- A record for a lock, with the mark if somebody waits.
+local function marked(record)
+  return string.sub(record, 1, 32) .. (is_waited_for() and '+' or ' ') .. string.sub(record, 34)
+end
+
+-- Sees to it that whoever frees or finds free the lock looks at the queue.
+local function mark_all()
+  local value = redis.call('GET', fence)
+  if not value then
+    redis.call('SET', fence, '0 +', 'PX', 608400000)
+  elseif string.find(value, '^%d+$') then
+    redis.call('SET', fence, value .. ' +', 'KEEPTTL')
+  end
+  local record = redis.call('GET', lock)
+  -- Not what a foreign client wrote.
+  if record and string.find(record, '^' .. string.rep('%x', 32) .. ' [%d@]') then
+    redis.call('SET', lock, marked(record), 'KEEPTTL')
+  end
+end
 
 -- Notes that a process is alive; answers its generation.
 local function note_alive(process, holder)
@@ -49,12 +86,18 @@ end
 local function enter(waiter)
   redis.call('ZADD', queue, score_at_the_end(), waiter)
   redis.call('PEXPIRE', queue, KEPT_MS)
+  mark_all()
 end
 
 local function leave(waiter)
   redis.call('ZREM', queue, waiter)
-  if redis.call('EXISTS', queue) == 0 then
-    redis.call('DEL', seen)
+  if is_waited_for() then
+    return
+  end
+  redis.call('DEL', seen)
+  local number = string.match(redis.call('GET', fence) or '', '^(%d+) %+$')
+  if number then
+    redis.call('SET', fence, number, 'KEEPTTL')
   end
 end
 
@@ -65,14 +108,15 @@ end
 
 -- Hands the free lock to a waiter. Nothing happens if the fence is not ours.
 local function hand_over(waiter)
-  local _, digits = next_fence()
-  if not digits then
+  local value = redis.pcall('GET', fence)
+  local last = type(value) == 'string' and is_fence(value)
+  if value and not last then
     return
   end
   local token, process = string.sub(waiter, 1, 32), string.sub(waiter, 33)
   local generation, holder = string.match(redis.call('HGET', seen, process), '^(%d+) %d+ (.*)$')
-  redis.call('SET', fence, digits, 'PX', FENCE_LIFE_MS)
-  redis.call('SET', lock, token .. ' ' .. digits .. ' @' .. process .. ' ' .. holder, 'PX', HANDOVER_MS)
+  draw(last or nil, HANDOVER_MS, ' +')
+  redis.call('SET', lock, token .. '+@' .. process .. ' ' .. holder, 'PX', HANDOVER_MS)
   redis.call('ZADD', queue, 'XX', score_at_the_end(), waiter)
   redis.call('HSET', seen, process, generation .. ' 0 ' .. holder)
   tell(process, 'claim ' .. token .. ' ' .. lock)

@@ -1,35 +1,37 @@
 -- Frees a key, if the owner holds it, and hands it to the first waiter. An owner that waited is taken off the queue.
 --
 -- KEYS  1 the lock, 2 its fence, 3 its queue, 4 when the queue's processes were last seen
--- ARGV  1 owner token, 2 the process in which the owner waits or '' if it does not
+-- ARGV  1 owner token, 2 the process in which the owner waits, if it does
 --
 -- 1 if it was the owner's, else 0
 
-local lock, fence, queue, seen = unpack(KEYS)
-local token, process = unpack(ARGV)
+local lock, process = KEYS[1], ARGV[2]
 
 local record = redis.call('GET', lock)
-local ours = record and string.sub(record, 1, 32) == token
+local ours = record and string.sub(record, 1, 32) == ARGV[1]
 if ours then
   -- First: a server that is full refuses other writes, unless the script has written already.
   redis.call('DEL', lock)
-elseif process == '' then
-  return 0
 end
-if redis.call('EXISTS', queue) == 0 then
-  return ours and 1 or 0
+local result = ours and 1 or 0
+if not process and (not ours or string.sub(record, 33, 33) == ' ') then
+  return result
+end
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  return result
 end
 
+local fence = KEYS[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 -- include fence.lua
 -- include queue.lua
 
-if process ~= '' then
+if process then
   -- In this order: it is allowed on a full server, and what follows it too.
-  leave(token .. process)
-  if redis.call('EXISTS', queue) == 1 then
+  leave(ARGV[1] .. process)
+  if is_waited_for() then
     note_alive(process)
   end
 end
@@ -39,4 +41,4 @@ if ours or not record then
     hand_over(first)
   end
 end
-return ours and 1 or 0
+return result

@@ -145,3 +145,30 @@ fn a_refusal_says_who_holds_the_lock_but_not_the_owner_token() {
     assert_eq!(held.fence(), lease.fence());
     assert!(!format!("{held:?} {held}").contains(&owner.owner().to_string()));
 }
+
+#[test]
+fn a_fence_that_only_lua_takes_for_a_number_is_foreign_and_leaves_no_lock() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let granted = fence_of(&acquired(&store, &claim("dlock:other")));
+    // The last is from this hour, so that it is counted up and not written anew.
+    for fence in ["1e3", "0x10", " 7", "nan", "-7", "", &format!("0{granted}")] {
+        server.command(["FLUSHALL"]);
+        server.command(["SET", FENCE, fence]);
+        let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ForeignKey, "{fence:?}: {error:?}");
+        assert_eq!(server.keys(), [FENCE], "{fence:?}");
+    }
+}
+
+#[test]
+fn a_claim_that_is_repeated_after_its_fence_was_lost_is_granted() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let claim = claim(KEY);
+    let lease = acquired(&store, &claim);
+    server.command(["DEL", FENCE]);
+    let again = acquired(&store, &claim);
+    assert!(fence_of(&again) > fence_of(&lease));
+    assert!(released(&store, &again));
+}

@@ -11,8 +11,8 @@ use crate::support::*;
 
 /// As the documentation gives them: for locks, and for queues besides.
 const KEYS: &str = "resetchannels -@all ~dlock:* ~{dlock:*}:*";
-const COMMANDS: [&str; 9] = [
-    "+eval", "+evalsha", "+time", "+get", "+set", "+pexpire", "+pttl", "+del", "+exists",
+const COMMANDS: [&str; 10] = [
+    "+eval", "+evalsha", "+time", "+get", "+set", "+incrby", "+pexpire", "+pttl", "+del", "+exists",
 ];
 const CHANNELS: &str = "&dlock:wake:*";
 const QUEUE_COMMANDS: [&str; 12] = [

@@ -268,7 +268,7 @@ impl<M: PoolManager> Pool<M> {
     fn child(&self) -> Result<&Self, DatastoreError> {
         let manager = self.manager.get().ok_or_else(|| {
             DatastoreError::not_executed(
-                ErrorKind::Unreachable,
+                ErrorKind::Unsupported,
                 "the pool was made before this process was forked off, and never used; make one here",
             )
         })?;

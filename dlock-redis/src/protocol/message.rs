@@ -25,7 +25,7 @@ pub(crate) enum Message {
     Claim(OwnerToken),
     /// The lock ends sooner than the next waiter knows.
     Ends(Duration, Arc<str>),
-    /// This process looked at a key. Shows that messages come through.
+    /// This process looked at a key, or a version that is newer than this one told something: messages come through.
     Heard,
 }
 
@@ -57,11 +57,57 @@ fn told(text: &[u8]) -> Option<Message> {
     let text = std::str::from_utf8(text).ok()?;
     let mut words = text.splitn(3, ' ');
     Some(match (words.next()?, words.next(), words.next()) {
-        ("heard", None, None) => Message::Heard,
         ("claim", Some(token), Some(_)) => Message::Claim(OwnerToken::from_hex(token)?),
         ("ends", Some(left), Some(key)) => {
             Message::Ends(Duration::from_millis(left.parse().ok()?), key.into())
         }
-        _ => return None,
+        _ => Message::Heard,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn heard(text: &str) -> Result<Message, Unanswered> {
+        message(&Value::Array(vec![
+            bulk("message"),
+            bulk("channel"),
+            bulk(text),
+        ]))
+    }
+
+    #[test]
+    fn messages_are_read_and_what_a_newer_version_tells_is_heard_only() {
+        let owner = OwnerToken::random().unwrap();
+        assert_eq!(
+            heard(&format!("claim {owner} dlock:x")),
+            Ok(Message::Claim(owner))
+        );
+        let ends = Message::Ends(Duration::from_millis(250), "dlock:x".into());
+        assert_eq!(heard("ends 250 dlock:x"), Ok(ends));
+        for text in ["heard", "moved dlock:x elsewhere", "claim", "ends", ""] {
+            assert_eq!(heard(text), Ok(Message::Heard), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_sends_is_odd() {
+        for text in ["claim 12 dlock:x", "ends soon dlock:x", "ends -1 dlock:x"] {
+            assert_eq!(heard(text), Err(Unanswered::Odd), "{text:?}");
+        }
+        for reply in [
+            Value::Okay,
+            Value::Int(1),
+            Value::Array(vec![bulk("message")]),
+        ] {
+            assert_eq!(message(&reply), Err(Unanswered::Odd), "{reply:?}");
+        }
+        let subscribed = vec![bulk("subscribe"), bulk("channel"), Value::Int(1)];
+        assert_eq!(message(&Value::Array(subscribed)), Ok(Message::Subscribed));
+    }
 }

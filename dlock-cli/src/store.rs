@@ -41,13 +41,14 @@ pub(crate) fn open(flag: Option<&str>) -> Result<Opened, OpenError> {
         },
     };
     let Some(url) = url else {
+        let datastore = file("file:")?;
         // Cron drops the environment: that each of many hosts now locks only itself must not go unseen.
         say(format_args!(
             "no --store and no {VARIABLE}: the lock keeps apart the processes of this user on this host only \
              (--store file: says so on purpose)"
         ));
         return Ok(Opened {
-            datastore: file("file:")?,
+            datastore,
             shown: "file:".to_owned(),
             url: None,
         });

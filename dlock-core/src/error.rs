@@ -102,6 +102,14 @@ impl DatastoreError {
         self
     }
 
+    /// The same error of a caller who knows better whether the operation may have been carried out: a read does nothing, and what was sent
+    /// before a call that failed may have done something.
+    #[must_use]
+    pub fn with_execution(mut self, may_have_executed: bool) -> Self {
+        self.0.may_have_executed = may_have_executed;
+        self
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -52,16 +52,26 @@ pub fn failed_after_sending(error: NetError) -> DatastoreError {
 
 /// The same error where something sent earlier in the same call may have been executed.
 pub fn may_have_executed(error: DatastoreError) -> DatastoreError {
-    if error.may_have_executed() {
-        return error;
-    }
-    DatastoreError::maybe_executed(error.kind(), error)
+    error.with_execution(true)
 }
 
 /// The same error where the request that failed asks for nothing to be done: a handshake, a read.
 pub fn nothing_was_done(error: DatastoreError) -> DatastoreError {
-    if !error.may_have_executed() {
-        return error;
+    error.with_execution(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn what_is_known_about_a_failure_is_said_once() {
+        let read = NetError::new("server", "read the reply", io::ErrorKind::TimedOut.into());
+        let error = nothing_was_done(failed_after_sending(read));
+        assert!(!error.may_have_executed() && error.to_string().ends_with("nothing was done"));
+        let source = error.source().unwrap();
+        assert!(!source.to_string().contains("done"), "{source}");
+        assert!(may_have_executed(error).may_have_executed());
     }
-    DatastoreError::not_executed(error.kind(), error)
 }

@@ -333,7 +333,7 @@ impl Acquisition {
         let mut until = now
             .saturating_add(pause.max(SHORTEST))
             .min(self.plan.deadline);
-        if let Some(end) = self.lost_request.filter(|end| now < *end) {
+        if let Some(end) = self.lost_request.filter(|end| now <= *end) {
             until = until.min(end.saturating_add(SHORTEST));
         }
         Action::Sleep {

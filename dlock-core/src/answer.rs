@@ -163,4 +163,19 @@ mod tests {
         );
         assert_eq!(Held::new().to_string(), "held by an unknown holder");
     }
+
+    #[test]
+    fn a_refusal_keeps_all_that_it_was_told() {
+        let text = "dlock1 web-3 4121 00000000000000aa 1764000271000 running";
+        let (soon, later) = (Duration::from_secs(1), Duration::from_secs(2));
+        let held = Held::new()
+            .with_holder_text(text)
+            .with_expires_in(soon)
+            .with_fence(FencingToken::new(7))
+            .with_retry_in(later);
+        assert_eq!(held.holder().map(Holder::to_text).as_deref(), Some(text));
+        assert_eq!(held.expires_in(), Some(soon));
+        assert_eq!(held.fence(), Some(FencingToken::new(7)));
+        assert_eq!(held.retry_in(), Some(later));
+    }
 }

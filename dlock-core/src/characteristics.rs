@@ -180,3 +180,56 @@ impl Characteristics {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_store_says_of_itself_is_what_is_read() {
+        let millis = Duration::from_millis;
+        let told = Characteristics::default()
+            .with_ttl(millis(1), millis(2))
+            .with_granularity(millis(3))
+            .with_max_key(4)
+            .with_reach(Reach::Host)
+            .with_fencing("on this host")
+            .with_wakes()
+            .with_call_timeout(millis(5))
+            .with_confirm_after(millis(6))
+            .with_batch(7)
+            .with_single_writer()
+            .with_late_calls_refused();
+        assert_eq!(
+            told,
+            Characteristics {
+                ttl_min: millis(1),
+                ttl_max: millis(2),
+                granularity: millis(3),
+                max_key: 4,
+                reach: Reach::Host,
+                fencing: Fencing::Rising("on this host"),
+                wakes: true,
+                call_timeout: millis(5),
+                confirm_after: Some(millis(6)),
+                batch: 7,
+                single_writer: true,
+                refuses_late_calls: true,
+            }
+        );
+    }
+
+    #[test]
+    fn a_time_outside_what_the_store_keeps_is_invalid_and_was_not_asked_for() {
+        let (min, max) = (Duration::from_secs(1), Duration::from_secs(60));
+        let store = Characteristics::default().with_ttl(min, max);
+        for kept in [min, max] {
+            store.check_ttl(kept).unwrap();
+        }
+        for ttl in [min - Duration::from_nanos(1), max + Duration::from_nanos(1)] {
+            let error = store.check_ttl(ttl).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{ttl:?}");
+            assert!(!error.may_have_executed());
+        }
+    }
+}

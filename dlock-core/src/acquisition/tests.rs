@@ -123,6 +123,16 @@ fn a_lost_answer_is_asked_for_again_at_once_and_only_once() {
 }
 
 #[test]
+fn an_answer_that_is_lost_at_the_deadline_is_not_asked_for_again() {
+    let (plan, now) = plan(None);
+    let deadline = plan.deadline;
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let reply = lost_reply();
+    let action = acquisition.on(deadline, Event::Answered { sent: now, reply });
+    assert!(matches!(action, Action::Abandon), "{action:?}");
+}
+
+#[test]
 fn a_refusal_after_a_lost_answer_does_not_prove_that_the_request_is_dead() {
     let (plan, now) = plan(None);
     let (mut acquisition, _) = Acquisition::start(plan, now);
@@ -244,6 +254,18 @@ fn a_waiter_starts_over_under_a_new_token_after_a_late_grant() {
 }
 
 #[test]
+fn a_waiter_does_not_start_over_at_its_deadline() {
+    let (plan, now) = plan(Some(TTL));
+    let deadline = plan.deadline;
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let reply = granted();
+    let action = acquisition.on(deadline, Event::Answered { sent: now, reply });
+    assert!(matches!(action, Action::Discard(_)), "{action:?}");
+    let action = acquisition.on(deadline, Event::Undone);
+    assert!(matches!(action, Action::Finish), "{action:?}");
+}
+
+#[test]
 fn a_waiter_claims_again_after_it_asked_to_be_woken() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan, now);
@@ -319,6 +341,32 @@ fn pauses_double_up_to_their_maximum_and_lose_at_most_half() {
 }
 
 #[test]
+fn the_random_part_of_a_pause_is_drawn_by_xorshift64() {
+    let pause = Duration::from_millis(2048);
+    let mut pauses = Pauses {
+        next: pause,
+        max: pause,
+        random: 1,
+    };
+    assert_eq!(pauses.draw(), pause - Duration::from_millis(65));
+    // The start of the sequence from 1, as it is commonly quoted.
+    assert_eq!(pauses.random, 1_082_269_761);
+    let _ = pauses.draw();
+    assert_eq!(pauses.random, 1_152_992_998_833_853_505);
+    let _ = pauses.draw();
+    assert_eq!(pauses.random, 11_177_516_664_432_764_457);
+}
+
+#[test]
+fn every_seed_gives_pauses_that_differ() {
+    for seed in [0, 1, 2, u64::MAX] {
+        let (plan, now) = plan(Some(Duration::from_secs(60)));
+        let (acquisition, _) = Acquisition::start(Plan { seed, ..plan }, now);
+        assert_ne!(acquisition.pauses.random, 0, "xorshift would stay there");
+    }
+}
+
+#[test]
 fn a_waiter_retries_an_unreachable_store_until_its_deadline_and_then_says_so() {
     let (plan, start) = plan(Some(Duration::from_secs(5)));
     let deadline = plan.deadline;
@@ -327,7 +375,7 @@ fn a_waiter_retries_an_unreachable_store_until_its_deadline_and_then_says_so() {
     while !matches!(action, Action::Finish) {
         action = match action {
             Action::Claim { not_after, .. } => {
-                assert!(not_after <= deadline);
+                assert!(now < not_after && not_after <= deadline);
                 claims += 1;
                 acquisition.on(
                     now,
@@ -354,7 +402,7 @@ fn a_waiter_retries_an_unreachable_store_until_its_deadline_and_then_says_so() {
 
 #[test]
 fn a_last_claim_that_its_deadline_cut_short_does_not_hide_who_holds_the_lock() {
-    for (left, is_held) in [(50, true), (1500, false)] {
+    for (left, is_held) in [(50, true), (200, false), (1500, false)] {
         let (plan, start) = plan(Some(Duration::from_secs(5)));
         let deadline = plan.deadline;
         let (mut acquisition, _) = Acquisition::start(plan, start);
@@ -595,6 +643,14 @@ fn a_queued_waiter_asks_again_when_the_time_of_a_lost_claim_is_over() {
         until > lost_until && until <= later(lost_until, 10),
         "{until:?}"
     );
+
+    let _ = acquisition.on(lost_until, Event::Woken);
+    let reply = queued();
+    let Action::Sleep { until, .. } = acquisition.on(lost_until, answered(lost_until, reply))
+    else {
+        panic!("it waits")
+    };
+    assert!(until <= later(lost_until, 10), "the copy may come just now");
 
     let action = acquisition.on(until, Event::Woken);
     assert!(matches!(action, Action::Claim { .. }));

@@ -182,6 +182,54 @@ fn a_renewal_that_arrives_after_the_loss_must_be_released_and_does_not_revive() 
         After::Orphaned
     );
     assert!(held.look().0.is_zero(), "lost is final");
+    let orphan = held.for_orphan().expect("the guard did not release it");
+    assert_eq!((orphan.sequence(), orphan.time_left()), (2, SECOND * 2));
+}
+
+#[test]
+fn what_the_store_calls_lost_is_lost_whatever_time_was_left() {
+    let fake = FakeClock::new();
+    let held = held(&fake, terms());
+    let now = fake.clock().now();
+    let nothing = || Callback::new(|| {});
+    assert!(held.on_lost(nothing()).is_none());
+    let mut call = Vec::new();
+    let after = held.extended(now, TTL, &Ok(Extension::Lost), &mut call);
+    assert_eq!((after, call.len()), (After::Lost, 1));
+    assert!(held.look().0.is_zero() && !held.was_valid(now));
+    assert!(held.on_lost(nothing()).is_some() && held.on_at_risk(nothing()).is_some());
+    assert!(matches!(held.due(now, &mut Vec::new()), Due::Over));
+    assert!(held.send().is_none());
+}
+
+#[test]
+fn a_lease_is_valid_until_its_end_and_not_at_it() {
+    let fake = FakeClock::new();
+    let held = held(&fake, terms());
+    let end = held.until();
+    assert!(held.was_valid(end.saturating_sub(Duration::from_nanos(1))));
+    assert!(!held.was_valid(end));
+}
+
+#[test]
+fn a_failed_renewal_is_tried_again_after_a_tenth_of_the_ttl() {
+    let fake = FakeClock::new();
+    let ttl = SECOND * 3;
+    let grace = ttl / 6;
+    let held = held(
+        &fake,
+        Terms {
+            ttl,
+            grace,
+            ..terms()
+        },
+    );
+    fake.advance(SECOND);
+    assert!(matches!(answer(&held, &no_answer()), After::Valid(_)));
+    assert_eq!(
+        held.next_look(),
+        fake.clock().now().saturating_add(ttl / 10)
+    );
 }
 
 #[test]
@@ -199,6 +247,7 @@ fn max_hold_ends_the_lease_whatever_renewal_could_do() {
     let mut asked_in_all = Duration::ZERO;
     for _ in 0..120 {
         if !run(&fake, &held, SECOND).is_empty() {
+            assert!(asked_in_all < hold, "there is nothing more to ask for");
             let sent = fake.clock().now();
             let (_, asked) = held.send().unwrap();
             assert!(
@@ -229,6 +278,7 @@ fn max_hold_shortens_the_first_grant() {
 fn a_store_that_keeps_less_than_it_granted_shortens_the_lease_and_is_asked_at_once() {
     for renew in [true, false] {
         let fake = FakeClock::new();
+        let start = fake.clock().now();
         let confirm_after = Some(Duration::from_millis(50));
         let held = held(
             &fake,
@@ -249,10 +299,9 @@ fn a_store_that_keeps_less_than_it_granted_shortens_the_lease_and_is_asked_at_on
             panic!("renew: {renew}")
         };
         let (_, asked) = held.send().unwrap();
-        assert!(
-            asked > Duration::from_secs(25),
-            "{asked:?}: back to what was granted"
-        );
+        let granted = valid_until(start, TTL);
+        let expected = if renew { TTL } else { sent.until(granted) };
+        assert_eq!(asked, expected, "back to what was granted");
     }
 }
 
@@ -268,8 +317,11 @@ fn a_confirmation_never_lengthens_the_lease() {
     );
     let before = held.until();
     fake.advance(SECOND);
-    held.confirmed(fake.clock().now(), &granted(TTL * 10), &mut Vec::new());
+    let now = fake.clock().now();
+    held.confirmed(now, &granted(TTL * 10), &mut Vec::new());
     assert_eq!(held.until(), before);
+    let due = held.due(now, &mut Vec::new());
+    assert!(matches!(due, Due::Nothing), "nothing is to be restored");
 }
 
 #[test]
@@ -308,8 +360,9 @@ fn a_release_calls_nobody() {
     let held = held(&fake, terms());
     assert!(held.on_lost(Callback::new(|| {})).is_none());
     held.take();
-    fake.advance(TTL * 2);
     let mut call = Vec::new();
+    assert!(matches!(held.due(fake.clock().now(), &mut call), Due::Over));
+    fake.advance(TTL * 2);
     held.due(fake.clock().now(), &mut call);
     assert!(call.is_empty());
 }

@@ -1,7 +1,7 @@
 //! One connection: a script call is one request and one reply.
 
 use std::fmt;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::mem;
 use std::time::Duration;
 
@@ -9,15 +9,13 @@ use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
 use dlock_net::{
     Link, NetError, Transport as _, Wire, deadline_in, failed_before_sending, may_have_executed,
 };
-use redis::{Cmd, Parser, Value};
+use redis::{Cmd, Value};
 
 use crate::config::Login;
 use crate::error::ServerError;
 use crate::protocol::{self, Answer, Call, Form, Message, Packer, ServerTime, Unanswered};
+use crate::resp::Parser;
 use crate::stream::Stream;
-
-/// No reply that we ask for comes near it. What is no Redis server could fill the memory.
-const LONGEST_REPLY: usize = 64 * 1024;
 
 /// A message of which the first bytes are here.
 const WHOLE_MESSAGE_WITHIN: Duration = Duration::from_secs(2);
@@ -53,7 +51,7 @@ impl Connection {
     ) -> Result<Self, DatastoreError> {
         let mut connection = Connection {
             wire: Wire::new(stream, peer),
-            parser: Parser::new(),
+            parser: Parser::default(),
             packer: Packer::default(),
             offset: 0,
             learnt: Time::ZERO,
@@ -244,19 +242,7 @@ impl Connection {
 
     /// Reads one reply to its end and not a byte further.
     fn reply(&mut self) -> io::Result<Value> {
-        let mut lines = Lines {
-            wire: &mut self.wire,
-            room: LONGEST_REPLY,
-            failed: None,
-        };
-        let value = self.parser.parse_value(&mut lines);
-        if let Some(error) = lines.failed {
-            return Err(error);
-        }
-        value.map_err(|_| {
-            // Without the parser's text: it may quote what the server sent.
-            io::Error::new(io::ErrorKind::InvalidData, "this is no Redis reply")
-        })
+        self.parser.reply(&mut self.wire)
     }
 
     fn learn(&mut self, time: ServerTime) {
@@ -326,41 +312,6 @@ impl Subscription {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Connection").field(&self.wire).finish()
-    }
-}
-
-/// The wire as a reader that gives one line at a time. Every reply ends with a line's end, so the parser cannot take a byte of what
-/// follows into its own buffer, where nobody would see that the connection holds something that was not asked for.
-struct Lines<'a> {
-    wire: &'a mut Wire<Stream>,
-    room: usize,
-    failed: Option<io::Error>,
-}
-
-impl Read for Lines<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let available = match self.wire.fill_buf() {
-            Ok(available) => available,
-            Err(error) => {
-                let kind = error.kind();
-                self.failed = Some(error);
-                return Err(kind.into());
-            }
-        };
-        let line = available
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map_or(available.len(), |end| end + 1);
-        let length = line.min(buf.len());
-        if length > self.room {
-            let error = || io::Error::new(io::ErrorKind::InvalidData, "a reply without end");
-            self.failed = Some(error());
-            return Err(error());
-        }
-        buf[..length].copy_from_slice(&available[..length]);
-        self.wire.consume(length);
-        self.room -= length;
-        Ok(length)
     }
 }
 

@@ -34,6 +34,7 @@ mod connection;
 mod error;
 mod pool;
 mod protocol;
+mod resp;
 mod store;
 mod stream;
 #[cfg(feature = "tls")]

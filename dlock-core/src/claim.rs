@@ -192,5 +192,35 @@ mod tests {
     fn debug_does_not_hand_out_the_token() {
         let claim = Claim::new("dlock:x", &Clock::BOOTTIME, Duration::from_secs(1)).unwrap();
         assert!(!format!("{claim:?}").contains(&claim.owner().to_string()));
+        let owner = OwnerToken(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        assert_eq!(format!("{owner:?}"), "OwnerToken(012345…)");
+    }
+
+    #[test]
+    fn the_jitter_of_a_claim_starts_at_its_own_bits() {
+        assert_eq!(OwnerToken((7 << 64) | 42).low_bits(), 42);
+    }
+
+    #[test]
+    fn a_claim_keeps_all_that_it_was_told() {
+        let clock = crate::FakeClock::new().clock();
+        let second = Duration::from_secs(1);
+        let claim = Claim::new("dlock:x", &clock, second).unwrap();
+        assert!(Holder::from_text(claim.holder()).is_some_and(|holder| holder.is_this_process()));
+        assert_eq!((claim.key(), claim.time_left()), ("dlock:x", second));
+        assert_eq!(claim.waits_until(), None);
+        let (end, later) = (
+            clock.now().saturating_add(second * 2),
+            clock.now().saturating_add(second * 3),
+        );
+        let told = claim
+            .clone()
+            .with_holder("me")
+            .until(end)
+            .waiting_until(later);
+        assert_eq!((told.owner(), told.holder()), (claim.owner(), "me"));
+        assert_eq!((told.not_after(), told.time_left()), (end, second * 2));
+        assert_eq!(told.waits_until(), Some(later));
+        assert_eq!(told.clock().now(), clock.now());
     }
 }

@@ -161,3 +161,44 @@ impl Error for DatastoreError {
         Some(self.0.source.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_it_is_where_it_came_from_and_whether_something_was_done() {
+        let error = DatastoreError::maybe_executed(ErrorKind::Timeout, "no answer");
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(error.may_have_executed() && error.operation().is_none());
+        assert_eq!(
+            error.to_string(),
+            "the store did not answer in time; it may have been done"
+        );
+        assert_eq!(error.source().unwrap().to_string(), "no answer");
+        let error = error.during("extend").with_execution(false);
+        assert_eq!(error.operation(), Some("extend"));
+        assert_eq!(
+            error.to_string(),
+            "extend: the store did not answer in time; nothing was done"
+        );
+        assert!(!error.may_have_executed());
+    }
+
+    #[test]
+    fn only_what_may_end_by_itself_is_tried_again() {
+        use ErrorKind::*;
+        for kind in [Unreachable, Timeout, Refused, Stale] {
+            assert!(
+                DatastoreError::not_executed(kind, "x").is_transient(),
+                "{kind}"
+            );
+        }
+        for kind in [Protocol, Unsupported, Invalid, ForeignKey] {
+            assert!(
+                !DatastoreError::not_executed(kind, "x").is_transient(),
+                "{kind}"
+            );
+        }
+    }
+}

@@ -247,3 +247,74 @@ pub fn drift(ttl: Duration) -> Duration {
 pub(crate) fn valid_until(sent: Time, granted: Duration) -> Time {
     sent.saturating_add(granted).saturating_sub(drift(granted))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn lease(grant: Grant) -> Lease {
+        let clock = crate::FakeClock::new().clock();
+        Lease::new(Claim::new("dlock:x", &clock, TTL).unwrap(), grant)
+    }
+
+    #[test]
+    fn a_lease_gives_back_what_was_claimed_and_granted() {
+        let grant = Grant::new(TTL)
+            .with_fence(FencingToken::new(7))
+            .with_revision(Revision::new(5_u64))
+            .with_copy_to_follow(true);
+        let lease = lease(grant).with_holder("me");
+        assert_eq!(lease.key(), "dlock:x");
+        assert_eq!(lease.owner(), lease.claim().owner());
+        assert_eq!((lease.holder(), lease.claim().holder()), ("me", "me"));
+        assert_eq!(lease.fence().map(FencingToken::get), Some(7));
+        assert!(lease.grant().ttl == TTL && lease.grant().copy_may_follow);
+        assert_eq!(lease.revision::<u64>(), Some(&5));
+        assert_eq!(lease.revision::<u32>(), None, "of another type");
+        assert!(lease.sequence() == 0 && lease.time_left() == TTL);
+
+        let end = lease.not_after().saturating_add(TTL);
+        let call = lease.for_call(3, end);
+        assert_eq!(
+            (call.sequence(), call.not_after(), call.time_left()),
+            (3, end, TTL * 2)
+        );
+        assert_eq!(call.revision::<u64>(), Some(&5));
+    }
+
+    #[test]
+    fn the_first_fencing_token_of_a_lease_stays() {
+        let grant = |number| Grant::new(TTL).with_fence(FencingToken::new(number));
+        let first = lease(grant(7)).for_call(3, Time::MAX);
+        let renewed = first.renewed(grant(9).with_revision(Revision::new(1_u8)));
+        assert_eq!(renewed.fence(), Some(FencingToken::new(7)));
+        assert_eq!(renewed.revision::<u8>(), Some(&1), "the rest is new");
+        assert_eq!((renewed.sequence(), renewed.owner()), (3, first.owner()));
+        let late = lease(Grant::new(TTL)).renewed(grant(9));
+        assert_eq!(late.fence(), Some(FencingToken::new(9)));
+    }
+
+    #[test]
+    fn an_extension_is_the_lease_s_own_grant_for_a_new_time() {
+        let grant = Grant::new(TTL).with_fence(FencingToken::new(7));
+        let lease = lease(grant.with_revision(Revision::new(5_u64)));
+        let Extension::Extended(grant) = lease.extended_if(true, TTL * 2) else {
+            panic!("done")
+        };
+        assert_eq!((grant.ttl, grant.fence), (TTL * 2, lease.fence()));
+        assert_eq!(grant.revision.get::<u64>(), Some(&5));
+        assert!(matches!(lease.extended_if(false, TTL), Extension::Lost));
+    }
+
+    #[test]
+    fn a_hundredth_and_two_milliseconds_of_a_lease_are_not_relied_on() {
+        assert_eq!(drift(TTL), Duration::from_millis(302));
+        let sent = Time::from_nanos(1_000_000_000);
+        assert_eq!(
+            sent.until(valid_until(sent, TTL)),
+            Duration::from_millis(29_698)
+        );
+    }
+}

@@ -142,3 +142,45 @@ impl Drop for Waking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn a_wait_ends_when_it_says() {
+        let now = Time::from_nanos(1);
+        let second = Duration::from_secs(1);
+        for (wait, waits, deadline) in [
+            (Wait::none(), false, now.saturating_add(CALL)),
+            (
+                Wait::within(Duration::ZERO),
+                false,
+                now.saturating_add(CALL),
+            ),
+            (Wait::within(second), true, now.saturating_add(second)),
+            (Wait::forever(), true, Time::MAX),
+        ] {
+            assert_eq!(wait.waits(), waits, "{wait:?}");
+            assert_eq!(wait.deadline(now, CALL), deadline, "{wait:?}");
+            assert!(wait.cancel().is_none());
+        }
+    }
+
+    #[test]
+    fn a_cancel_wakes_whom_it_was_given_and_forgets_who_left() {
+        let cancel = Cancel::new();
+        let (stays, left, late) = (Signal::new(), Signal::new(), Signal::new());
+        let waking = cancel.wake(&stays);
+        drop(cancel.wake(&left));
+        assert!(!cancel.is_cancelled() && !stays.take());
+        cancel.cancel();
+        assert!(cancel.is_cancelled() && stays.take() && !left.take());
+        drop(waking);
+        let _late = cancel.wake(&late);
+        assert!(late.take(), "who comes later is not left to sleep");
+        assert_eq!(cancel.waiting().len(), 1);
+    }
+}

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireError, Lock, LockGuard, LockOptions, MemoryDatastore, Optional as _, ReleaseError, Store,
+    AcquireError, FakeClock, Lock, LockGuard, LockOptions, MemoryDatastore, Optional as _,
+    ReleaseError, Store,
 };
 use support::{Fault, Flaky, LATE, eventually};
 
@@ -162,6 +163,24 @@ fn a_late_copy_of_a_claim_holds_nothing_after_an_early_release() {
     guard.release().unwrap();
     thread::sleep(LATE * 2);
     assert!(store.is_free(KEY));
+}
+
+#[test]
+fn a_release_that_keeps_nothing_does_not_wait_for_a_lost_claim_first() {
+    let fake = FakeClock::jumping();
+    let flaky = Flaky::over(MemoryDatastore::with_clock(fake.clock()));
+    let store = Store::builder(flaky.clone()).clock(fake.clock()).build();
+    flaky.acquires.fail_next(&[Fault::LoseReply]);
+    let options = LockOptions::default()
+        .with_ttl(flaky.call_timeout / 2)
+        .with_renew(false);
+    let guard = Lock::with_options(&store, "job", options)
+        .unwrap()
+        .try_acquire()
+        .unwrap();
+    guard
+        .release()
+        .expect("after the lost claim's end it would have been too late");
 }
 
 #[test]

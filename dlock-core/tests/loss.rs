@@ -4,13 +4,13 @@
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    FakeClock, Inspect as _, Lock, LockGuard, LockOptions, MemoryDatastore, ReleaseError, Released,
-    Store,
+    FakeClock, Inspect as _, Lock, LockEvent, LockGuard, LockOptions, MemoryDatastore,
+    ReleaseError, Released, Store,
 };
 use support::{Fault, Flaky, eventually};
 
@@ -66,6 +66,15 @@ fn a_lock_that_somebody_else_took_is_lost_and_its_release_leaves_the_other_alone
 }
 
 #[test]
+fn a_release_that_was_not_sent_at_first_does_not_hide_the_loss() {
+    let store = Flaky::new();
+    let guard = lock(&store, LockOptions::default()).try_acquire().unwrap();
+    break_lock(&store, &guard);
+    store.releases.fail_next(&[Fault::Refuse]);
+    assert!(matches!(guard.release(), Err(ReleaseError::Lost)));
+}
+
+#[test]
 fn the_loss_is_told_once_also_to_who_asks_late_and_not_after_a_release() {
     let store = Flaky::new();
     let guard = lock(&store, short()).try_acquire().unwrap();
@@ -93,6 +102,69 @@ fn the_loss_is_told_once_also_to_who_asks_late_and_not_after_a_release() {
     guard.release().unwrap();
     thread::sleep(TTL * 2);
     assert_eq!((times(), times_after_release()), (2, 0));
+}
+
+#[test]
+fn a_loss_that_a_look_finds_is_told_too() {
+    let fake = FakeClock::new();
+    let memory = MemoryDatastore::with_clock(fake.clock());
+    let store = Store::builder(memory).clock(fake.clock()).build();
+    let lock = Lock::with_options(&store, "job", short().with_renew(false)).unwrap();
+    let guard = lock.try_acquire().unwrap();
+    let (sender, told) = mpsc::channel();
+    guard.on_lost(move || sender.send(()).unwrap());
+    // The timing thread has to wake up before it sees the end: the look is faster.
+    fake.advance(TTL);
+    assert!(!guard.is_valid());
+    told.recv_timeout(Duration::from_secs(20))
+        .expect("told of the loss");
+}
+
+#[test]
+fn the_observer_is_told_of_all_that_happens_to_a_lock() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let flaky = Flaky::new();
+    let observer = {
+        let told = Arc::clone(&told);
+        move |event: &LockEvent<'_>| {
+            let event = match event {
+                LockEvent::Acquired { key, .. } => format!("acquired {key}"),
+                LockEvent::Refused { key, .. } => format!("refused {key}"),
+                LockEvent::RenewalFailed { key, .. } => format!("renewal failed {key}"),
+                LockEvent::AtRisk { key, .. } => format!("at risk {key}"),
+                LockEvent::Lost { key, .. } => format!("lost {key}"),
+                LockEvent::Released { key, .. } => format!("released {key}"),
+                LockEvent::ReleaseFailed { key, .. } => format!("release failed {key}"),
+                _ => return,
+            };
+            told.lock().unwrap().push(event);
+        }
+    };
+    let store = Store::builder(flaky.clone()).observer(observer).build();
+    let lock = |id: &str, options| Lock::with_options(&store, id, options).unwrap();
+    let plain = lock("plain", LockOptions::default());
+    let guard = plain.try_acquire().unwrap();
+    assert!(plain.try_acquire().is_err());
+    guard.release().unwrap();
+    flaky.releases.fail_next(&[Fault::Refuse, Fault::Refuse]);
+    assert!(plain.try_acquire().unwrap().release().is_err());
+    assert_eq!(
+        std::mem::take(&mut *told.lock().unwrap()),
+        [
+            "acquired dlock:plain",
+            "refused dlock:plain",
+            "released dlock:plain",
+            "acquired dlock:plain",
+            "release failed dlock:plain",
+        ]
+    );
+
+    flaky.extends.fail_always(Some(Fault::Refuse));
+    let _guard = lock("lost", short()).try_acquire().unwrap();
+    for event in ["renewal failed", "at risk", "lost"] {
+        let event = format!("{event} dlock:lost");
+        eventually(&event, || told.lock().unwrap().contains(&event));
+    }
 }
 
 #[test]

@@ -370,6 +370,61 @@ mod tests {
     }
 
     #[test]
+    fn each_setter_sets_its_own_option() {
+        let second = Duration::from_secs(1);
+        let retry = Backoff::new(second, second * 5);
+        let options = LockOptions::default()
+            .with_key_prefix("p")
+            .with_ttl(second)
+            .with_renew(false)
+            .with_min_hold(second * 2)
+            .with_max_hold(second * 3)
+            .with_grace(second * 4)
+            .with_label("nightly")
+            .with_retry(retry);
+        assert_eq!(
+            options,
+            LockOptions {
+                key_prefix: "p".to_owned(),
+                ttl: second,
+                renew: false,
+                min_hold: Some(second * 2),
+                max_hold: Some(second * 3),
+                grace: Some(second * 4),
+                label: Some("nightly".to_owned()),
+                retry,
+            }
+        );
+    }
+
+    #[test]
+    fn the_grace_is_a_sixth_of_the_longest_lease_unless_it_is_set() {
+        let seconds = Duration::from_secs;
+        let options = LockOptions::default();
+        assert_eq!(options.grace_or_default(), seconds(5));
+        let longer = options.clone().with_max_hold(seconds(60));
+        assert_eq!(longer.grace_or_default(), seconds(5));
+        let shorter = options.with_max_hold(seconds(12));
+        assert_eq!(shorter.grace_or_default(), seconds(2));
+        assert_eq!(
+            shorter.with_grace(seconds(1)).grace_or_default(),
+            seconds(1)
+        );
+    }
+
+    #[test]
+    fn a_time_may_be_ten_milliseconds_to_ten_years() {
+        let (least, most) = (
+            Duration::from_millis(10),
+            Duration::from_secs(3650 * 24 * 60 * 60),
+        );
+        let instant = Duration::from_nanos(1);
+        let of = |ttl| LockOptions::default().with_ttl(ttl).validate();
+        assert!(of(least).is_ok() && of(most).is_ok());
+        assert!(of(least - instant).is_err() && of(most + instant).is_err());
+    }
+
+    #[test]
     fn a_wrong_file_is_refused_with_the_reason() {
         for (text, reason) in [
             ("ttl = '0s'", "ttl 0s is outside 10ms to"),

@@ -121,6 +121,20 @@ fn a_loss_that_a_look_finds_is_told_too() {
 }
 
 #[test]
+fn a_loss_is_told_when_the_clock_stands_at_the_end_of_the_lease() {
+    let fake = FakeClock::new();
+    let memory = MemoryDatastore::with_clock(fake.clock());
+    let store = Store::builder(memory).clock(fake.clock()).build();
+    let lock = Lock::with_options(&store, "job", short().with_renew(false)).unwrap();
+    let guard = lock.try_acquire().unwrap();
+    let (sender, told) = mpsc::channel();
+    guard.on_lost(move || sender.send(()).unwrap());
+    fake.advance(guard.remaining());
+    told.recv_timeout(Duration::from_secs(20))
+        .expect("told of the loss without a look");
+}
+
+#[test]
 fn the_observer_is_told_of_all_that_happens_to_a_lock() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let flaky = Flaky::new();

@@ -1,4 +1,4 @@
-//! What the memory store does with its waiters.
+//! What the memory store does with leases and with its waiters. The laws of every store are the testkit's.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Claim, Clock, Datastore as _, FakeClock, Inspect as _, Lease, Lock, LockOptions,
-    MemoryDatastore, Released, Signal, Store,
+    Attempt, Claim, Clock, Datastore as _, ErrorKind, Extension, FakeClock, FencingToken, Grant,
+    Held, Holder, Inspect as _, Lease, Lock, LockOptions, MemoryDatastore, Released, Signal, Store,
+    Time,
 };
 use support::{Flaky, eventually};
 
@@ -41,7 +42,22 @@ impl World {
         let Attempt::Granted(grant) = self.memory.acquire(&claim, SECOND * 30).unwrap() else {
             panic!("the key was free");
         };
-        Lease::new(claim, grant).for_call(1, dlock_core::Time::MAX)
+        Lease::new(claim, grant).for_call(1, Time::MAX)
+    }
+
+    fn holder(&self) -> Held {
+        self.memory.holder(KEY).unwrap().expect("held")
+    }
+
+    /// How long the lease lasts after an extend to `ttl` by its call numbered `sequence`.
+    fn extend(&self, lease: &Lease, sequence: u64, ttl: Duration) -> Duration {
+        let call = lease.for_call(sequence, Time::MAX);
+        let Extension::Extended(grant) = self.memory.extend(&call, ttl).unwrap() else {
+            panic!("lost");
+        };
+        assert_eq!(grant.fence, lease.fence());
+        assert_eq!(self.holder().expires_in(), Some(grant.ttl));
+        grant.ttl
     }
 
     fn is_granted(&self, claim: &Claim) -> bool {
@@ -50,6 +66,173 @@ impl World {
             Attempt::Granted(_)
         )
     }
+}
+
+#[test]
+fn a_lease_ends_at_its_end_and_not_before() {
+    let world = World::new();
+    let lease = world.hold();
+    assert!(!world.memory.is_empty() && world.memory.len() == 1);
+    let instant = Duration::from_nanos(1);
+    world.fake.advance(SECOND * 30 - instant);
+    assert!(!world.is_granted(&world.claim()));
+    assert_eq!(world.holder().expires_in(), Some(instant));
+    world.fake.advance(instant);
+    assert_eq!(world.memory.holder(KEY).unwrap(), None);
+    assert!(world.memory.is_empty());
+    let later = world.memory.extend(&lease, SECOND).unwrap();
+    assert!(matches!(later, Extension::Lost));
+    assert_eq!(world.memory.release(&lease).unwrap(), Released::NotOurs);
+}
+
+#[test]
+fn the_holder_is_shown_as_its_last_call_described_it() {
+    let world = World::new();
+    let lease = world.hold();
+    let shown = world.holder();
+    assert_eq!(shown.fence(), lease.fence());
+    assert_eq!(shown.expires_in(), Some(SECOND * 30));
+    assert!(shown.holder().is_some_and(Holder::is_this_process));
+    let text = "dlock1 web-3 4121 00000000000000aa 1764000271000 running";
+    world.extend(&lease.with_holder(text), 2, SECOND);
+    let shown = world.holder();
+    assert_eq!(shown.holder().map(Holder::to_text).as_deref(), Some(text));
+}
+
+#[test]
+fn an_extend_replaces_the_time_and_an_older_one_changes_nothing() {
+    let world = World::new();
+    let lease = world.hold();
+    assert_eq!(world.extend(&lease, 2, SECOND * 60), SECOND * 60);
+    assert_eq!(world.extend(&lease, 2, SECOND * 10), SECOND * 60);
+    assert_eq!(world.extend(&lease, 1, SECOND * 10), SECOND * 60);
+    assert_eq!(world.extend(&lease, 3, SECOND * 10), SECOND * 10);
+}
+
+#[test]
+fn nobody_but_the_owner_extends_or_releases() {
+    let world = World::new();
+    let lease = world.hold();
+    let other = Lease::new(world.claim(), lease.grant().clone()).for_call(9, Time::MAX);
+    let extension = world.memory.extend(&other, SECOND).unwrap();
+    assert!(matches!(extension, Extension::Lost));
+    assert_eq!(world.memory.release(&other).unwrap(), Released::NotOurs);
+    assert_eq!(world.holder().expires_in(), Some(SECOND * 30));
+    assert_eq!(world.memory.release(&lease).unwrap(), Released::Ours);
+    assert_eq!(world.memory.holder(KEY).unwrap(), None);
+}
+
+#[test]
+fn a_call_that_comes_at_its_end_or_asks_for_too_little_does_nothing() {
+    let world = World::new();
+    let lease = world.hold();
+    let late = lease.for_call(9, world.clock.now());
+    let errors = [
+        world.memory.acquire(late.claim(), SECOND).map(drop),
+        world.memory.extend(&late, SECOND).map(drop),
+        world.memory.release(&late).map(drop),
+    ];
+    for error in errors {
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Stale);
+    }
+    let short = Duration::from_nanos(1);
+    let errors = [
+        world.memory.acquire(&world.claim(), short).map(drop),
+        world.memory.extend(&lease, short).map(drop),
+    ];
+    for error in errors {
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    assert_eq!(world.holder().expires_in(), Some(SECOND * 30));
+}
+
+#[test]
+fn only_the_token_that_was_seen_breaks_a_lease() {
+    let world = World::new();
+    let lease = world.hold();
+    let fence = lease.fence().unwrap();
+    let other = FencingToken::new(fence.get() + 1);
+    assert_eq!(
+        world.memory.break_lease(KEY, other).unwrap(),
+        Released::NotOurs
+    );
+    assert_eq!(world.holder().fence(), Some(fence));
+    assert_eq!(
+        world.memory.break_lease(KEY, fence).unwrap(),
+        Released::Ours
+    );
+    assert!(world.memory.is_empty());
+    assert_eq!(
+        world.memory.break_lease(KEY, fence).unwrap(),
+        Released::NotOurs
+    );
+}
+
+#[test]
+fn a_release_hands_the_key_to_the_first_waiter_for_a_second() {
+    let world = World::new();
+    let lease = world.hold();
+    let (waiter, signal) = (world.claim(), Signal::new());
+    let _watch = world.memory.watch(&waiter, &signal).unwrap();
+    assert!(!signal.take());
+    assert_eq!(world.memory.release(&lease).unwrap(), Released::Ours);
+    assert!(signal.take());
+    assert!(world.holder().fence() > lease.fence());
+    assert_eq!(world.holder().expires_in(), Some(SECOND));
+    assert!(world.is_granted(&waiter));
+    assert_eq!(world.holder().expires_in(), Some(SECOND * 30));
+    // Whoever holds does not wait any more.
+    let lease = Lease::new(waiter, Grant::new(SECOND));
+    assert_eq!(world.memory.release(&lease).unwrap(), Released::Ours);
+    assert!(world.memory.is_empty() && !signal.take());
+}
+
+#[test]
+fn a_waiter_that_left_the_queue_is_handed_nothing() {
+    let world = World::new();
+    let lease = world.hold();
+    let (left, stays) = (Signal::new(), Signal::new());
+    let watch = world.memory.watch(&world.claim(), &left).unwrap();
+    let _watch = world.memory.watch(&world.claim(), &stays).unwrap();
+    drop(watch);
+    assert!(!world.is_granted(&world.claim()), "the holder stays");
+    assert_eq!(world.memory.release(&lease).unwrap(), Released::Ours);
+    assert!(!left.take() && stays.take());
+}
+
+#[test]
+fn only_an_extend_that_shortens_wakes_the_waiters() {
+    let world = World::new();
+    let lease = world.hold();
+    let signals = [Signal::new(), Signal::new()];
+    let _watches = signals
+        .each_ref()
+        .map(|signal| world.memory.watch(&world.claim(), signal).unwrap());
+    for (sequence, seconds, wakes) in [(2, 30, false), (3, 60, false), (4, 59, true)] {
+        world.extend(&lease, sequence, SECOND * seconds);
+        assert_eq!(signals.each_ref().map(Signal::take), [wakes; 2]);
+    }
+}
+
+#[test]
+fn the_sweep_takes_neither_a_lease_nor_the_turn_of_a_waiter() {
+    let world = World::new();
+    let lease = world.hold();
+    let (waiter, signal) = (world.claim(), Signal::new());
+    let _watch = world.memory.watch(&waiter, &signal).unwrap();
+    assert_eq!(world.memory.release(&lease).unwrap(), Released::Ours);
+    assert!(signal.take(), "handed over, and it does not come");
+    let long = Claim::new("dlock:long", &world.clock, SECOND * 86_400).unwrap();
+    let granted = world.memory.acquire(&long, SECOND * 86_400);
+    assert!(matches!(granted, Ok(Attempt::Granted(_))));
+    for number in 0..10_000 {
+        let claim = Claim::new(format!("dlock:{number}"), &world.clock, SECOND * 86_400).unwrap();
+        let granted = world.memory.acquire(&claim, SECOND);
+        assert!(matches!(granted, Ok(Attempt::Granted(_))));
+        world.fake.advance(SECOND);
+    }
+    assert!(world.memory.holder("dlock:long").unwrap().is_some());
+    assert!(!world.is_granted(&world.claim()) && signal.take());
 }
 
 #[test]
@@ -86,7 +269,7 @@ fn a_waiter_that_missed_its_turn_queues_again_behind_the_others() {
     world.fake.advance(SECOND * 2);
     assert!(!world.is_granted(&late), "the other is first now");
     assert!(signal_other.take() && world.is_granted(&other));
-    let lease = Lease::new(other.clone(), dlock_core::Grant::new(SECOND));
+    let lease = Lease::new(other.clone(), Grant::new(SECOND));
     assert_eq!(world.memory.release(&lease).unwrap(), Released::Ours);
     assert!(signal_late.take(), "and the late one is woken in its turn");
 }

@@ -59,7 +59,7 @@ end
 
 local ttl = tonumber(ARGV[2])
 local waiter = process and string.sub(ARGV[1], 1, 32) .. process
-local generation = process and note_alive(process, string.sub(ARGV[1], 36))
+local holder = string.sub(ARGV[1], 36)
 
 if not record then
   if set then
@@ -68,11 +68,14 @@ if not record then
   if not is_fence(last) then
     return no_fence()
   end
+  if process then
+    note_alive(process, holder)
+  end
   local first = first_alive()
   if not first or first == waiter then
-    leave(waiter or '')
-    local token = draw(is_fence(last), ttl, mark())
-    redis.call('SET', lock, marked(ARGV[1]), 'PX', ttl)
+    local waited_for = leave(waiter or '')
+    local token = draw(is_fence(last), ttl, mark(waited_for))
+    redis.call('SET', lock, marked(ARGV[1], waited_for), 'PX', ttl)
     tell_end(ttl)
     return {'granted', token, ttl, now}
   end
@@ -93,25 +96,29 @@ if not ours then
   end
   local answer = held(record)
   answer[1] = 'queued'
-  answer[6] = generation
+  answer[6] = note_alive(process, holder)
   answer[7] = redis.call('ZRANGE', queue, 0, 0)[1] == waiter and 1 or 0
   return answer
 end
 
--- The claim of the waiter that the lock was handed to, or the same claim once more, since its answer was lost. It may only gain.
-local left = math.max(redis.call('PTTL', lock), ttl)
-leave(waiter or '')
+local waited_for = leave(waiter or '')
 if string.sub(record, 34, 34) == '@' then
-  redis.call('SET', lock, marked(ARGV[1]), 'PX', left)
+  -- The lock was handed to it.
+  redis.call('SET', lock, marked(ARGV[1], waited_for), 'PX', ttl)
+  if waited_for and process then
+    is_alive(process, holder)
+  end
 else
-  redis.call('PEXPIRE', lock, left)
+  -- The same claim once more, since its answer was lost. It may only gain.
+  ttl = math.max(redis.call('PTTL', lock), ttl)
+  redis.call('PEXPIRE', lock, ttl)
 end
 local token = is_fence(last)
 if not token then
   -- Lost under the lock: nobody knows any more what it was.
-  token = draw(nil, ttl, mark())
+  token = draw(nil, ttl, mark(waited_for))
 elseif 2 * ttl > 604800000 then
   redis.call('PEXPIRE', fence, 2 * ttl)
 end
-tell_end(left)
-return {'granted', token, left, now}
+tell_end(ttl)
+return {'granted', token, ttl, now}

@@ -27,13 +27,13 @@ local function is_fence(value)
 end
 
 -- What follows the number of the fence.
-local function mark()
-  return is_waited_for() and ' +' or ''
+local function mark(waited_for)
+  return waited_for and ' +' or ''
 end
 
--- A record for a lock, with the mark if somebody waits.
-local function marked(record)
-  return string.sub(record, 1, 32) .. (is_waited_for() and '+' or ' ') .. string.sub(record, 34)
+-- The record with the mark, or without.
+local function marked(record, waited_for)
+  return string.sub(record, 1, 32) .. (waited_for and '+' or ' ') .. string.sub(record, 34)
 end
 
 -- Sees to it that whoever frees or finds free the lock looks at the queue.
@@ -47,18 +47,24 @@ local function mark_all()
   local record = redis.call('GET', lock)
   -- Not what a foreign client wrote.
   if record and string.find(record, '^' .. string.rep('%x', 32) .. ' [%d@]') then
-    redis.call('SET', lock, marked(record), 'KEEPTTL')
+    redis.call('SET', lock, marked(record, true), 'KEEPTTL')
   end
 end
 
 -- Notes that a process is alive; answers its generation.
-local function note_alive(process, holder)
+local function is_alive(process, holder)
   local generation, _, known = string.match(redis.call('HGET', seen, process) or '', '^(%d+) (%d+) (.*)$')
   generation = generation or string.format('%.0f', now)
   redis.call('HSET', seen, process, string.format('%s %.0f %s', generation, now + ALIVE_MICROS, holder or known or ''))
+  return tonumber(generation)
+end
+
+-- The same, and keeps the queue.
+local function note_alive(process, holder)
+  local generation = is_alive(process, holder)
   redis.call('PEXPIRE', seen, KEPT_MS)
   redis.call('PEXPIRE', queue, KEPT_MS)
-  return tonumber(generation)
+  return generation
 end
 
 -- The first waiter of a process that is alive, but for the one that has just been handed the lock. Takes the dead before it off the queue.
@@ -89,16 +95,18 @@ local function enter(waiter)
   mark_all()
 end
 
+-- Whether somebody still waits.
 local function leave(waiter)
   redis.call('ZREM', queue, waiter)
   if is_waited_for() then
-    return
+    return true
   end
   redis.call('DEL', seen)
   local number = string.match(redis.call('GET', fence) or '', '^(%d+) %+$')
   if number then
     redis.call('SET', fence, number, 'KEEPTTL')
   end
+  return false
 end
 
 local function tell(process, message)

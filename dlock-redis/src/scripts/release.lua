@@ -30,8 +30,7 @@ local now = time[1] * 1000000 + time[2]
 
 if process then
   -- In this order: it is allowed on a full server, and what follows it too.
-  leave(ARGV[1] .. process)
-  if is_waited_for() then
+  if leave(ARGV[1] .. process) then
     note_alive(process)
   end
 end

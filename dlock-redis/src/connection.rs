@@ -89,7 +89,13 @@ impl Connection {
         }
         if login.database != 0 {
             let reply = self.greeting()?;
-            protocol::done(&reply).map_err(not_greeted)?;
+            protocol::done(&reply).map_err(|error| match error {
+                // "DB index is out of range"
+                Unanswered::Refused(error) if error.code() == "ERR" => {
+                    refused_login(ErrorKind::Invalid, error)
+                }
+                error => not_greeted(error),
+            })?;
         }
         let reply = self.greeting()?;
         let time = protocol::time(&reply).map_err(not_greeted)?;

@@ -150,3 +150,13 @@ fn a_repeated_claim_takes_nothing_away() {
     assert!(left > TTL && left <= TTL * 2, "{left:?}");
     assert!(server.command(["PTTL", KEY]).integer().unwrap() > 30_000);
 }
+
+#[test]
+fn a_database_that_the_server_does_not_have_is_invalid() {
+    let server = RedisServer::start();
+    let store = patient(&format!("{}99", server.url()));
+    let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+    assert!(!error.is_transient() && !error.may_have_executed());
+    assert!(whole_text(&error).contains("DB index"), "{error:?}");
+}

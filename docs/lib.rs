@@ -17,6 +17,8 @@ pub mod file {}
 pub mod guarantees {}
 #[doc = include_str!("src/memcache.md")]
 pub mod memcache {}
+#[doc = include_str!("src/performance.md")]
+pub mod performance {}
 #[doc = include_str!("src/php.md")]
 pub mod php {}
 #[doc = include_str!("src/redis.md")]

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::machine::cpu_time;
 use crate::rival::Rival;
+use crate::series::Turn;
 
 /// Nothing takes longer but a process that hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A thread of the crowd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Who {
     pub(crate) process: usize,
     pub(crate) thread: usize,
@@ -34,6 +35,7 @@ pub(crate) enum What {
     Ready,
     Granted(u64),
     Released(u64),
+    Turn(Turn),
     Failed(String),
 }
 
@@ -90,6 +92,12 @@ impl Crowd {
     pub(crate) fn send(&mut self, who: Who, hold: Duration) -> Result<(), Failure> {
         let (_, stdin) = &mut self.processes[who.process];
         Ok(stdin.write_all(format!("wait {} {}\n", who.thread, hold.as_millis()).as_bytes())?)
+    }
+
+    /// Lets the first one acquire and release for so long, before anybody was sent.
+    pub(crate) fn send_pairs(&mut self, lasts: Duration) -> Result<(), Failure> {
+        let (_, stdin) = self.processes.first_mut().ok_or("an empty crowd")?;
+        Ok(writeln!(stdin, "pairs {}", lasts.as_millis())?)
     }
 
     /// What is said next; `None` if nothing is for so long.
@@ -159,6 +167,11 @@ fn listen(process: usize, from: ChildStdout, tell: &Sender<Said>) {
 }
 
 fn read(process: usize, line: &str) -> Option<Said> {
+    if let Some(numbers) = line.strip_prefix("turn ") {
+        let who = Who { process, thread: 0 };
+        let what = What::Turn(turn(numbers)?);
+        return Some(Said { who, what });
+    }
     let mut words = line.splitn(3, ' ');
     let word = words.next()?;
     let thread = words.next().unwrap_or("0").parse().ok()?;
@@ -173,4 +186,45 @@ fn read(process: usize, line: &str) -> Option<Said> {
         who: Who { process, thread },
         what,
     })
+}
+
+fn turn(numbers: &str) -> Option<Turn> {
+    let mut numbers = numbers.split(' ').map(str::parse);
+    let elapsed = Duration::from_nanos(numbers.next()?.ok()?);
+    let times = numbers.collect::<Result<Vec<u64>, _>>().ok()?;
+    Some(Turn {
+        operations: times.len() as u64,
+        elapsed,
+        times,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_says_is_read() {
+        let said = read(3, "granted 7 123").unwrap();
+        assert_eq!((said.who.process, said.who.thread), (3, 7));
+        assert!(matches!(said.what, What::Granted(123)));
+        let Some(Said {
+            what: What::Turn(turn),
+            ..
+        }) = read(0, "turn 50 20 30")
+        else {
+            panic!("no turn");
+        };
+        assert_eq!((turn.operations, turn.times), (2, vec![20, 30]));
+        for odd in [
+            "",
+            "granted",
+            "granted 1",
+            "granted x 1",
+            "failed 1 why",
+            "turn x",
+        ] {
+            assert!(read(0, odd).is_none(), "{odd}");
+        }
+    }
 }

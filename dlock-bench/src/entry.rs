@@ -18,6 +18,13 @@ pub(crate) struct Entry {
     pub(crate) stage: Stage,
 }
 
+impl Entry {
+    /// How many commands clients have sent so far; `None` where there is no server.
+    pub(crate) fn commands(&self) -> Option<u64> {
+        self.stage.commands(self.rival.plain)
+    }
+}
+
 /// dlock on each of its stores, and the peers. The first one is on Redis.
 pub(crate) fn all(options: &Options) -> Result<Vec<Entry>, Failure> {
     let redis = || Stage::Redis(RedisServer::start());
@@ -25,19 +32,13 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Entry>, Failure> {
     wait_until_grown_up(&memcached)?;
     let memcached = Stage::Memcached(memcached);
     let folder = Stage::Folder(tempfile::tempdir()?);
-    let dlock = |name, stage| -> Result<Entry, Failure> {
-        let rival = Rival::dlock(name)?;
-        Ok(Entry { rival, stage })
-    };
+    let entry = |rival, stage| Entry { rival, stage };
     let mut entries = vec![
-        dlock("dlock, Redis", redis())?,
-        dlock("dlock, memcached", memcached)?,
-        dlock("dlock, file", folder)?,
+        entry(Rival::dlock("dlock, Redis")?, redis()),
+        entry(Rival::dlock("dlock, memcached")?, memcached),
+        entry(Rival::dlock("dlock, file")?, folder),
     ];
-    entries.extend(Rival::rslock(options)?.map(|rival| Entry {
-        rival,
-        stage: redis(),
-    }));
+    entries.extend(Rival::rslock(options)?.map(|rival| entry(rival, redis())));
     Ok(entries)
 }
 

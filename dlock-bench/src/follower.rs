@@ -1,12 +1,11 @@
 //! Follows a crowd from hand-over to hand-over.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
+use crate::contender::now;
 use crate::crowd::{Crowd, Said, What, Who};
-
-/// How long the lock is held each time: long enough that whoever released it waits again before the next release.
-pub(crate) const HOLD: Duration = Duration::from_millis(5);
 
 /// A crowd is spread over at most so many processes.
 const PROCESSES: usize = 20;
@@ -27,6 +26,8 @@ pub(crate) struct Seen {
     pub(crate) times: Vec<u64>,
     /// All of them.
     pub(crate) grants: u64,
+    /// In nanoseconds, of those who were granted the lock and of those who still wait.
+    pub(crate) longest_wait: u64,
     /// Contenders that gave up because something went wrong.
     pub(crate) failures: u64,
 }
@@ -34,22 +35,29 @@ pub(crate) struct Seen {
 /// Follows a crowd: whoever released waits again as soon as another holds, so that there are always as many waiters.
 pub(crate) struct Follower<'a> {
     crowd: &'a mut Crowd,
+    hold: Duration,
+    /// Since when.
+    waiting: HashMap<Who, u64>,
     holder: Option<Who>,
     /// Who held before, until it has told when it released, and when the holder was granted.
     succeeded: Option<(Who, u64)>,
 }
 
 impl<'a> Follower<'a> {
-    /// Everybody begins to wait.
-    pub(crate) fn begin(crowd: &'a mut Crowd) -> Result<Self, Failure> {
-        for who in crowd.everybody.clone() {
-            crowd.send(who, HOLD)?;
-        }
-        Ok(Follower {
+    /// Everybody begins to wait, to hold for so long each time: long enough that whoever released the lock waits again before the next release.
+    pub(crate) fn begin(crowd: &'a mut Crowd, hold: Duration) -> Result<Self, Failure> {
+        let everybody = crowd.everybody.clone();
+        let mut follower = Follower {
             crowd,
+            hold,
+            waiting: HashMap::new(),
             holder: None,
             succeeded: None,
-        })
+        };
+        everybody
+            .into_iter()
+            .try_for_each(|who| follower.send(who))?;
+        Ok(follower)
     }
 
     /// Goes on for so long.
@@ -62,9 +70,11 @@ impl<'a> Follower<'a> {
             match what {
                 What::Granted(at) => {
                     seen.grants += 1;
+                    let began = self.waiting.remove(&who).unwrap_or(at);
+                    seen.longest_wait = seen.longest_wait.max(at.saturating_sub(began));
                     if let Some(before) = self.holder.replace(who) {
                         self.succeeded = Some((before, at));
-                        self.crowd.send(before, HOLD)?;
+                        self.send(before)?;
                     }
                 }
                 What::Released(at) => {
@@ -80,9 +90,32 @@ impl<'a> Follower<'a> {
                     eprintln!("a contender failed: {why}");
                     seen.failures += 1;
                 }
-                What::Ready => {}
+                What::Ready | What::Turn(_) => {}
             }
         }
+        if let Some(since) = self.waiting.values().min() {
+            seen.longest_wait = seen.longest_wait.max(now().saturating_sub(*since));
+        }
         Ok(seen)
+    }
+
+    fn send(&mut self, who: Who) -> Result<(), Failure> {
+        self.waiting.insert(who, now());
+        self.crowd.send(who, self.hold)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_the_waiters_and_the_holder() {
+        for (waiters, processes) in [(1, 2), (10, 11), (100, 20), (1000, 20)] {
+            let threads = spread(waiters);
+            assert_eq!(threads.len(), processes);
+            assert_eq!(threads.iter().sum::<usize>(), waiters + 1);
+            assert!(threads.iter().max().unwrap() - threads.iter().min().unwrap() <= 1);
+        }
     }
 }

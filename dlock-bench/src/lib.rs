@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod allocations;
+mod bench;
 mod by_hand;
 mod chart;
 mod contender;
@@ -18,6 +19,7 @@ mod measure;
 mod options;
 mod report;
 mod rival;
+mod rival_pairs;
 mod rounds;
 mod series;
 mod stage;
@@ -27,6 +29,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use bench::Bench;
 use options::Options;
 use report::Report;
 
@@ -56,10 +59,12 @@ fn run() -> Result<(), Failure> {
     }
     let start = Instant::now();
     let mut report = Report::new(machine::describe(&options)?);
+    let bench = Bench::new(options);
+    let options = &bench.options;
     for (name, measure) in measure::ALL {
         if options.wants(name) {
             eprintln!("{:6.1} s  {name}", start.elapsed().as_secs_f64());
-            report.push(measure(&options)?);
+            report.push(measure(&bench)?);
         }
     }
     print!("{report}");

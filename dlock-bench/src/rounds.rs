@@ -121,3 +121,45 @@ pub(crate) fn interleaved(
     }
     Ok(series)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    struct Told<'a>(&'a str, &'a RefCell<String>);
+
+    impl Subject for Told<'_> {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn turn(&mut self, _: Duration) -> Result<Turn, Failure> {
+            self.1.borrow_mut().push_str(self.0);
+            Ok(Turn::default())
+        }
+    }
+
+    #[test]
+    fn each_has_its_turn_in_each_round_and_another_one_begins() {
+        let order = RefCell::new(String::new());
+        let mut subjects =
+            ["a", "b", "c"].map(|name| Box::new(Told(name, &order)) as Box<dyn Subject + '_>);
+        let series = interleaved(&mut subjects, 3, Duration::ZERO).unwrap();
+        assert_eq!(
+            *order.borrow(),
+            "abcabcbcacab",
+            "the first three do not count"
+        );
+        assert!(series.iter().all(|series| series.turns.len() == 3));
+    }
+
+    #[test]
+    fn what_is_done_in_batches_is_counted_one_by_one() {
+        let nothing: Operation = Box::new(|| Ok(()));
+        let mut threads = Threads::new("nothing", vec![nothing]).in_batches(10);
+        let turn = threads.turn(Duration::from_millis(1)).unwrap();
+        assert_eq!(turn.operations, turn.times.len() as u64 * 10);
+        assert!(turn.times.iter().sum::<u64>() * 10 <= nanos(turn.elapsed));
+    }
+}

@@ -88,13 +88,8 @@ impl Stage {
                 connected.trim().parse::<u64>().ok()?.checked_sub(1)
             }
             Stage::Memcached(server) => {
-                let count = server
-                    .stats()
-                    .get("curr_connections")?
-                    .parse::<u64>()
-                    .ok()?;
-                // One that asks, and one that listens.
-                count.checked_sub(2)
+                let open = server.stats().get("curr_connections")?.parse::<u64>();
+                open.ok()?.checked_sub(1)
             }
             Stage::Folder(_) => None,
         }

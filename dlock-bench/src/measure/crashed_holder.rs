@@ -6,11 +6,11 @@ use std::time::Duration;
 use dlock_core::{AcquireError, Lock};
 
 use crate::Failure;
+use crate::bench::Bench;
 use crate::contender::now;
 use crate::cores::Cores;
 use crate::crowd::Crowd;
-use crate::entry::{self, Entry};
-use crate::options::Options;
+use crate::entry::Entry;
 use crate::report::{Section, Table, time};
 use crate::rival;
 use crate::series::quantile_of;
@@ -18,11 +18,12 @@ use crate::series::quantile_of;
 const TTL: Duration = Duration::from_secs(1);
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
     let cores = Cores::both()?;
     let cores = *cores.last().ok_or("no core to run on")?;
-    let entries = entry::all(options)?;
-    for entry in &entries {
+    let entries = bench.entries()?;
+    for entry in entries {
         entry.stage.pin(cores)?;
     }
     let mut late: Vec<Vec<f64>> = entries.iter().map(|_| Vec::new()).collect();

@@ -4,13 +4,14 @@ use dlock_core::Store;
 use dlock_file::FileDatastore;
 
 use crate::Failure;
+use crate::bench::Bench;
 use crate::cores::Cores;
 use crate::measure::pairs;
-use crate::options::Options;
 use crate::report::Section;
 use crate::rounds::{Operation, Subject, Threads};
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
     let folder = tempfile::tempdir()?;
     let mut tables = Vec::new();
     // There is no server, so one way is enough.

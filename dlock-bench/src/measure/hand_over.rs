@@ -3,47 +3,74 @@
 use std::time::Duration;
 
 use crate::Failure;
+use crate::bench::Bench;
 use crate::chart::{Chart, Line};
 use crate::cores::Cores;
 use crate::crowd::Crowd;
 use crate::entry::{self, Entry};
-use crate::follower::{Follower, HOLD, Seen, spread};
+use crate::follower::{Follower, Seen, spread};
 use crate::options::Options;
 use crate::report::{Section, Table, or_dash, three_digits, time};
 use crate::rounds::Subject;
 use crate::series::{float, quantile};
 
-const WAITERS: [usize; 4] = [1, 10, 100, 1000];
-/// So many wait without a claim to speed: there are far more of them than cores to wake them on.
-const CROWDED: usize = 1000;
-/// A big crowd takes its time to come together.
-const CROWD_COMES: Duration = Duration::from_secs(5);
+/// A crowd, and how long each of it holds the lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Scene {
+    waiters: usize,
+    hold: Duration,
+}
+
+const fn scene(waiters: usize, hold_millis: u64) -> Scene {
+    Scene {
+        waiters,
+        hold: Duration::from_millis(hold_millis),
+    }
+}
+
+/// The last one is of commands more than of speed: there are far more waiters than cores to wake them on.
+const SCENES: [Scene; 5] = [
+    scene(1, 300),
+    scene(1, 5),
+    scene(10, 5),
+    scene(100, 5),
+    CROWDED,
+];
+const CROWDED: Scene = scene(1000, 5);
+const QUICK: [Scene; 2] = [scene(1, 10), scene(3, 5)];
+/// What the charts show: the scenes of many hand-overs.
+const CHARTED: Duration = Duration::from_millis(5);
 const TTL: Duration = Duration::from_secs(30);
 const RAW: &str = "one round trip (PING)";
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
-    let entries = entry::all(options)?;
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
+    let entries = bench.entries()?;
+    let ways = Cores::both()?;
     let (mut tables, mut charts) = (Vec::new(), Vec::new());
-    for cores in Cores::both()? {
-        for entry in &entries {
-            entry.stage.pin(cores)?;
+    for cores in &ways {
+        for entry in entries {
+            entry.stage.pin(*cores)?;
         }
+        // The crowd takes long to come together, and its commands are the same on any core.
+        let last = ways.len() == tables.len() + 1;
+        let wanted = options.either(&SCENES[..], &QUICK).iter();
         let mut points = Vec::new();
-        for waiters in options.either(&WAITERS[..], &[1, 3]) {
-            points.extend(with_waiters(options, cores, &entries, *waiters)?);
+        for scene in wanted.filter(|scene| last || **scene != CROWDED) {
+            points.extend(in_scene(options, *cores, entries, *scene)?);
         }
-        tables.push(table(cores, &points));
-        charts.extend(both_charts(cores, &points));
+        tables.push(table(*cores, &points));
+        if last {
+            charts.extend(both_charts(*cores, &points));
+        }
     }
     Ok(Section {
         title: "Hand-over".to_owned(),
-        text: format!(
-            "One holds the lock for {} ms, releases it, and waits again as soon as another holds it, so that there are always as many \
-             waiters. They are spread over at most 20 processes. Counted from the return of the release to the return of another process's \
-             acquire; a grant before the release has returned counts as 0. *raw*: a PING to Redis, in the same seconds. Commands are \
-             those that clients sent, counted by the server.",
-            HOLD.as_millis()
-        ),
+        text: "One holds the lock, releases it, and waits again as soon as another holds it, so that there are always as many waiters, in \
+               at most 20 processes. Counted from the return of the release to the return of another process's acquire; a grant before \
+               the release has returned counts as 0. *raw*: a PING to Redis, in the same seconds. *longest wait*: of anybody in the crowd, from the \
+               beginning; a fair one is that of all others' turns. Commands are those that clients sent, counted by the server."
+            .to_owned(),
         tables,
         charts,
     })
@@ -52,9 +79,8 @@ pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
 /// What was seen of one rival with so many waiters.
 struct Point {
     name: &'static str,
-    waiters: usize,
+    scene: Scene,
     seen: Seen,
-    lasted: Duration,
     commands: Option<u64>,
     connections: Option<f64>,
 }
@@ -65,17 +91,16 @@ impl Point {
     }
 }
 
-fn with_waiters(
+fn in_scene(
     options: &Options,
     cores: Cores,
     entries: &[Entry],
-    waiters: usize,
+    scene: Scene,
 ) -> Result<Vec<Point>, Failure> {
     let point = |name| Point {
         name,
-        waiters,
+        scene,
         seen: Seen::default(),
-        lasted: Duration::ZERO,
         commands: None,
         connections: None,
     };
@@ -84,9 +109,9 @@ fn with_waiters(
         .iter()
         .map(|entry| point(entry.rival.name))
         .collect();
-    let rounds = match waiters >= CROWDED {
-        true => 1,
-        false => options.either(2, 1),
+    let rounds = match scene.hold == CHARTED && scene != CROWDED {
+        true => options.either(2, 1),
+        false => 1,
     };
     for _ in 0..rounds {
         for (entry, point) in entries.iter().zip(&mut points) {
@@ -106,18 +131,25 @@ fn one_crowd(
     point: &mut Point,
 ) -> Result<(), Failure> {
     let Entry { rival, stage } = entry;
-    let threads = spread(point.waiters);
+    let Scene { waiters, hold } = point.scene;
+    let threads = spread(waiters);
     let mut crowd = cores.on_client(|| Crowd::start(rival, &stage.url(), &threads, TTL))?;
-    let mut follower = Follower::begin(&mut crowd)?;
-    let comes = match point.waiters >= CROWDED {
-        true => CROWD_COMES,
-        false => options.either(Duration::from_secs(1), HOLD * 10),
+    let mut follower = Follower::begin(&mut crowd, hold)?;
+    // Until it has come together, and all are warm.
+    let (comes, lasts) = match point.scene == CROWDED {
+        true => (Duration::from_secs(5), Duration::from_secs(3)),
+        false => options.either(
+            (
+                Duration::from_secs(1),
+                Duration::from_millis(2500).max(hold * 20),
+            ),
+            (hold * 10, hold * 20),
+        ),
     };
     follower.follow(comes)?;
-    let lasts = options.either(Duration::from_millis(2500), HOLD * 40);
-    let sent = stage.commands(rival.plain);
+    let sent = entry.commands();
     let seen = follower.follow(lasts)?;
-    if let (Some(from), Some(to)) = (sent, stage.commands(rival.plain)) {
+    if let (Some(from), Some(to)) = (sent, entry.commands()) {
         point.commands = Some(point.commands.unwrap_or(0) + to - from);
     }
     let connections = stage.connections().map(float);
@@ -125,45 +157,41 @@ fn one_crowd(
     point.seen.failures += seen.failures;
     point.seen.times.extend(seen.times);
     point.seen.grants += seen.grants;
-    point.lasted += lasts;
+    point.seen.longest_wait = point.seen.longest_wait.max(seen.longest_wait);
     Ok(())
 }
 
 fn table(cores: Cores, points: &[Point]) -> Table {
     let head = [
         "waiters",
+        "held for",
         "",
         "median",
         "p99",
         "median / raw median",
         "p99 / raw p99",
         "commands per hand-over",
-        "hand-overs per second",
+        "longest wait",
         "connections per process",
     ];
     let row = |point: &Point| {
-        let raw = points
-            .iter()
-            .find(|raw| raw.name == RAW && raw.waiters == point.waiters);
+        let is_raw = |raw: &&Point| raw.name == RAW && raw.scene == point.scene;
+        let raw = points.iter().find(is_raw).filter(|_| point.name != RAW);
         let at = |at| quantile(&point.seen.times, at);
-        let ratio = |q| {
-            raw.map(|raw| at(q) / quantile(&raw.seen.times, q))
-                .filter(|_| point.name != RAW)
-        };
-        let rate = (!point.lasted.is_zero())
-            .then(|| float(point.seen.grants) / point.lasted.as_secs_f64());
+        let ratio = |q| or_dash(raw.map(|raw| three_digits(at(q) / quantile(&raw.seen.times, q))));
         vec![
-            point.waiters.to_string(),
+            point.scene.waiters.to_string(),
+            format!("{:?}", point.scene.hold),
             match point.seen.failures {
                 0 => point.name.to_owned(),
                 failures => format!("{} ({failures} failed)", point.name),
             },
             time(at(0.5)),
             time(at(0.99)),
-            or_dash(ratio(0.5).map(three_digits)),
-            or_dash(ratio(0.99).map(three_digits)),
+            ratio(0.5),
+            ratio(0.99),
             or_dash(point.commands_each().map(three_digits)),
-            or_dash(rate.map(three_digits)),
+            or_dash(raw.map(|_| time(float(point.seen.longest_wait)))),
             or_dash(point.connections.map(three_digits)),
         ]
     };
@@ -178,11 +206,11 @@ fn table(cores: Cores, points: &[Point]) -> Table {
 fn both_charts(cores: Cores, points: &[Point]) -> [(String, String); 2] {
     let chart = |name: &str, title: String, y: &str, value: &dyn Fn(&Point) -> Option<f64>| {
         let mut lines: Vec<Line> = Vec::new();
-        for point in points {
+        for point in points.iter().filter(|point| point.scene.hold == CHARTED) {
             let Some(value) = value(point).filter(|value| value.is_finite()) else {
                 continue;
             };
-            let at = (float(point.waiters as u64), value);
+            let at = (float(point.scene.waiters as u64), value);
             match lines.iter_mut().find(|line| line.name == point.name) {
                 Some(line) => line.points.push(at),
                 None => lines.push(Line {

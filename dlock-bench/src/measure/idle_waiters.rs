@@ -4,28 +4,29 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Failure;
+use crate::bench::Bench;
 use crate::cores::Cores;
 use crate::crowd::Crowd;
-use crate::entry;
+use crate::entry::Entry;
 use crate::follower::spread;
-use crate::options::Options;
 use crate::report::{Section, Table, or_dash, three_digits};
 use crate::series::float;
 
 const WAITERS: usize = 100;
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
     let cores = Cores::both()?;
     let cores = *cores.last().ok_or("no core to run on")?;
     let waiters = options.either(WAITERS, 3);
     let lasts = options.either(Duration::from_secs(5), Duration::from_millis(100));
     let mut rows = Vec::new();
-    for entry in entry::all(options)? {
-        let entry::Entry { rival, stage } = entry;
+    for entry in bench.entries()? {
+        let Entry { rival, stage } = entry;
         stage.pin(cores)?;
         let threads = spread(waiters);
-        let start = || Crowd::start(&rival, &stage.url(), &threads, AN_HOUR);
+        let start = || Crowd::start(rival, &stage.url(), &threads, AN_HOUR);
         let mut crowd = cores.on_client(start)?;
         let mut everybody = crowd.everybody.clone().into_iter();
         let holder = everybody.next().ok_or("an empty crowd")?;
@@ -34,11 +35,11 @@ pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
         everybody.try_for_each(|who| crowd.send(who, AN_HOUR))?;
         // Until those that poll do it as seldom as they ever will.
         thread::sleep(options.either(Duration::from_secs(3), Duration::from_millis(100)));
-        let commands = stage.commands(rival.plain);
+        let commands = entry.commands();
         let busy = crowd.cpu_time()?;
         thread::sleep(lasts);
         let busy = (crowd.cpu_time()? - busy).as_secs_f64() / lasts.as_secs_f64();
-        let commands = stage.commands(rival.plain).zip(commands);
+        let commands = entry.commands().zip(commands);
         let sent = commands.map(|(to, from)| float(to - from) / lasts.as_secs_f64());
         let opened = stage.connections().map(float);
         rows.push(vec![

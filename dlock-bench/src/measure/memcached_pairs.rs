@@ -8,6 +8,7 @@ use dlock_memcache::MemcacheDatastore;
 use dlock_testkit::servers::MemcachedServer;
 
 use crate::Failure;
+use crate::bench::Bench;
 use crate::by_hand::ByHand;
 use crate::cores::Cores;
 use crate::measure::pairs;
@@ -19,7 +20,8 @@ const RAW: &str = "raw pair";
 /// A fresh server grants nothing for its first seconds.
 const GROWN_UP_WITHIN: Duration = Duration::from_secs(10);
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
     let server = MemcachedServer::start();
     let mut tables = Vec::new();
     wait_until_grown_up(&server)?;

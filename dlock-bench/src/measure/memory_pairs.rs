@@ -4,16 +4,17 @@ use dlock_core::{MemoryDatastore, Store};
 
 use crate::Failure;
 use crate::allocations;
+use crate::bench::Bench;
 use crate::cores::Cores;
 use crate::measure::pairs;
-use crate::options::Options;
 use crate::report::Section;
 use crate::rounds::{Operation, Subject, Threads};
 
 /// A pair takes hardly longer than a few looks at the clock.
 const BATCH: u32 = 50;
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
     let cores = Cores::both()?[0];
     let table = || {
         let store = Store::new(MemoryDatastore::new());

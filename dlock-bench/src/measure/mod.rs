@@ -14,10 +14,10 @@ mod start_up;
 pub(crate) use memcached_pairs::wait_until_grown_up;
 
 use crate::Failure;
-use crate::options::Options;
+use crate::bench::Bench;
 use crate::report::Section;
 
-type Measure = fn(&Options) -> Result<Section, Failure>;
+type Measure = fn(&Bench) -> Result<Section, Failure>;
 
 /// All of it, in the order of the report.
 pub(crate) const ALL: &[(&str, Measure)] = &[

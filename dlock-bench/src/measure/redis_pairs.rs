@@ -8,11 +8,14 @@ use dlock_redis::RedisDatastore;
 use dlock_testkit::servers::RedisServer;
 
 use crate::Failure;
+use crate::bench::Bench;
 use crate::by_hand::{ByHand, packed};
 use crate::cores::Cores;
 use crate::measure::pairs::{self, TTL};
 use crate::options::Options;
 use crate::report::{Section, Table};
+use crate::rival::Rival;
+use crate::rival_pairs::RivalPairs;
 use crate::rounds::{Operation, Subject, Threads};
 use crate::tap::Tap;
 
@@ -23,14 +26,18 @@ const COMPARE_AND_DELETE: &str =
 /// As long as the recorded claims must work.
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
     let server = RedisServer::start();
+    let rslock = Rival::rslock(options)?;
     let mut tables = Vec::new();
     for cores in Cores::both()? {
         cores.pin_server(server.pid())?;
         for threads in pairs::THREADS {
             let caption = format!("Redis, {}", cores.name);
-            tables.push(cores.on_client(|| table(&caption, options, &server, threads))?);
+            tables.push(
+                cores.on_client(|| table(&caption, options, &server, threads, rslock.as_ref()))?,
+            );
         }
     }
     Ok(Section {
@@ -50,6 +57,7 @@ fn table(
     options: &Options,
     server: &RedisServer,
     threads: usize,
+    rslock: Option<&Rival>,
 ) -> Result<Table, Failure> {
     let connections = u32::try_from(threads)?;
     let by_hand = Arc::new(ByHand::to(server.address(), connections)?);
@@ -68,13 +76,17 @@ fn table(
         Box::new(Threads::new(name, operations.collect()))
     };
     let ping = vec![vec![(packed(&["PING"]), "PONG")]; threads];
-    let subjects = vec![
+    let mut subjects = vec![
         pairs("one round trip (PING)", ping),
         pairs(RAW, raw),
         pairs(BY_HAND, recorded),
         dlock("`RedisDatastore`", pairs::datastore_pair),
         dlock("`Lock`", pairs::lock_pair),
     ];
+    if let (Some(rslock), 1) = (rslock, threads) {
+        let pairs = RivalPairs::start(rslock, &server.url(), TTL)?;
+        subjects.push(Box::new(pairs));
+    }
     pairs::table(caption, options, subjects, threads, &[RAW, BY_HAND])
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Failure;
+use crate::bench::Bench;
 use crate::cores::Cores;
 use crate::measure::pairs;
 use crate::options::Options;
@@ -14,7 +15,8 @@ use crate::rounds::{Operation, Subject, Threads};
 
 const FLOCK: &str = "`flock -n FILE true`";
 
-pub(crate) fn measure(options: &Options) -> Result<Section, Failure> {
+pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
+    let options = &bench.options;
     let dlock = built(options)?;
     let folder = tempfile::tempdir()?;
     let (file, store) = (folder.path().join("lock"), folder.path().join("locks"));

@@ -1,0 +1,32 @@
+//! One run: what was asked for, and the servers that its measurements share.
+
+use std::cell::OnceCell;
+
+use crate::Failure;
+use crate::entry::{self, Entry};
+use crate::options::Options;
+
+pub(crate) struct Bench {
+    pub(crate) options: Options,
+    entries: OnceCell<Vec<Entry>>,
+}
+
+impl Bench {
+    pub(crate) fn new(options: Options) -> Self {
+        Bench {
+            options,
+            entries: OnceCell::new(),
+        }
+    }
+
+    /// The rivals, started when they are asked for the first time.
+    pub(crate) fn entries(&self) -> Result<&[Entry], Failure> {
+        match self.entries.get() {
+            Some(entries) => Ok(entries),
+            None => {
+                let entries = entry::all(&self.options)?;
+                Ok(self.entries.get_or_init(|| entries))
+            }
+        }
+    }
+}

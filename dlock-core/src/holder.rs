@@ -1,5 +1,6 @@
 //! Who holds a lock, in words that a refusal can show.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,9 +42,8 @@ impl Holder {
 
     /// The [text](Self::to_text) of this process, from now on. Every acquire writes one.
     pub(crate) fn text_of_this_process(label: Option<&str>, phase: Phase) -> String {
-        let pid = std::process::id();
-        let since = millis(SystemTime::now());
-        text(host_name(), pid, this_process(pid), since, phase, label)
+        let who = text_of_process(std::process::id());
+        text(&who, millis(SystemTime::now()), phase, label)
     }
 
     /// The name of the host, as it calls itself.
@@ -79,14 +79,8 @@ impl Holder {
 
     /// The text that stores keep: one line of printable ASCII, at most [`MAX_TEXT`](Self::MAX_TEXT) bytes.
     pub fn to_text(&self) -> String {
-        text(
-            &self.host,
-            self.pid,
-            self.process,
-            self.since_millis,
-            self.phase,
-            self.label.as_deref(),
-        )
+        let who = who(&self.host, self.pid, self.process);
+        text(&who, self.since_millis, self.phase, self.label.as_deref())
     }
 
     /// Reads a stored text; `None` for one that [`to_text`](Self::to_text) did not write.
@@ -198,24 +192,24 @@ fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn text(
-    host: &str,
-    pid: u32,
-    process: u64,
-    since_millis: u64,
-    phase: Phase,
-    label: Option<&str>,
-) -> String {
+/// The part of a text that is the same for all that a process claims.
+fn who(host: &str, pid: u32, process: u64) -> String {
+    let mut who = format!("{TAG} ");
+    push_clipped(&mut who, host);
+    // Writing to a String cannot fail.
+    let _ = write!(who, " {pid} {process:016x}");
+    who
+}
+
+fn text(who: &str, since_millis: u64, phase: Phase, label: Option<&str>) -> String {
     let phase = match phase {
         Phase::Running => "running",
         Phase::Done => "done",
     };
-    let mut text = String::with_capacity(128);
-    text.push_str(TAG);
-    text.push(' ');
-    push_clipped(&mut text, host);
-    // Writing to a String cannot fail.
-    let _ = write!(text, " {pid} {process:016x} {since_millis} {phase}");
+    let mut text = String::with_capacity(who.len() + 64);
+    text.push_str(who);
+    let _ = write!(text, " {since_millis} ");
+    text.push_str(phase);
     if let Some(label) = label {
         text.push(' ');
         push_clipped(&mut text, label);
@@ -253,6 +247,16 @@ fn ask_host_name() -> String {
 #[cfg(not(unix))]
 fn ask_host_name() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".to_owned())
+}
+
+/// [`who`] of this process. It is written once, and by each forked child again.
+fn text_of_process(pid: u32) -> Cow<'static, str> {
+    static FIRST: OnceLock<(u32, String)> = OnceLock::new();
+    let text = || who(host_name(), pid, this_process(pid));
+    match FIRST.get_or_init(|| (pid, text())) {
+        (first, who) if *first == pid => Cow::Borrowed(who),
+        _ => Cow::Owned(text()),
+    }
 }
 
 /// A number that no other process has: host and pid are the same in two containers, and a forked child has its
@@ -307,6 +311,9 @@ mod tests {
         assert!(me.is_this_process());
         assert!(me.to_string().starts_with("this process since "), "{me}");
         assert!(!web_3().is_this_process());
+
+        let child = Holder::from_text(&text(&text_of_process(1), 5, Phase::Running, None));
+        assert_eq!(child.unwrap().pid(), 1, "a forked child writes its own");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use dlock_core::{Clock, DatastoreError, ErrorKind, Extension, Lease, Time};
 use dlock_net::{Pool, call_deadline, may_have_executed};
 
 use crate::ConnectionManager;
-use crate::holding::{self, extend_command, extended};
+use crate::holding::{self, extended, push_extend};
 use crate::protocol::{Connection, Stored};
 
 /// How many extends go out at once: their requests and answers fit into the buffers of both ends.
@@ -64,16 +64,15 @@ fn extend_on(
     which: &[usize],
     again: bool,
 ) -> Result<Vec<Answer>, DatastoreError> {
-    let mut commands = Vec::with_capacity(which.len());
+    let mut requests = Vec::new();
     let mut sent = Vec::with_capacity(which.len());
     for (place, at) in which.iter().enumerate() {
         let (lease, ttl) = &leases[*at];
-        if let Some((command, kept)) = extend_command(link, lease, *ttl) {
-            commands.push(command);
+        if let Some(kept) = push_extend(&mut requests, link, lease, *ttl) {
             sent.push((place, kept));
         }
     }
-    let stored = link.replace_many(&commands)?;
+    let stored = link.replace_many(&requests, sent.len())?;
     let mut answers: Vec<Option<Answer>> = which.iter().map(|_| None).collect();
     let answered = stored.len();
     for ((place, kept), stored) in sent.iter().zip(stored) {

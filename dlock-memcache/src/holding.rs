@@ -5,11 +5,10 @@ use std::time::Duration;
 use dlock_core::{
     Claim, DatastoreError, ErrorKind, Extension, FencingToken, Lease, OwnerToken, Released, Time,
 };
-use memcache::exp::MetaCommand;
 
 use crate::error::Problem;
 use crate::grant::{At, RACES, fence_of, now};
-use crate::protocol::{Connection, Deleted, Item, Stored, check_key, replace};
+use crate::protocol::{Connection, Deleted, Item, Stored, check_key, push_replace};
 use crate::record::Record;
 use crate::ttl::{self, Kept};
 
@@ -61,12 +60,13 @@ pub(crate) fn extend(
     Err(contended())
 }
 
-/// The command that extends the lease, and what it promises, if nothing has to be looked at first.
-pub(crate) fn extend_command(
+/// Appends the request that extends the lease, and says what it promises, if nothing has to be looked at first.
+pub(crate) fn push_extend(
+    requests: &mut Vec<u8>,
     link: &Connection,
     lease: &Lease,
     ttl: Duration,
-) -> Option<(MetaCommand, Kept)> {
+) -> Option<Kept> {
     let at = lease.revision::<At>()?;
     let in_order = at.life == link.life() && at.sequence < lease.sequence();
     if !in_order || check_key(lease.key()).is_err() {
@@ -74,8 +74,8 @@ pub(crate) fn extend_command(
     }
     let (seconds, sent) = (ttl::seconds(ttl).ok()?, now());
     let value = value(lease, lease.fence());
-    let command = replace(lease.key(), at.cas, seconds, &value);
-    Some((command, Kept { seconds, ttl, sent }))
+    push_replace(requests, lease.key(), at.cas, seconds, &value);
+    Some(Kept { seconds, ttl, sent })
 }
 
 /// The answer to an extend that was carried out.

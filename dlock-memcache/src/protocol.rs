@@ -1,13 +1,15 @@
 //! The few commands of memcached's meta protocol that locks need.
 //!
-//! Requests are packed and answers taken apart by `memcache::exp`; the bytes go over the socket that keeps the call's deadline.
+//! Answers are taken apart by `memcache::exp`, requests are text; the bytes go over the socket that keeps the call's deadline. Whoever sends a key
+//! has had it [checked](check_key).
 
-use std::str;
+use std::io::Write as _;
 use std::time::Duration;
+use std::{fmt, str};
 
 use dlock_core::{DatastoreError, ErrorKind, Time};
 use dlock_net::{Link, Socket, Transport, Wire, nothing_was_done};
-use memcache::exp::{MAX_KEY_LENGTH, MetaCommand, MetaOp, MetaResponse, ReturnCode};
+use memcache::exp::{MAX_KEY_LENGTH, MetaResponse, ReturnCode};
 
 use crate::error::{Problem, answered};
 use crate::greeting::read_stats;
@@ -23,6 +25,8 @@ const MAX_VALUE: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Connection {
     wire: Wire<Socket>,
+    /// Its memory is kept from call to call.
+    request: Vec<u8>,
     life: Life,
     /// Whether that life is old enough to grant.
     grown_up: bool,
@@ -75,6 +79,7 @@ impl Connection {
         stats.check(wire.peer())?;
         Ok(Connection {
             wire,
+            request: Vec::new(),
             life,
             grown_up,
         })
@@ -111,12 +116,9 @@ impl Connection {
         seconds: u32,
         value: &str,
     ) -> Result<Stored, DatastoreError> {
-        let add = MetaCommand::new(MetaOp::Set, key)
-            .flag("ME")
-            .flag(format!("T{seconds}"))
-            .flag("c")
-            .value(value);
-        self.ask(&add)?;
+        self.request.clear();
+        push_set(&mut self.request, key, format_args!("ME"), seconds, value);
+        self.wire.send(&self.request)?;
         self.stored()
     }
 
@@ -128,24 +130,23 @@ impl Connection {
         seconds: u32,
         value: &str,
     ) -> Result<Stored, DatastoreError> {
-        self.ask(&replace(key, cas, seconds, value))?;
+        self.request.clear();
+        push_replace(&mut self.request, key, cas, seconds, value);
+        self.wire.send(&self.request)?;
         self.stored()
     }
 
-    /// The same for many keys in one go. The answers come in order, as far as they came.
+    /// Sends the `count` requests that [`push_replace`] made. The answers come in order, as far as they came.
     pub(crate) fn replace_many(
         &mut self,
-        commands: &[MetaCommand],
+        requests: &[u8],
+        count: usize,
     ) -> Result<Vec<Result<Stored, DatastoreError>>, DatastoreError> {
-        let mut request = Vec::new();
-        for command in commands {
-            command.encode_into(&mut request).map_err(unusable_key)?;
-        }
         self.wire
-            .send(&request)
+            .send(requests)
             .map_err(dlock_net::may_have_executed)?;
-        let mut answers = Vec::with_capacity(commands.len());
-        for _ in commands {
+        let mut answers = Vec::with_capacity(count);
+        for _ in 0..count {
             let answer = self.read_answer();
             let lost = !is_in_step(&answer);
             match answer {
@@ -163,7 +164,7 @@ impl Connection {
 
     /// Deletes the key if its number is `cas`.
     pub(crate) fn delete(&mut self, key: &str, cas: u64) -> Result<Deleted, DatastoreError> {
-        self.ask(&MetaCommand::new(MetaOp::Delete, key).flag(format!("C{cas}")))?;
+        self.ask(format_args!("md {key} C{cas}"))?;
         match self.answer()?.rc() {
             ReturnCode::Hd => Ok(Deleted::Done),
             ReturnCode::Nf => Ok(Deleted::NotFound),
@@ -174,7 +175,7 @@ impl Connection {
 
     /// Deletes the key whatever its number is: for servers without such numbers.
     pub(crate) fn delete_unconditionally(&mut self, key: &str) -> Result<(), DatastoreError> {
-        self.ask(&MetaCommand::new(MetaOp::Delete, key))?;
+        self.ask(format_args!("md {key}"))?;
         self.answer().map(drop)
     }
 
@@ -184,13 +185,10 @@ impl Connection {
     }
 
     fn get_item(&mut self, key: &str) -> Result<Option<Item>, DatastoreError> {
-        let get = MetaCommand::new(MetaOp::Get, key)
-            .flag("v")
-            .flag("t")
-            .flag("c");
-        self.ask(&get)?;
+        self.ask(format_args!("mg {key} v t c"))?;
         let line = self.wire.line(MAX_LINE)?.to_vec();
-        let answer = self.parsed(&line);
+        let answer = MetaResponse::parse_header(&line);
+        let answer = answer.map_err(|error| answered(self.wire.peer(), error));
         let has_value = matches!(&answer, Ok(answer) if answer.rc() == ReturnCode::Va);
         if is_in_step(&answer) && !has_value {
             self.wire.finish();
@@ -229,9 +227,11 @@ impl Connection {
         }))
     }
 
-    fn ask(&mut self, command: &MetaCommand) -> Result<(), DatastoreError> {
-        let request = command.encode().map_err(unusable_key)?;
-        self.wire.send(&request)
+    fn ask(&mut self, line: fmt::Arguments<'_>) -> Result<(), DatastoreError> {
+        self.request.clear();
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.request, "{line}\r\n");
+        self.wire.send(&self.request)
     }
 
     fn stored(&mut self) -> Result<Stored, DatastoreError> {
@@ -261,12 +261,8 @@ impl Connection {
     }
 
     fn read_answer(&mut self) -> Result<MetaResponse, DatastoreError> {
-        let line = self.wire.line(MAX_LINE)?.to_vec();
-        self.parsed(&line)
-    }
-
-    fn parsed(&self, line: &[u8]) -> Result<MetaResponse, DatastoreError> {
-        MetaResponse::parse_header(line).map_err(|error| answered(self.wire.peer(), error))
+        let answer = MetaResponse::parse_header(self.wire.line(MAX_LINE)?);
+        answer.map_err(|error| answered(self.wire.peer(), error))
     }
 
     fn odd(&self, answer: &str) -> DatastoreError {
@@ -283,13 +279,24 @@ fn is_in_step(answer: &Result<MetaResponse, DatastoreError>) -> bool {
     }
 }
 
-/// The command of [`Connection::replace`], for [`Connection::replace_many`].
-pub(crate) fn replace(key: &str, cas: u64, seconds: u32, value: &str) -> MetaCommand {
-    MetaCommand::new(MetaOp::Set, key)
-        .flag(format!("C{cas}"))
-        .flag(format!("T{seconds}"))
-        .flag("c")
-        .value(value)
+/// Appends the request of [`Connection::replace`], for [`Connection::replace_many`].
+pub(crate) fn push_replace(requests: &mut Vec<u8>, key: &str, cas: u64, seconds: u32, value: &str) {
+    push_set(requests, key, format_args!("C{cas}"), seconds, value);
+}
+
+fn push_set(
+    requests: &mut Vec<u8>,
+    key: &str,
+    condition: fmt::Arguments<'_>,
+    seconds: u32,
+    value: &str,
+) {
+    let length = value.len();
+    // Writing to a Vec cannot fail.
+    let _ = write!(
+        requests,
+        "ms {key} {length} {condition} T{seconds} c\r\n{value}\r\n"
+    );
 }
 
 /// Refuses a key that would be more than a key on the wire, or that memcached would not take.
@@ -302,10 +309,6 @@ pub(crate) fn check_key(key: &str) -> Result<(), DatastoreError> {
         ErrorKind::Invalid,
         Problem::Key,
     ))
-}
-
-fn unusable_key(error: memcache::exp::Error) -> DatastoreError {
-    DatastoreError::not_executed(ErrorKind::Invalid, error)
 }
 
 /// The error of an answer that the protocol does not allow, shown as far as that is harmless.

@@ -118,7 +118,15 @@ fn shown(url: &str) -> String {
     if url.starts_with("file:") {
         return plain(url);
     }
-    let scheme = url.find("://").map_or("", |end| &url[..end + "://".len()]);
+    // A password may hold a :// as well, and what stands before that is no scheme.
+    let is_scheme = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    };
+    let scheme = url
+        .find("://")
+        .filter(|end| is_scheme(&url[..*end]))
+        .map_or("", |end| &url[..end + "://".len()]);
     let rest = &url[scheme.len()..];
     // First the last @, wherever it stands: a password may hold a slash, a question mark or a hash that nobody escaped, and the URL may be
     // one that no store takes.
@@ -143,6 +151,7 @@ mod tests {
             ("redis:secret@host", "host"),
             ("unix:/:secret@/x", "/x"),
             (":secret@host", "host"),
+            ("user:secret://x@host", "host"),
             ("redis//:secret@host/", "host/"),
             ("file:/home/me@work/locks", "file:/home/me@work/locks"),
             (

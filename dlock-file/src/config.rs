@@ -51,9 +51,14 @@ impl FileBuilder {
         Ok(builder)
     }
 
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     pub(crate) fn from_url(url: &str) -> Result<Self, OpenError> {
         let wrong = |why| OpenError::Url {
-            url: url.to_owned(),
+            url: shown(url),
             why,
         };
         let rest = url
@@ -103,6 +108,21 @@ impl FileBuilder {
     pub fn open(self) -> Result<FileDatastore, OpenError> {
         let folder = Folder::open(&self.path, self.manner)?;
         Ok(FileDatastore::new(folder, self.call_timeout))
+    }
+}
+
+/// The URL as an error may show it. That of another store may have a password in it.
+fn shown(url: &str) -> String {
+    if url.starts_with("file:") || !url.contains(['@', '?']) {
+        return url.to_owned();
+    }
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    let is_scheme = scheme
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    match is_scheme && !scheme.is_empty() {
+        true => format!("{scheme}://***"),
+        false => "***".to_owned(),
     }
 }
 
@@ -210,6 +230,22 @@ mod tests {
         ] {
             let error = path_of(url).unwrap_err();
             assert!(error.contains(why) && error.contains(url), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_url_of_another_store_is_refused_without_its_password() {
+        for (url, shown) in [
+            ("redis://app:s3cret@db/0", "`redis://***`"),
+            ("redis://db?pass=s3cret", "`redis://***`"),
+            ("app:s3cret@db", "`***`"),
+            ("app:s3cret://x@db", "`***`"),
+            ("redis://db", "`redis://db`"),
+            ("/home/me/locks", "`/home/me/locks`"),
+        ] {
+            let error = FileBuilder::from_url(url).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains(shown) && !text.contains("s3cret"), "{text}");
         }
     }
 }

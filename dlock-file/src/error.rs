@@ -21,7 +21,7 @@ pub enum OpenError {
         "`{url}` names no folder: {why}; write `file:/some/folder`, or `file:` for the default one"
     )]
     Url {
-        /// The URL as it was given.
+        /// The URL as it was given; no more than its scheme if it is that of another store and may hold a password.
         url: String,
         /// What is wrong with it.
         why: &'static str,

@@ -120,8 +120,9 @@ pub enum EndpointError {
 /// ```
 pub fn redacted(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
+        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
+        // A password may hold a :// as well.
+        _ => (String::new(), url),
     };
     // The last @, wherever it stands: a password may hold a slash, a question mark, or an @ that somebody forgot to escape.
     let (secret, shown) = match rest.rsplit_once('@') {
@@ -132,6 +133,11 @@ pub fn redacted(url: &str) -> String {
         Some((shown, _)) => format!("{scheme}{secret}{shown}?***"),
         None => format!("{scheme}{secret}{shown}"),
     }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
 /// The text that a part of a URL stands for; `None` if an escape is broken or the result is not UTF-8.
@@ -198,6 +204,7 @@ mod tests {
             "redis://user:a/s3cret@host",
             "redis://user:a?s3cret@host",
             "user:s3cret@host",
+            "user:s3cret://a@host",
             "redis://host/?password=s3cret",
         ] {
             let shown = redacted(url);

@@ -110,14 +110,16 @@ impl Holder {
             Some(label) => Some(decode(label)?.into_owned()),
             None => None,
         };
-        fields.next().is_none().then_some(Holder {
+        let holder = Holder {
             host,
             pid,
             process,
             since_millis,
             phase,
             label,
-        })
+        };
+        // One writing for one holder: no signs, no leading zeros, no escape that is not needed, nothing behind.
+        (holder.to_text() == text).then_some(holder)
     }
 }
 
@@ -325,6 +327,11 @@ mod tests {
             "dlock1 a b c d e",
             "{\"json\":1}",
             "dlock1 h 1 1 99999999999999999 running",
+            "dlock1 h 1 1 1 running",
+            "dlock1 h +1 0000000000000001 1 running",
+            "dlock1 h 1 000000000000000A 1 running",
+            "dlock1 %68 1 0000000000000001 1 running",
+            "dlock1 a{b} 1 0000000000000001 1 running",
         ] {
             assert_eq!(Holder::from_text(text), None, "{text}");
         }

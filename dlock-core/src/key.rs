@@ -51,7 +51,8 @@ pub(crate) fn push_encoded(encoded: &mut String, text: &str) {
     }
 }
 
-/// The inverse of [`encode`]; `None` for a text that `encode` does not produce.
+/// The inverse of [`encode`]; `None` if an escape is broken or the result is not UTF-8. It also reads what `encode` would write in
+/// another way.
 pub(crate) fn decode(encoded: &str) -> Option<Cow<'_, str>> {
     if !encoded.contains('%') {
         return Some(Cow::Borrowed(encoded));

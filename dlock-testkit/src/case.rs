@@ -23,6 +23,8 @@ pub(crate) enum Law {
     Fencing,
     Bounded,
     Clean,
+    /// All of them at once.
+    Model,
     /// What the store declares of itself.
     Declared,
     /// What `Lock` promises on a store that keeps its laws.
@@ -49,6 +51,7 @@ impl fmt::Display for Law {
             Law::Fencing => "law 8 (fencing)",
             Law::Bounded => "law 9 (bounded)",
             Law::Clean => "law 10 (clean)",
+            Law::Model => "model",
             Law::Declared => "declaration",
             Law::Exclusion => "lock (exclusion)",
             Law::Names => "lock (names)",

@@ -18,6 +18,7 @@ pub mod hold;
 pub mod idempotent;
 pub mod independent;
 pub mod loss;
+pub mod model;
 pub mod names;
 pub mod once;
 pub mod own;

@@ -37,6 +37,9 @@ mod datastore;
 mod drive;
 pub mod duration;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod held_lease;
 mod holder;

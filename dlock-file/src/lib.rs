@@ -37,6 +37,9 @@ mod error;
 mod fault;
 mod file_system;
 mod folder;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod lock_owner;
 mod moment;

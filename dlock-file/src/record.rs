@@ -94,11 +94,7 @@ impl Record {
                 holding.holder
             ),
         };
-        let check = check(&text);
-        let _ = writeln!(text, "check {check}");
-        let length = (text.len() + 1).next_multiple_of(BLOCK) - 1;
-        let _ = writeln!(text, "{:fill$}", "", fill = length - text.len());
-        text
+        with_check(text)
     }
 
     /// Reads a file's content. The check at its end makes sure that the file is whole, so that nothing else needs to.
@@ -121,7 +117,7 @@ impl Record {
         if !is_whole || found != check(body) {
             return None;
         }
-        let mut lines = body.lines().skip(1);
+        let mut lines = body.strip_suffix('\n')?.split('\n').skip(1);
         let mut field = |name: &str| lines.next()?.strip_prefix(name);
         let key = field("key ")?.to_owned();
         let fence = field("fence ")?.parse().ok()?;
@@ -146,6 +142,16 @@ impl Record {
             holding,
         })
     }
+}
+
+/// The text with the check of it and the spaces that fill it up.
+pub(crate) fn with_check(mut text: String) -> String {
+    let check = check(&text);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "check {check}");
+    let length = (text.len() + 1).next_multiple_of(BLOCK) - 1;
+    let _ = writeln!(text, "{:fill$}", "", fill = length - text.len());
+    text
 }
 
 /// A number of units of which 10^DIGITS make a second, written in seconds: what `date -d @…` reads.
@@ -267,8 +273,7 @@ mod tests {
 
         #[test]
         fn no_body_with_a_right_check_panics(body in "dlock record 1\n(key a\n)?(fence [0-9]{0,30}\n)?(free\n|owner [0-9a-f]{30,34}\n)?[ -~\n]{0,200}") {
-            let text = format!("{body}check {}\n", check(&body));
-            let text = format!("{text:<width$}\n", width = text.len().next_multiple_of(BLOCK) - 1);
+            let text = with_check(body);
             if let Ok(record) = Record::from_text(text.as_bytes()) {
                 prop_assert_eq!(Record::from_text(record.to_text().as_bytes()), Ok(record));
             }

@@ -22,6 +22,9 @@ mod abandoned;
 mod batch;
 mod config;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grant;
 mod greeting;
 mod holding;

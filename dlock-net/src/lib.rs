@@ -57,6 +57,9 @@
 mod deadline;
 mod endpoint;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lazy;
 mod pool;
 mod socket;

@@ -1,0 +1,9 @@
+//! From names to keys, and from keys to files and requests.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    dlock_core::fuzzing::key(data);
+    dlock_file::fuzzing::key(data);
+});

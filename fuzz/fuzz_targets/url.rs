@@ -1,0 +1,10 @@
+//! URLs, and what is shown of them.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    dlock_net::fuzzing::url(data);
+    dlock_file::fuzzing::url(data);
+    dlock_memcache::fuzzing::url(data);
+});

@@ -145,8 +145,10 @@ impl Pump {
             match (&*self.from).read(&mut buffer) {
                 Ok(0) | Err(_) => break,
                 Ok(length) => {
+                    // Before they are counted: whoever waits for the count may change the fault, and means the next bytes.
+                    let fault = self.fault();
                     self.count(length);
-                    if !self.pass(&buffer[..length]) {
+                    if !self.pass(&buffer[..length], fault) {
                         return;
                     }
                 }
@@ -170,9 +172,9 @@ impl Pump {
     }
 
     /// Treats `bytes` as the fault says; false if the connection is over.
-    fn pass(&mut self, bytes: &[u8]) -> bool {
+    fn pass(&mut self, bytes: &[u8], mut fault: Fault) -> bool {
         loop {
-            return match self.fault() {
+            return match fault {
                 Fault::None => self.write(bytes),
                 Fault::Delay(time) => {
                     thread::sleep(time);
@@ -180,6 +182,7 @@ impl Pump {
                 }
                 Fault::Hold => {
                     if self.hold() {
+                        fault = self.fault();
                         continue;
                     }
                     false

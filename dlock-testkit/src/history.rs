@@ -10,8 +10,10 @@
 //! - **Fencing.** Tokens strictly increase in the real-time order of grants, and always.
 //! - **Guarded resource.** It never accepts a lower token after a higher one, and never refuses a holder whose lease is valid.
 //! - **Minimum hold** and **once** are kept.
+//! - **Order and waiting**, where the store queues its waiters, in times without faults: nobody who begins to wait is served before one who waits
+//!   already, and no key stays free while somebody waits for it.
 //! - **Progress.** When the faults are over, every key is acquired again.
-//! - **Not vacuous.** Enough was granted, refused and broken for the rest to mean something.
+//! - **Not vacuous.** Enough was granted, refused, waited for and broken for the rest to mean something.
 //!
 //! Where a store lost its data, or its clock was set, two may believe for a while that they hold a lock: for at most one time to live and the
 //! store's granularity, counted from the event. So much is excused, counted and reported, and nothing else. Fencing tokens are never excused.
@@ -43,6 +45,7 @@ mod log;
 mod properties;
 mod recorder;
 mod resource;
+mod waiting;
 mod witness;
 
 use std::fs;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dlock_core::{Clock, Time};
 use dlock_testkit::faults::{self, Proxy};
 use dlock_testkit::history::{Harm, Recorder};
+use dlock_testkit::servers::RedisServer;
 
 use crate::backend::{Server, crowd_out, delete_records, hold_shards};
 use crate::plan::{Fault, Network, Planned, Way};
@@ -15,6 +16,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// memcached reckons in a second that it counts itself, and is behind for so long after it was stopped.
 const CATCHES_UP: Duration = Duration::from_millis(1500);
+/// What a client that is none of ours writes at a lock's key.
+const STRANGER: &str = "somebody-else";
+const DELETE_OWN: &str =
+    "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0";
 /// What a full Redis server is allowed: less than it has.
 const NO_ROOM: &str = "1";
 
@@ -103,6 +108,23 @@ pub(crate) fn break_server(
                 };
                 let name = fault.name();
                 match fault {
+                    Fault::KillSubscriptions => {
+                        server.command(["CLIENT", "KILL", "TYPE", "PUBSUB"]);
+                        (name, Harm::None)
+                    }
+                    Fault::ForeignHolder(lock) => {
+                        hold_as_a_stranger(server, &lock.key(), planned.lasts);
+                        (name, Harm::None)
+                    }
+                    Fault::ForeignSet(lock) => {
+                        let (key, ttl) = (lock.key(), planned.lasts.as_millis().to_string());
+                        server.command(["SET", &key, STRANGER, "PX", &ttl]);
+                        (name, Harm::Loss)
+                    }
+                    Fault::ForeignDelete(lock) => {
+                        server.command(["DEL", &lock.key()]);
+                        (name, Harm::Loss)
+                    }
                     Fault::StopServer => {
                         server.pause();
                         sleep_until(until);
@@ -195,18 +217,37 @@ pub(crate) fn break_server(
     Ok(())
 }
 
+/// As a client does that knows nothing of the queue: tries until it has the lock, and deletes it after a while.
+fn hold_as_a_stranger(server: &RedisServer, key: &str, lasts: Duration) {
+    let end = now().saturating_add(lasts);
+    let ttl = lasts.as_millis().to_string();
+    while now() < end {
+        let answer = server.command(["SET", key, STRANGER, "NX", "PX", &ttl]);
+        if answer.text().as_deref() == Some("OK") {
+            sleep_until(now().saturating_add(lasts / 4));
+            server.command(["EVAL", DELETE_OWN, "1", key, STRANGER]);
+            return;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 pub(crate) fn break_workers(
     round: &Round,
     plan: &[Planned],
     workers: &mut Workers,
 ) -> Result<(), Failure> {
-    // When who is to go on.
-    let mut stopped: Vec<(Duration, usize)> = Vec::new();
-    let go_on = |stopped: &mut Vec<(Duration, usize)>, workers: &Workers, until: Duration| {
+    // When who is to go on, and since when it is stopped.
+    let mut stopped: Vec<(Duration, usize, Time)> = Vec::new();
+    let go_on = |stopped: &mut Vec<(Duration, usize, Time)>, workers: &Workers, until| {
         stopped.sort();
-        while let Some((at, worker)) = stopped.first().copied().filter(|(at, _)| *at <= until) {
+        while let Some((at, worker, since)) =
+            stopped.first().copied().filter(|(at, ..)| *at <= until)
+        {
             sleep_until(round.start.saturating_add(at));
             workers.go_on(worker);
+            let name = Fault::StopWorker(worker).name();
+            round.record.fault(name, Harm::None, since);
             stopped.remove(0);
         }
     };
@@ -216,7 +257,8 @@ pub(crate) fn break_workers(
         match planned.fault {
             Fault::StopWorker(worker) => {
                 workers.stop(worker);
-                stopped.push((planned.at + planned.lasts, worker));
+                stopped.push((planned.at + planned.lasts, worker, since));
+                continue;
             }
             Fault::KillWorker(worker) => {
                 workers.kill(worker)?;

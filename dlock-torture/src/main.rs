@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod backend;
+mod dozing;
 mod lanes;
 mod options;
 mod plan;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
+use dlock_core::Time;
 use dlock_testkit::history::{Figures, History, Rules};
 
 use options::Options;
@@ -119,14 +121,23 @@ fn random_seed() -> Result<u64, Failure> {
     Ok(u64::from(u32::from_le_bytes(seed)))
 }
 
-/// `worker BACKEND URL HISTORIES RESOURCES ACTOR SEED [SABOTAGE]`: what this program starts itself.
+/// `worker BACKEND URL HISTORIES RESOURCES ACTOR SEED BREAKS_UNTIL [SABOTAGE]`: what this program starts itself.
 fn worker(words: &[String]) -> Result<(), Failure> {
-    let ([backend, url, folder, resources, actor, seed]
-    | [backend, url, folder, resources, actor, seed, _]) = words
+    let ([backend, url, folder, resources, actor, seed, breaks_until]
+    | [
+        backend,
+        url,
+        folder,
+        resources,
+        actor,
+        seed,
+        breaks_until,
+        _,
+    ]) = words
     else {
         return Err("a worker is started by dlock-torture itself".into());
     };
-    let sabotage = words.get(6).map(|name| name.parse()).transpose()?;
+    let sabotage = words.get(7).map(|name| name.parse()).transpose()?;
     worker::run(&worker::Job {
         backend: backend.parse()?,
         url,
@@ -134,6 +145,7 @@ fn worker(words: &[String]) -> Result<(), Failure> {
         resources: Path::new(resources),
         actor,
         seed: seed.parse()?,
+        breaks_until: Time::from_nanos(breaks_until.parse()?),
         sabotage,
     })
 }

@@ -21,7 +21,7 @@ usage: dlock-torture [OPTIONS]
   --workers N               processes for each store; default 6
   --keep FOLDER             keep the histories there, also if nothing is wrong
   --sabotage NAME           break a promise on purpose, to see it found: grants-too-long, frees-for-others,
-                            tokens-stand-still, grants-what-is-held
+                            tokens-stand-still, grants-what-is-held, passes-its-turn
 ";
 
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Name};
 use crate::random::Random;
 
 /// What is broken in one round, by who breaks it. Each list is in the order of time.
@@ -49,6 +49,14 @@ pub(crate) enum Fault {
     DeleteRecords,
     StopWorker(usize),
     KillWorker(usize),
+    /// The server cuts off all who listen for wake-ups.
+    KillSubscriptions,
+    /// A client that knows nothing of the locks takes this one when it is free, and frees it.
+    ForeignHolder(Name),
+    /// Such a client takes this one from whoever holds it.
+    ForeignSet(Name),
+    /// Such a client frees this one, whoever holds it.
+    ForeignDelete(Name),
 }
 
 /// Which way the bytes go that a fault meets.
@@ -102,6 +110,14 @@ impl Plan {
                 server(random, backend, loses_data)
             }),
         };
+        let server = server.into_iter().map(|planned| Planned {
+            // What it leaves behind, leases that end so much later, is over when the faults are.
+            fault: match planned.fault {
+                Fault::ClockBack(by) if planned.at + by > lasts => Fault::FlushScripts,
+                fault => fault,
+            },
+            ..planned
+        });
         let workers = lane(random(3), lasts, 300..2500, 100..4000, |random| {
             let worker = usize::try_from(random.within(0..workers as u64)).unwrap_or(0);
             match random.percent(65) {
@@ -111,7 +127,7 @@ impl Plan {
         });
         Plan {
             network,
-            server,
+            server: server.collect(),
             workers,
         }
     }
@@ -175,6 +191,15 @@ fn network(random: &mut Random) -> Fault {
 fn server(random: &mut Random, backend: Backend, loses_data: bool) -> Fault {
     let number = random.within(0..10);
     match backend {
+        Backend::Redis if random.percent(35) => {
+            let name = random.pick(backend.locks());
+            match number {
+                0..4 => Fault::KillSubscriptions,
+                7 if loses_data => Fault::ForeignSet(name),
+                8..10 if loses_data => Fault::ForeignDelete(name),
+                _ => Fault::ForeignHolder(name),
+            }
+        }
         Backend::Redis => match number {
             0..2 => Fault::StopServer,
             2 => Fault::KillServer { keeps_data: true },
@@ -226,6 +251,10 @@ impl Fault {
             Fault::DeleteRecords => "delete-records",
             Fault::StopWorker(_) => "stop-worker",
             Fault::KillWorker(_) => "kill-worker",
+            Fault::KillSubscriptions => "kill-subscriptions",
+            Fault::ForeignHolder(_) => "foreign-holder",
+            Fault::ForeignSet(_) => "foreign-set",
+            Fault::ForeignDelete(_) => "foreign-delete",
         }
     }
 }
@@ -238,6 +267,9 @@ impl fmt::Display for Planned {
             Fault::Network(way, network) => write!(f, " {way:?} {network:?}"),
             Fault::ClockForward(by) | Fault::ClockBack(by) => write!(f, " {by:?}"),
             Fault::StopWorker(number) | Fault::KillWorker(number) => write!(f, " {number}"),
+            Fault::ForeignHolder(name) | Fault::ForeignSet(name) | Fault::ForeignDelete(name) => {
+                write!(f, " {}", name.id)
+            }
             _ => Ok(()),
         }
     }
@@ -269,7 +301,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 22, "{seen:?}");
+        assert_eq!(seen.len(), 26, "{seen:?}");
     }
 
     #[test]
@@ -282,6 +314,19 @@ mod tests {
                     .any(|planned| names.contains(&planned.fault.name()))
             };
             assert!(!(has(&["flush", "kill-server-empty"]) && has(&["clock-back"])));
+            assert!(!(has(&["foreign-set", "foreign-delete"]) && has(&["clock-back"])));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_has_caught_up_when_the_faults_are_over() {
+        for round in 0..200 {
+            let plan = Plan::draw(1, Backend::Redis, round, LASTS, 5);
+            for planned in plan.server {
+                if let Fault::ClockBack(by) = planned.fault {
+                    assert!(planned.at + by <= LASTS, "{planned:?}");
+                }
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const ROUND: Duration = Duration::from_secs(30);
 /// How much of that is left for the calm at its end.
 const CALM: Duration = Duration::from_secs(4);
+/// The same where waiters queue: their order is looked at when what the faults left behind has settled.
+const CALM_OF_A_QUEUE: Duration = Duration::from_secs(11);
 /// Within this time of the last fault each key must have been acquired: the longest time to live, granularity, the step of a clock, and all the time
 /// that a busy machine may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,13 +79,14 @@ fn rounds(
     let mut rules = Rules {
         grants: 10,
         contended: 5,
+        served: 5,
         faults: 2,
         calm: true,
         ..Rules::default()
     };
     let count = (options.lasts.as_secs() / ROUND.as_secs()).max(1);
     let each = options.lasts / u32::try_from(count)?;
-    let faults = each.saturating_sub(CALM).max(each / 3);
+    let faults = each.saturating_sub(calm(backend)).max(each / 3);
     let start = Instant::now();
     for number in 0..count {
         if number > 0 && start.elapsed() >= options.lasts {
@@ -97,7 +100,8 @@ fn rounds(
         let histories = folder.join(format!("round-{number}"));
         fs::create_dir_all(&histories)?;
         let seed = seed.wrapping_mul(31).wrapping_add(number * 1000);
-        round(&mut place, &plan, (&histories, &resources), seed, options)?;
+        let lasts = (seed, faults);
+        round(&mut place, &plan, (&histories, &resources), lasts, options)?;
         let report = History::read(&histories)?.check(&rules);
         outcome.rounds += 1;
         outcome.figures.add(&report.figures);
@@ -131,21 +135,22 @@ fn round(
     place: &mut Place,
     plan: &Plan,
     (histories, resources): (&Path, &Path),
-    seed: u64,
+    (seed, faults): (u64, Duration),
     options: &Options,
 ) -> Result<(), Failure> {
     let record = Recorder::of_faults(histories, "faults", place.backend.name())?;
     let folders = (histories, resources);
+    let start = Clock::BOOTTIME.now();
     let mut workers = Workers::start_all(
         place.backend,
         &place.url,
         folders,
-        seed,
+        (seed, start.saturating_add(faults)),
         options.workers,
         options.sabotage,
     )?;
     let round = Round {
-        start: Clock::BOOTTIME.now(),
+        start,
         record: record.clone(),
     };
     let Place {
@@ -171,6 +176,13 @@ fn round(
     workers.finish()
 }
 
+fn calm(backend: Backend) -> Duration {
+    match backend {
+        Backend::Redis => CALM_OF_A_QUEUE,
+        Backend::Memcached | Backend::File => CALM,
+    }
+}
+
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Failure {
     let text = match panic.downcast::<String>() {
         Ok(text) => *text,
@@ -187,8 +199,8 @@ fn wait_for_progress(backend: Backend, histories: &Path) -> Result<(), Failure> 
     loop {
         thread::sleep(LOOKS_EVERY);
         let patient = start.elapsed() < PATIENCE;
-        if !patient || (start.elapsed() >= CALM - LOOKS_EVERY && all_acquired(backend, histories)?)
-        {
+        let calm = calm(backend) - LOOKS_EVERY;
+        if !patient || (start.elapsed() >= calm && all_acquired(backend, histories)?) {
             return Ok(());
         }
     }

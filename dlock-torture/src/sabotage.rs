@@ -8,6 +8,9 @@ use dlock_core::{
     Held, Inspect, Lease, Released, Signal, Watch,
 };
 
+/// When one comes again who passed its turn.
+const COMES_AGAIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// The answer promises more time than the store keeps.
@@ -18,6 +21,8 @@ pub(crate) enum Sabotage {
     TokensStandStill,
     /// Now and then a refusal is answered as a grant.
     GrantsWhatIsHeld,
+    /// One waiter of eight that was granted the lock gives it back and comes again later. For stores that wake.
+    PassesItsTurn,
 }
 
 /// A store with one of these flaws.
@@ -27,11 +32,12 @@ pub(crate) struct Saboteur {
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Sabotage; 4] = [
+    pub(crate) const ALL: [Sabotage; 5] = [
         Sabotage::GrantsTooLong,
         Sabotage::FreesForOthers,
         Sabotage::TokensStandStill,
         Sabotage::GrantsWhatIsHeld,
+        Sabotage::PassesItsTurn,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -40,6 +46,7 @@ impl Sabotage {
             Sabotage::FreesForOthers => "frees-for-others",
             Sabotage::TokensStandStill => "tokens-stand-still",
             Sabotage::GrantsWhatIsHeld => "grants-what-is-held",
+            Sabotage::PassesItsTurn => "passes-its-turn",
         }
     }
 
@@ -72,6 +79,12 @@ impl Saboteur {
         grant
     }
 
+    fn passes(&self, claim: &Claim) -> bool {
+        let waits = claim.waits_until().is_some();
+        let often = claim.not_after().as_nanos().is_multiple_of(8);
+        self.sabotage == Sabotage::PassesItsTurn && waits && often
+    }
+
     fn refuse(
         &self,
         claim: &Claim,
@@ -95,16 +108,19 @@ impl Saboteur {
 
 impl Datastore for Saboteur {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+        // Often enough to be met, and not so often that the history is about nothing else.
+        let now_and_then = claim.not_after().as_nanos().is_multiple_of(16);
         Ok(match self.store.acquire(claim, ttl)? {
-            Attempt::Granted(grant) => Attempt::Granted(self.grant(grant)),
-            Attempt::Held(held) => {
-                // Often enough to be met, and not so often that the history is about nothing else.
-                let now_and_then = claim.not_after().as_nanos().is_multiple_of(16);
-                match held.fence().filter(|_| now_and_then) {
-                    Some(fence) => self.refuse(claim, ttl, held, fence)?,
-                    None => Attempt::Held(held),
-                }
+            Attempt::Granted(grant) if self.passes(claim) => {
+                let lease = Lease::new(claim.clone(), grant).for_call(1, claim.not_after());
+                let _: Released = self.store.release(&lease)?;
+                Attempt::Held(Held::new().with_retry_in(COMES_AGAIN))
             }
+            Attempt::Granted(grant) => Attempt::Granted(self.grant(grant)),
+            Attempt::Held(held) => match held.fence().filter(|_| now_and_then) {
+                Some(fence) => self.refuse(claim, ttl, held, fence)?,
+                None => Attempt::Held(held),
+            },
         })
     }
 

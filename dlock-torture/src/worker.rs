@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dlock_core::{AcquireError, Cancel, Clock, Lock, LockOptions, Wait};
+use dlock_core::{AcquireError, Cancel, Clock, Lock, LockOptions, Time, Wait};
 use dlock_testkit::history::{Holding, Looker, Recorder, Resource};
 
-use crate::backend::{Backend, Name};
+use crate::backend::{Backend, Name, PREFIX};
+use crate::dozing::Dozing;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
 
@@ -20,9 +21,6 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const JOB_EVERY: u64 = 2_000_000_000;
 /// For how long such a job counts as done.
 const JOB_KEEP: Duration = Duration::from_secs(15);
-/// The prefix of all keys.
-const PREFIX: &str = "torture";
-
 pub(crate) struct Job<'a> {
     pub(crate) backend: Backend,
     pub(crate) url: &'a str,
@@ -30,6 +28,8 @@ pub(crate) struct Job<'a> {
     pub(crate) resources: &'a Path,
     pub(crate) actor: &'a str,
     pub(crate) seed: u64,
+    /// Until when it may stop itself.
+    pub(crate) breaks_until: Time,
     pub(crate) sabotage: Option<Sabotage>,
 }
 
@@ -47,7 +47,9 @@ pub(crate) fn run(job: &Job<'_>) -> Result<(), Failure> {
     if let Some(sabotage) = job.sabotage {
         store = Box::new(sabotage.of(store));
     }
+    let (store, dozing) = Dozing::over(store, job.breaks_until, random.clone());
     let recorder = Recorder::create(job.folder, job.actor, job.backend.name(), store)?;
+    dozing.told_to(&recorder);
     let (stop, cancel) = (Arc::new(AtomicBool::new(false)), Cancel::new());
     thread::spawn({
         let (stop, cancel) = (Arc::clone(&stop), cancel.clone());
@@ -141,9 +143,11 @@ impl Worker<'_> {
     }
 
     fn wait(&mut self) -> Wait {
-        let wait = match self.random.percent(45) {
-            true => Wait::none(),
-            false => Wait::within(self.random.millis(30..3000)),
+        let wait = match self.random.within(0..100) {
+            0..40 => Wait::none(),
+            40..88 => Wait::within(self.random.millis(30..3000)),
+            // To the end of the round, unless it is served.
+            _ => Wait::forever(),
         };
         wait.cancelled_by(&self.cancel)
     }

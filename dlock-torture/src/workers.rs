@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dlock_core::Time;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::backend::Backend;
@@ -27,6 +28,8 @@ pub(crate) struct Workers {
     /// Where the guarded resources are.
     resources: PathBuf,
     seed: u64,
+    /// Until when they may stop themselves.
+    breaks_until: Time,
     sabotage: Option<Sabotage>,
     running: Vec<Option<Child>>,
     started: usize,
@@ -38,7 +41,7 @@ impl Workers {
         backend: Backend,
         url: &str,
         (folder, resources): (&Path, &Path),
-        seed: u64,
+        (seed, breaks_until): (u64, Time),
         count: usize,
         sabotage: Option<Sabotage>,
     ) -> Result<Self, Failure> {
@@ -48,6 +51,7 @@ impl Workers {
             folder: folder.to_owned(),
             resources: resources.to_owned(),
             seed,
+            breaks_until,
             sabotage,
             running: (0..count).map(|_| None).collect(),
             started: 0,
@@ -70,6 +74,7 @@ impl Workers {
             .args([
                 &actor,
                 &self.seed.wrapping_add(self.started as u64).to_string(),
+                &self.breaks_until.as_nanos().to_string(),
             ])
             .args(self.sabotage.map(Sabotage::name))
             .stdin(Stdio::piped())

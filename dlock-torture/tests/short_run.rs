@@ -39,19 +39,41 @@ fn what_is_broken_on_purpose_is_found_and_said_readably() {
         ("grants-what-is-held", "Exclusion violated"),
     ] {
         let run = ["--seconds", "20", "--backend", "file", "--seed", "3"];
-        let output = torture(&[&run[..], &["--sabotage", sabotage]].concat());
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(1), "{sabotage}: {text}");
-        assert!(text.contains(found), "{sabotage}: {text}");
-        assert!(text.contains("granted"), "no events: {text}");
-        // What is kept can be looked at again.
-        let kept = text
-            .lines()
-            .find_map(|line| line.strip_prefix("the histories are in "));
-        let kept = std::path::Path::new(kept.unwrap());
-        let again = torture(&["check", kept.join("file/round-0").to_str().unwrap()]);
-        assert_eq!(again.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&again.stdout).contains(found));
-        std::fs::remove_dir_all(kept).unwrap();
+        is_found(&run, sabotage, found, "granted");
     }
+}
+
+#[test]
+fn a_waiter_that_is_passed_over_is_found() {
+    // Order is asked for in the calm at the end of a round: it takes two, and a crowd.
+    let run = [
+        "--seconds",
+        "60",
+        "--workers",
+        "10",
+        "--backend",
+        "redis",
+        "--seed",
+        "3",
+    ];
+    is_found(&run, "passes-its-turn", "Order violated", "queued");
+}
+
+/// Breaks a promise and looks whether that is said, with events of this kind, and said again of what was kept.
+fn is_found(run: &[&str], sabotage: &str, found: &str, event: &str) {
+    let output = torture(&[run, &["--sabotage", sabotage]].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{sabotage}: {text}");
+    assert!(text.contains(found), "{sabotage}: {text}");
+    assert!(text.contains(event), "no events: {text}");
+    // What is kept can be looked at again.
+    let after = |start: &str| text.lines().find_map(|line| line.split_once(start));
+    let (_, round) = after("the histories are in ").expect("the round with the violation");
+    let again = torture(&["check", round]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stdout).contains(" violated: "));
+    let kept = text
+        .lines()
+        .find_map(|line| line.strip_prefix("the histories are in "));
+    std::fs::remove_dir_all(kept.expect("they are kept")).expect("they are there");
 }

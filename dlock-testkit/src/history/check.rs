@@ -8,21 +8,45 @@ use std::time::Duration;
 use dlock_core::Time;
 
 use super::lease::{Harms, leases};
+use super::waiting::{Quiet, waiting};
 use super::{Event, Figures, History, What, properties};
 
 /// What a history must hold beyond the properties: that it is long enough to mean something.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Rules {
     /// At least so many grants of each store.
     pub grants: usize,
     /// At least so many acquires of each store that met another holder.
     pub contended: usize,
+    /// At least so many waiters of each store that queues them were served after they had queued.
+    pub served: usize,
     /// At least so many faults in each store.
     pub faults: usize,
     /// Whether the history of each store must end in a calm, during which every key is acquired.
     pub calm: bool,
     /// The highest fencing token so far by store and key, if the history continues another one.
     pub fences: BTreeMap<(Arc<str>, Arc<str>), u64>,
+    /// So long after a fault a queue may be out of order: leases and places of processes that were killed or cut off must have ended.
+    pub settles: Duration,
+    /// In quiet times no key may be free for longer while somebody waits for it: what a hand-over that nobody takes costs, and all the time
+    /// that a busy machine may take.
+    pub served_within: Duration,
+}
+
+/// Nothing is asked of how much there is.
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            grants: 0,
+            contended: 0,
+            served: 0,
+            faults: 0,
+            calm: false,
+            fences: BTreeMap::new(),
+            settles: Duration::from_secs(5),
+            served_within: Duration::from_secs(4),
+        }
+    }
 }
 
 /// What was found.
@@ -67,6 +91,10 @@ pub enum Property {
     MinHold,
     /// A job that is done does not run again while it counts as done.
     Once,
+    /// Where waiters queue, nobody who begins to wait is served before one who waits already.
+    Order,
+    /// Where waiters queue, no key stays free while somebody waits for it.
+    Waiting,
     /// When the faults are over, every key is acquired again.
     Progress,
     /// Enough happened.
@@ -102,11 +130,13 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
             granularity,
             fenced,
             confirms,
-        } => Some((granularity, fenced, confirms)),
+            wakes,
+        } => Some((granularity, fenced, confirms, wakes)),
         _ => None,
     });
-    let (granularity, fenced, confirms) = opened.unwrap_or_default();
+    let (granularity, fenced, confirms, wakes) = opened.unwrap_or_default();
     let harms = Harms::of(events, granularity);
+    let quiet = Quiet::of(events, rules.settles);
     let mut keys: BTreeMap<&Arc<str>, Vec<&Event>> = BTreeMap::new();
     for event in events.iter().filter(|event| &*event.key != "-") {
         keys.entry(&event.key).or_default().push(event);
@@ -118,6 +148,7 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
         properties::resource(&leases, &harms, report);
         properties::min_hold(&leases, &harms, report);
         properties::once(events, &harms, report);
+        waiting(&leases, events, &quiet, granularity, rules, report);
         if fenced {
             let place = (Arc::clone(store), Arc::clone(key));
             let highest = properties::fencing(&leases, rules.fences.get(&place), report);
@@ -125,7 +156,7 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
         }
     }
     properties::progress(events, &keys, report);
-    properties::not_vacuous(store, events, rules, report);
+    properties::not_vacuous(store, events, wakes, rules, report);
 }
 
 /// Adds the faults that came shortly before.

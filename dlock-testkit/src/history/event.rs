@@ -38,6 +38,8 @@ pub enum What {
         fenced: bool,
         /// Whether it looks after a grant for how long it really keeps the lease, and may declare it shorter.
         confirms: bool,
+        /// Whether waiters queue there, and are woken in turn.
+        wakes: bool,
     },
     /// An acquire was granted.
     Granted {
@@ -63,6 +65,21 @@ pub enum What {
     Failed {
         /// A word for it.
         why: String,
+    },
+    /// A claim was refused that the store can wake: from here on its place is behind those who waited before.
+    Queued {
+        /// Which waiter of this actor.
+        waiter: u64,
+    },
+    /// A waiter was granted what it waited for.
+    Served {
+        /// Which waiter.
+        waiter: u64,
+    },
+    /// A waiter went without: it gave up, or begins anew.
+    Left {
+        /// Which waiter.
+        waiter: u64,
     },
     /// The lease ends later than was believed.
     Extended {
@@ -177,7 +194,11 @@ impl fmt::Display for What {
                 granularity,
                 fenced,
                 confirms,
-            } => write!(f, "opened {} {fenced} {confirms}", granularity.as_nanos()),
+                wakes,
+            } => {
+                let granularity = granularity.as_nanos();
+                write!(f, "opened {granularity} {fenced} {confirms} {wakes}")
+            }
             What::Granted {
                 holding,
                 fence,
@@ -196,6 +217,9 @@ impl fmt::Display for What {
             }
             What::Refused { refusals } => write!(f, "refused {refusals}"),
             What::Failed { why } => write!(f, "failed {}", word(why)),
+            What::Queued { waiter } => write!(f, "queued {waiter}"),
+            What::Served { waiter } => write!(f, "served {waiter}"),
+            What::Left { waiter } => write!(f, "left {waiter}"),
             What::Extended { holding, until } => {
                 write!(f, "extended {holding} {}", until.as_nanos())
             }
@@ -300,6 +324,7 @@ impl<'a> Fields<'a> {
                 granularity: self.duration()?,
                 fenced: self.value()?,
                 confirms: self.value()?,
+                wakes: self.value()?,
             },
             "granted" => What::Granted {
                 holding: self.value()?,
@@ -313,6 +338,15 @@ impl<'a> Fields<'a> {
                 refusals: self.value()?,
             },
             "failed" => What::Failed { why: self.value()? },
+            "queued" => What::Queued {
+                waiter: self.value()?,
+            },
+            "served" => What::Served {
+                waiter: self.value()?,
+            },
+            "left" => What::Left {
+                waiter: self.value()?,
+            },
             "extended" => What::Extended {
                 holding: self.value()?,
                 until: self.time()?,

@@ -17,6 +17,16 @@ pub struct Figures {
     pub contended: usize,
     /// Acquires that were refused.
     pub refused: usize,
+    /// Waiters that queued.
+    pub queued: usize,
+    /// Those of them that were served.
+    pub served: usize,
+    /// Those of them that were served in quiet times, whose order was looked at.
+    pub turns: usize,
+    /// Those of them that were served before somebody who had missed his turn.
+    pub missed_turns: usize,
+    /// How often in quiet times a key was free for half a second or more while somebody waited for it.
+    pub idle: usize,
     /// Acquires that failed in another way, by the reason.
     pub failed: BTreeMap<String, usize>,
     /// Leases found longer than before.
@@ -56,6 +66,8 @@ impl Figures {
                 self.contended += 1;
             }
             What::Failed { why } => *self.failed.entry(why.clone()).or_default() += 1,
+            What::Queued { .. } => self.queued += 1,
+            What::Served { .. } => self.served += 1,
             What::Extended { .. } => self.extended += 1,
             What::Shortened { .. } => self.shortened += 1,
             What::Lost { .. } => self.lost += 1,
@@ -75,6 +87,11 @@ impl Figures {
         self.grants += other.grants;
         self.contended += other.contended;
         self.refused += other.refused;
+        self.queued += other.queued;
+        self.served += other.served;
+        self.turns += other.turns;
+        self.missed_turns += other.missed_turns;
+        self.idle += other.idle;
         self.extended += other.extended;
         self.shortened += other.shortened;
         self.lost += other.lost;
@@ -100,11 +117,16 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "grants {}, contended {}, refused {}, failed {}, extended {}, shortened {}, lost {}, cut short {}, writes {}, writes refused {}, \
+            "grants {}, contended {}, refused {}, queued {}, served {}, turns {}, missed turns {}, idle {}, failed {}, extended {}, shortened {}, lost {}, cut short {}, writes {}, writes refused {}, \
              jobs {}, faults {}, excused overlaps {}, excused losses {}, excused others {}",
             self.grants,
             self.contended,
             self.refused,
+            self.queued,
+            self.served,
+            self.turns,
+            self.missed_turns,
+            self.idle,
             total(&self.failed),
             self.extended,
             self.shortened,

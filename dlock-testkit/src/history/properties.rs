@@ -301,7 +301,13 @@ fn last_grant<'a>(events: &[&'a Event], before: Time) -> Option<&'a Event> {
 }
 
 /// Enough happened.
-pub(super) fn not_vacuous(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut Report) {
+pub(super) fn not_vacuous(
+    store: &Arc<str>,
+    events: &[&Event],
+    wakes: bool,
+    rules: &Rules,
+    report: &mut Report,
+) {
     let mut figures = Figures::default();
     for event in events {
         figures.count(event);
@@ -313,6 +319,11 @@ pub(super) fn not_vacuous(store: &Arc<str>, events: &[&Event], rules: &Rules, re
     for (what, there, wanted) in [
         ("grants", figures.grants, rules.grants),
         ("contended acquires", figures.contended, rules.contended),
+        (
+            "waiters served",
+            figures.served,
+            if wakes { rules.served } else { 0 },
+        ),
         ("faults", figures.faults.values().sum(), rules.faults),
         ("calms", calms, usize::from(rules.calm)),
     ] {

@@ -47,10 +47,7 @@ impl Recorder {
         datastore: impl Datastore + 'static,
     ) -> io::Result<Self> {
         let log = Arc::new(Log::create(folder, actor, name)?);
-        let witness = Witness {
-            store: Box::new(datastore),
-            log: Arc::clone(&log),
-        };
+        let witness = Witness::new(Box::new(datastore), Arc::clone(&log));
         let store = Store::builder(witness)
             .observer(|event: &LockEvent<'_>| {
                 if matches!(event, LockEvent::Refused { .. }) {
@@ -63,6 +60,7 @@ impl Recorder {
             granularity: characteristics.granularity,
             fenced: characteristics.fencing != Fencing::None,
             confirms: characteristics.confirm_after.is_some(),
+            wakes: characteristics.wakes,
         };
         let now = now();
         log.record("-", (now, now), opened);
@@ -341,6 +339,45 @@ mod tests {
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn who_waits_is_on_record_from_its_place_in_the_queue_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = MemoryDatastore::new();
+        let open = |actor: &str| {
+            let recorder = Recorder::create(folder.path(), actor, "memory", memory.clone());
+            let recorder = recorder.unwrap();
+            let lock = Lock::new(recorder.store(), "x");
+            (recorder, lock)
+        };
+        let (a, lock_a) = open("a");
+        let (b, lock_b) = open("b");
+        let holding = a.acquire(&lock_a, &Wait::none()).unwrap();
+        assert!(b.acquire(&lock_b, &Wait::within(ms(20))).is_err());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| b.acquire(&lock_b, &Wait::forever()).unwrap().release());
+            std::thread::sleep(ms(200));
+            holding.release().unwrap();
+            waiter.join().unwrap().unwrap();
+        });
+        let history = History::read(folder.path()).unwrap();
+        let of_waiters: Vec<_> = history
+            .events()
+            .iter()
+            .filter(|event| {
+                use What::{Left, Queued, Served};
+                matches!(event.what, Queued { .. } | Served { .. } | Left { .. })
+            })
+            .map(|event| (&*event.actor, &*event.key, event.what.to_string()))
+            .collect();
+        let said = ["queued 0", "left 0", "queued 1", "served 1"];
+        let expected = said.map(|what| ("b", lock_b.key(), what.to_owned()));
+        assert_eq!(of_waiters, expected);
+        let report = history.check(&Rules::default());
+        assert!(report.violations.is_empty(), "{report}");
+        assert_eq!((report.figures.queued, report.figures.served), (2, 1));
+        assert_eq!(report.figures.turns, 1);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use dlock_core::Time;
 
 use super::{End, Event, Harm, History, Property, Report, Rules, What};
 
+mod waiting;
+
 const TTL: u64 = 1000;
 const GRANULARITY: u64 = 100;
 
@@ -37,6 +39,7 @@ fn opened() -> Event {
         granularity: ms(GRANULARITY),
         fenced: true,
         confirms: false,
+        wakes: true,
     };
     event("a", 0, 0, what)
 }

@@ -33,7 +33,8 @@ pub struct Characteristics {
     pub reach: Reach,
     /// Within what fencing tokens rise. Default [`Fencing::None`].
     pub fencing: Fencing,
-    /// Whether [`watch`](crate::Datastore::watch) wakes a waiter when the key becomes free. Default no.
+    /// Whether [`watch`](crate::Datastore::watch) wakes waiters when the key becomes free, one after the other in the order of their coming.
+    /// Default no.
     pub wakes: bool,
     /// The most one call may take, whatever its caller's deadline. Default 2 s.
     pub call_timeout: Duration,

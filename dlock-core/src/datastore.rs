@@ -158,6 +158,13 @@ pub trait Datastore: Send + Sync {
     /// A notification is a hint, never a grant. The waiter claims again right after this call returned, so a key that
     /// became free in between is not missed. Dropping the [`Watch`] ends the interest.
     ///
+    /// A store that [declares](Characteristics::wakes) wake-ups keeps a queue:
+    ///
+    /// - Who was refused after this call MUST be served before those who come later, whether they wait or only try; a waiter that
+    ///   does not come for what it was handed may lose its place.
+    /// - A waiter that gave up, was stopped or died, before its turn or in it, MUST NOT keep the key from the next one for longer than a moment.
+    /// - The next one MUST be woken as well when the lease ends by itself, and by then if an extend made it shorter.
+    ///
     /// # Errors
     ///
     /// Whatever the store fails with; the waiter polls then.

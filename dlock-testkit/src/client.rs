@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dlock_core::{
     Attempt, Claim, Clock, DatastoreError, Extension, FencingToken, Grant, Held, Lease, Released,
-    Time, drift,
+    Signal, Time, Watch, drift,
 };
 
 use crate::case::{Case, broken, check, now};
@@ -14,6 +14,9 @@ use crate::subject::Handle;
 
 /// For how long a call is repeated while the store says that it may work later, on a machine under load.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For how long a claimant would wait: longer than any case.
+const WAITS: Duration = Duration::from_secs(600);
 
 pub(crate) struct Client<'c> {
     case: &'c Case<'c>,
@@ -85,6 +88,24 @@ impl<'c> Client<'c> {
     pub(crate) fn with_holder(mut self, text: &str) -> Self {
         self.claim = self.claim.with_holder(text);
         self
+    }
+
+    /// The same claimant, who waits if it is refused.
+    pub(crate) fn waiting(mut self) -> Self {
+        self.claim = self.claim.waiting_until(now().saturating_add(WAITS));
+        self
+    }
+
+    /// Asks to be woken, of a store that declares that it does.
+    pub(crate) fn watch(&self, signal: &Signal) -> Watch {
+        let watch = self.patiently("watch", || self.store.watch(&self.claim(), signal));
+        match watch.value {
+            Some(watch) => watch,
+            None => broken!(
+                self.case,
+                "the store declares wake-ups, but a watch was answered with none"
+            ),
+        }
     }
 
     pub(crate) fn key(&self) -> &str {

@@ -69,18 +69,16 @@ pub mod history;
 pub mod laws;
 mod leaks;
 mod locks;
-mod machine;
 mod orders;
 mod other;
-mod player;
 mod recorder;
 #[cfg(unix)]
 pub mod servers;
-mod shelf;
 mod subject;
 mod suite;
 mod threads;
 mod verdict;
+mod waiter;
 
 pub use other::other_process;
 #[doc(hidden)]

@@ -10,12 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireError, Attempt, Extension, Lease, LockGuard, Once, ReleaseError, Released, Store,
+    AcquireError, Attempt, Extension, Lease, LockGuard, Once, ReleaseError, Released, Store, Wait,
 };
 
 use crate::Subject;
 use crate::case::{Case, Law};
 use crate::client::Client;
+use crate::waiter::Waiter;
 
 /// Does what standard input says, a line an order, until it ends. `say` is given an answer for each.
 pub(crate) fn obey(subject: &Subject, say: &mut dyn FnMut(&str)) {
@@ -25,6 +26,7 @@ pub(crate) fn obey(subject: &Subject, say: &mut dyn FnMut(&str)) {
         store: Store::new(subject.first()),
         clients: HashMap::new(),
         guards: HashMap::new(),
+        waiters: Vec::new(),
     };
     say("ready");
     for order in io::stdin().lock().lines().map_while(Result::ok) {
@@ -38,6 +40,7 @@ struct Servant<'c> {
     store: Store,
     clients: HashMap<String, (Client<'c>, Option<Lease>)>,
     guards: HashMap<String, (LockGuard, Arc<AtomicU32>)>,
+    waiters: Vec<Waiter>,
 }
 
 impl Servant<'_> {
@@ -53,6 +56,14 @@ impl Servant<'_> {
             ["turns", id, turns, marker] => {
                 self.turns(id, millis(turns).as_millis(), Path::new(marker))
             }
+            ["wait", id, within] => {
+                let wait = Wait::within(millis(within));
+                let handle = self.case.subject.first();
+                let waiter = Waiter::start(self.case, &handle, id, wait);
+                self.waiters.push(waiter);
+                "waits".to_owned()
+            }
+            ["served"] => self.served(),
             ["once", id, ttl, job, end] => self.once(id, millis(ttl), job, end),
             ["leaks"] => crate::leaks::counted(self.case),
             _ => format!("error no such order: {words:?}"),
@@ -156,6 +167,18 @@ impl Servant<'_> {
             }
         }
         "done".to_owned()
+    }
+
+    /// When each of the waiters was served.
+    fn served(&mut self) -> String {
+        let mut answer = "served".to_owned();
+        for waiter in self.waiters.drain(..) {
+            match waiter.end() {
+                Ok(served) => answer.push_str(&format!(" {}", served.as_nanos())),
+                Err(error) => return format!("error {error}"),
+            }
+        }
+        answer
     }
 
     fn once(&self, id: &str, ttl: Duration, job: &str, end: &str) -> String {

@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use dlock_core::Time;
+
 use crate::Subject;
 use crate::case::{Case, broken, now};
 
@@ -127,6 +129,33 @@ impl<'c> Other<'c> {
                 self.child
                     .wait()
                     .map_or_else(|error| error.to_string(), |status| status.to_string())
+            ),
+        }
+    }
+
+    /// Lets it begin to wait for a lock, in a thread of its own.
+    pub(crate) fn waits(&mut self, id: &str, within: Duration) {
+        let answer = self.ask(&format!("wait {id} {}", within.as_millis()));
+        if answer != "waits" {
+            broken!(
+                self.case,
+                "another process was to wait and answered `{answer}`"
+            );
+        }
+    }
+
+    /// Waits until all its waiters are done: when each was served.
+    pub(crate) fn served(&mut self) -> Vec<Time> {
+        let answer = self.ask("served");
+        let times = answer.strip_prefix("served").map(|times| {
+            let times = times.split_whitespace().map(str::parse);
+            times.map(|time| time.map(Time::from_nanos)).collect()
+        });
+        match times {
+            Some(Ok(times)) => times,
+            _ => broken!(
+                self.case,
+                "a waiter of another process did not get its turn: {answer}"
             ),
         }
     }

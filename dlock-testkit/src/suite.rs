@@ -150,8 +150,6 @@ macro_rules! __for_each_law {
                 "A released key is not shown as held by anybody, where the store can be looked into.";
             law_10_nothing_stays_open = process::nothing_stays_open,
                 "A process that opens, uses and closes the store again and again has no more threads and open files than before.";
-            model_any_calls_are_answered_as_by_the_model = model::any_calls_are_answered_as_by_the_model,
-                "Whatever calls a few claimants make on a few keys, in whatever order, they are answered as by the store in memory.";
             declared_characteristics_make_sense = declared::characteristics_make_sense,
                 "What the store declares can be true at all, is the same on every handle, and leaves room for core's names.";
             declared_a_release_wakes_who_watches = declared::a_release_wakes_who_watches,
@@ -182,6 +180,22 @@ macro_rules! __for_each_law {
                 "A wait ends by its deadline, not before and not long after; no wait is a single try.";
             lock_a_cancelled_wait_ends_and_leaves_nothing = waiting::a_cancelled_wait_ends_and_leaves_nothing,
                 "A cancelled wait ends at once and leaves nothing behind.";
+            queue_waiters_are_served_in_turn = queue::waiters_are_served_in_turn,
+                "Waiters are served one after the other in the order of their coming, however many they are.";
+            queue_processes_are_served_in_turn = queue::processes_are_served_in_turn,
+                "Waiters of several processes are served in the order of their coming.";
+            queue_a_newcomer_does_not_overtake = queue::a_newcomer_does_not_overtake,
+                "Who comes later and only tries does not get the key before one who waits, be it released or its lease over.";
+            queue_a_shortened_lease_lets_the_next_in = queue::a_shortened_lease_lets_the_next_in,
+                "A lease that is made shorter lets the next one in when it ends, not when it would have ended.";
+            queue_who_gives_up_is_passed_over = leaving::who_gives_up_is_passed_over,
+                "Who gives up before its turn, or with the lock in its hand, does not keep it from the next one.";
+            queue_a_wait_that_ends_at_the_release_holds_nobody_up = leaving::a_wait_that_ends_at_the_release_holds_nobody_up,
+                "A wait that ends, by its time or by a cancel, at about the moment of the release leaves the lock to the next one.";
+            queue_a_dead_waiter_costs_the_others_a_moment = leaving::a_dead_waiter_costs_the_others_a_moment,
+                "Waiters of a process that is killed, or stopped, cost the next one a moment, not their wait.";
+            queue_the_dead_keep_no_key = leaving::the_dead_keep_no_key,
+                "A key that is free behind dead waiters goes to the first that lives, soon; if nobody lives there, to whoever claims it.";
             lock_a_held_lock_is_renewed = loss::a_held_lock_is_renewed,
                 "A lock is renewed for as long as its guard lives.";
             lock_a_lost_lock_is_told_once = loss::a_lost_lock_is_told_once,

@@ -10,6 +10,8 @@ use std::time::Duration;
 use dlock_core::{Clock, OwnerToken, Time};
 use rustix::fs::{FlockOperation, flock};
 
+use super::queue::Place;
+
 /// What is known of a key that was claimed once. It stays when the key is free, for its fencing token.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -34,6 +36,7 @@ pub(crate) enum Backing {
 pub(crate) struct Memory {
     gate: Arc<Gate>,
     records: Mutex<HashMap<String, Record>>,
+    queues: Mutex<HashMap<String, Vec<Place>>>,
 }
 
 /// Lets one thread through at a time.
@@ -45,13 +48,13 @@ pub(crate) struct Gate {
 
 /// A turn as the store's one writer.
 pub(crate) struct Turn {
-    place: Place,
+    place: Where,
     // The lock on the file ends before another thread is let through.
     _file: Option<File>,
     _passage: Passage,
 }
 
-enum Place {
+enum Where {
     Memory(Arc<Memory>),
     Folder(PathBuf),
 }
@@ -65,7 +68,7 @@ impl Backing {
     pub(crate) fn turn(&self, end: Time) -> Option<Turn> {
         match self {
             Backing::Memory(memory) => Some(Turn {
-                place: Place::Memory(Arc::clone(memory)),
+                place: Where::Memory(Arc::clone(memory)),
                 _file: None,
                 _passage: memory.gate.pass(end)?,
             }),
@@ -81,7 +84,7 @@ impl Backing {
                     thread::sleep(Duration::from_micros(200));
                 }
                 Some(Turn {
-                    place: Place::Folder(folder.clone()),
+                    place: Where::Folder(folder.clone()),
                     _file: Some(file),
                     _passage: passage,
                 })
@@ -120,8 +123,8 @@ impl Drop for Passage {
 impl Turn {
     pub(crate) fn load(&self, key: &str) -> Option<Record> {
         match &self.place {
-            Place::Memory(memory) => memory.records().get(key).cloned(),
-            Place::Folder(folder) => {
+            Where::Memory(memory) => memory.records().get(key).cloned(),
+            Where::Folder(folder) => {
                 let text = fs::read_to_string(file_of(folder, key)).ok()?;
                 let mut fields = text.splitn(5, ' ');
                 let mut field = || fields.next().unwrap();
@@ -138,10 +141,10 @@ impl Turn {
 
     pub(crate) fn save(&self, key: &str, record: &Record) {
         match &self.place {
-            Place::Memory(memory) => {
+            Where::Memory(memory) => {
                 memory.records().insert(key.to_owned(), record.clone());
             }
-            Place::Folder(folder) => {
+            Where::Folder(folder) => {
                 let file = file_of(folder, key);
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
                 let owner = record
@@ -159,10 +162,54 @@ impl Turn {
         }
     }
 
+    pub(crate) fn load_queue(&self, key: &str) -> Vec<Place> {
+        match &self.place {
+            Where::Memory(memory) => {
+                let queues = memory.queues.lock().unwrap();
+                queues.get(key).cloned().unwrap_or_default()
+            }
+            Where::Folder(folder) => {
+                let file = file_of(folder, key).with_extension("queue");
+                let text = fs::read_to_string(file).unwrap_or_default();
+                let place = |line: &str| {
+                    let mut fields = line.splitn(3, ' ');
+                    Some(Place {
+                        owner: OwnerToken::from_hex(fields.next()?)?,
+                        process: fields.next()?.parse().ok()?,
+                        holder: fields.next()?.to_owned(),
+                    })
+                };
+                text.lines().filter_map(place).collect()
+            }
+        }
+    }
+
+    pub(crate) fn save_queue(&self, key: &str, places: &[Place]) {
+        match &self.place {
+            Where::Memory(memory) => {
+                let mut queues = memory.queues.lock().unwrap();
+                queues.insert(key.to_owned(), places.to_vec());
+            }
+            Where::Folder(folder) => {
+                let file = file_of(folder, key).with_extension("queue");
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                let line = |place: &Place| {
+                    let Place {
+                        owner,
+                        process,
+                        holder,
+                    } = place;
+                    format!("{owner} {process} {holder}\n")
+                };
+                fs::write(file, places.iter().map(line).collect::<String>()).unwrap();
+            }
+        }
+    }
+
     pub(crate) fn keys(&self) -> Vec<String> {
         match &self.place {
-            Place::Memory(memory) => memory.records().keys().cloned().collect(),
-            Place::Folder(_) => Vec::new(),
+            Where::Memory(memory) => memory.records().keys().cloned().collect(),
+            Where::Folder(_) => Vec::new(),
         }
     }
 }

@@ -190,24 +190,6 @@ saboteurs! {
         "law 10 (clean)", "open files became";
     shown_after_its_release = ShowsReleasedKeys, clean::a_released_key_has_no_holder,
         "law 10 (clean)", "the key had been released, but was shown as held by this process";
-    model_of_other_names = FoldsCase, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_refusals = RefusalShortens, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_strangers = ExtendOfStrangersIsDoneAndDenied, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_repeats = RepeatsGetANewFence, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_the_end = ExpiresOnlyWhenAsked, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_the_order = ExtendIgnoresItsNumber, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_batches = BatchIgnoresNumbers, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_fences = FencesEndWithTheRelease, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    model_of_looks = ShowsReleasedKeys, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
     no_wake_up = WakesNobody, declared::a_release_wakes_who_watches,
         "declaration", "the store declares wake-ups, but a release did not wake who watched";
     undeclared_wake_up = WakesUndeclared, declared::a_release_wakes_who_watches,
@@ -240,6 +222,28 @@ saboteurs! {
         "lock (waiting)", "the waiter got the fencing token";
     wait_that_goes_on_after_its_end = QueuesWhoGaveUp, waiting::a_wait_ends_by_its_deadline,
         "lock (waiting)", "all who waited had given up, but a claim was refused";
+    waiters_out_of_turn = ServesTheLast, queue::waiters_are_served_in_turn,
+        "lock (waiting)", "of 10 waiters were not served in the order of their coming";
+    processes_out_of_turn = QueuesInItsProcess in folder, queue::processes_are_served_in_turn,
+        "lock (waiting)", "of 12 waiters were not served in the order of their coming";
+    overtaking_newcomer = LetsNewcomersOvertake, queue::a_newcomer_does_not_overtake,
+        "lock (waiting)", "a newcomer that only tried was granted the key before one who waited for it";
+    unheard_shortening = ForgetsThatALeaseWasShortened, queue::a_shortened_lease_lets_the_next_in,
+        "lock (waiting)", "the holder's lease was shortened and ended, but the next one did not get its turn: held by";
+    queue_of_who_gave_up = KeepsThePlaceOfWhoGaveUp, leaving::who_gives_up_is_passed_over,
+        "lock (waiting)", "the first waiter had given up, then the key was released, and the next one was not woken";
+    lock_of_who_gave_up = KeepsTheLockOfWhoGaveUp, leaving::who_gives_up_is_passed_over,
+        "lock (waiting)", "the first waiter gave up when it was woken, and the next one was not woken";
+    place_of_a_wait_that_ended = KeepsThePlaceOfWhoGaveUp, leaving::a_wait_that_ends_at_the_release_holds_nobody_up,
+        "lock (waiting)", "a wait ended when the lock was released, and the next waiter did not get its turn: held by";
+    endless_hand_over = HandsOverWithoutEnd in folder, leaving::a_dead_waiter_costs_the_others_a_moment,
+        "lock (waiting)", "and a waiter did not get the lock: held by";
+    hand_overs_to_the_dead = TrustsTheDead in folder, leaving::a_dead_waiter_costs_the_others_a_moment,
+        "lock (waiting)", "the process before it was killed, and a waiter did not get the lock: held by";
+    dead_before_the_living = TrustsTheDead in folder, leaving::the_dead_keep_no_key,
+        "lock (waiting)", "the key was free behind dead waiters, and after ";
+    living_among_the_dead = BuriesTheLivingWithTheDead in folder, leaving::the_dead_keep_no_key,
+        "lock (waiting)", "the key was free behind dead waiters, and the next one, who lived, did not get it: held by";
     renewal_without_effect = ExtendKeepsTheOldEnd, loss::a_held_lock_is_renewed,
         "lock (renewal)", "a guard was valid, but somebody else was granted its key";
     renewal_that_blocks = ExtendTakesItsTime, stores::a_stopped_store_does_not_disturb_another,

@@ -102,6 +102,16 @@ pub(crate) enum Flaw {
     HoldsForeignKeys,
     BreaksAnyLease,
     DeclaresNoTime,
+    // The queue.
+    ServesTheLast,
+    QueuesInItsProcess,
+    LetsNewcomersOvertake,
+    ForgetsThatALeaseWasShortened,
+    KeepsThePlaceOfWhoGaveUp,
+    KeepsTheLockOfWhoGaveUp,
+    HandsOverWithoutEnd,
+    TrustsTheDead,
+    BuriesTheLivingWithTheDead,
 }
 
 impl Flaw {

@@ -15,6 +15,7 @@ use dlock_core::{
 
 use super::backing::{Backing, Memory, Record, Turn};
 use super::flaw::Flaw;
+use super::queue::{ENDLESS, Waiters};
 
 pub(crate) struct Reference {
     pub(super) backing: Backing,
@@ -23,6 +24,7 @@ pub(crate) struct Reference {
     own_fence: AtomicU64,
     pub(super) drawn: Arc<AtomicU64>,
     waiting: Arc<Mutex<HashMap<String, Claim>>>,
+    pub(super) waiters: Arc<Waiters>,
     pub(super) former: Arc<Mutex<HashMap<String, OwnerToken>>>,
 }
 
@@ -53,7 +55,16 @@ impl Reference {
             own_fence: AtomicU64::new(0),
             drawn: Arc::default(),
             waiting: Arc::default(),
+            waiters: Arc::default(),
             former: Arc::default(),
+        }
+    }
+
+    /// As seen by a thread of its own.
+    pub(super) fn same_handle(&self) -> Self {
+        Reference {
+            waiters: Arc::clone(&self.waiters),
+            ..Self::on(self.backing.clone(), self.flaw)
         }
     }
 
@@ -304,6 +315,10 @@ impl Reference {
         let held = Held::new()
             .with_expires_in(left)
             .with_fence(FencingToken::new(record.fence));
+        let held = match self.is_queued(turn, key, claim.owner()) {
+            true => held.with_retry_in(ENDLESS),
+            false => held,
+        };
         Attempt::Held(match self.flaw {
             Some(Flaw::KeepsNoHolder) => held,
             _ => held.with_holder_text(&record.holder),
@@ -328,6 +343,7 @@ impl Reference {
             record.until = self.end(Duration::from_secs(30));
         }
         turn.save(key, &record);
+        self.hand_over(turn, key, Some(record));
         if self.has(Flaw::ReleasesByPrefix) {
             for other in turn.keys() {
                 let record = turn.load(&other).unwrap();

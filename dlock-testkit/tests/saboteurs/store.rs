@@ -41,6 +41,7 @@ impl Datastore for Reference {
                 }
             }
         }
+        let found = self.hand_over(&turn, &key, found);
         let held = found.clone().filter(|record| {
             let is_over = match self.flaw {
                 Some(Flaw::ExpiresForItsOwnerOnly) => {
@@ -80,6 +81,7 @@ impl Datastore for Reference {
                 return Err(DatastoreError::not_executed(ErrorKind::Stale, "late"));
             }
             turn.save(&key, &record);
+            self.dequeue(&turn, &key, claim.owner());
             if is_late && self.has(Flaw::LateClaimsAreDoneAndDenied) {
                 return Err(DatastoreError::not_executed(ErrorKind::Stale, "late"));
             }
@@ -109,6 +111,7 @@ impl Datastore for Reference {
             _ => {}
         }
         turn.save(&key, &record);
+        self.dequeue(&turn, &key, claim.owner());
         Ok(Attempt::Granted(self.grant(ttl, record.fence)))
     }
 
@@ -172,6 +175,10 @@ impl Datastore for Reference {
             }
             _ => traits.with_reach(Reach::Host),
         };
+        let traits = match self.queues() {
+            true => traits.with_wakes(),
+            false => traits,
+        };
         match self.flaw {
             Some(Flaw::HidesItsFences) => traits,
             Some(Flaw::WakesNobody) => traits.with_fencing("ever").with_wakes(),
@@ -216,7 +223,11 @@ impl Datastore for Reference {
         Ok(())
     }
 
-    fn watch(&self, _: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        if self.queues() {
+            let turn = self.turn(claim.not_after())?;
+            return Ok(Some(self.enqueue(&turn, claim, signal)));
+        }
         if self.has(Flaw::WakesWhoLeft) {
             let signal = signal.clone();
             thread::spawn(move || {

@@ -69,11 +69,14 @@ pub mod history;
 pub mod laws;
 mod leaks;
 mod locks;
+mod machine;
 mod orders;
 mod other;
+mod player;
 mod recorder;
 #[cfg(unix)]
 pub mod servers;
+mod shelf;
 mod subject;
 mod suite;
 mod threads;

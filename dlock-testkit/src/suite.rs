@@ -150,6 +150,8 @@ macro_rules! __for_each_law {
                 "A released key is not shown as held by anybody, where the store can be looked into.";
             law_10_nothing_stays_open = process::nothing_stays_open,
                 "A process that opens, uses and closes the store again and again has no more threads and open files than before.";
+            model_any_calls_are_answered_as_by_the_model = model::any_calls_are_answered_as_by_the_model,
+                "Whatever calls a few claimants make on a few keys, in whatever order, they are answered as by the store in memory.";
             declared_characteristics_make_sense = declared::characteristics_make_sense,
                 "What the store declares can be true at all, is the same on every handle, and leaves room for core's names.";
             declared_a_release_wakes_who_watches = declared::a_release_wakes_who_watches,

@@ -19,6 +19,7 @@ pub mod idempotent;
 pub mod independent;
 pub mod leaving;
 pub mod loss;
+pub mod model;
 pub mod names;
 pub mod once;
 pub mod own;

@@ -190,6 +190,24 @@ saboteurs! {
         "law 10 (clean)", "open files became";
     shown_after_its_release = ShowsReleasedKeys, clean::a_released_key_has_no_holder,
         "law 10 (clean)", "the key had been released, but was shown as held by this process";
+    model_of_other_names = FoldsCase, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_refusals = RefusalShortens, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_strangers = ExtendOfStrangersIsDoneAndDenied, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_repeats = RepeatsGetANewFence, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_the_end = ExpiresOnlyWhenAsked, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_the_order = ExtendIgnoresItsNumber, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_batches = BatchIgnoresNumbers, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_fences = FencesEndWithTheRelease, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
+    model_of_looks = ShowsReleasedKeys, model::any_calls_are_answered_as_by_the_model,
+        "model", "after the calls [";
     no_wake_up = WakesNobody, declared::a_release_wakes_who_watches,
         "declaration", "the store declares wake-ups, but a release did not wake who watched";
     undeclared_wake_up = WakesUndeclared, declared::a_release_wakes_who_watches,

@@ -133,7 +133,7 @@ fn quietly() {
                 .payload()
                 .downcast_ref::<String>()
                 .map_or("", String::as_str);
-            let is_wanted = ["law ", "declaration", "lock (", "overflow when"]
+            let is_wanted = ["law ", "model: ", "declaration", "lock (", "overflow when"]
                 .iter()
                 .any(|start| message.starts_with(start));
             // Wanted or not: without its backtrace, which takes long to print.

@@ -3,7 +3,9 @@
 //! What a client decides is core itself: [`Acquisition`](crate::acquisition::Acquisition) and
 //! [`HeldLease`](crate::held_lease::HeldLease), on a fake clock (`decisions`). Around them stand in for the real things:
 //!
-//! - `redis`: the three scripts line by line, and the connection that learns the server's time and sends not-after times in it;
+//! - `redis`, `redis_scripts` and `redis_queue`: the scripts line by line, and the connection that learns the server's time and sends not-after times in it;
+//! - `waiting`: the waiters of a store in dlock-redis: the watch, what is heard, the looks once a tick, the leaves that are repeated. A process has one
+//!   waiter and one key; ends sooner than a tick, and the tests of whether messages come through, are left out: who is deaf stays so;
 //! - `memcache` and `memcache_call`: `add`, compare-and-set, compare-and-delete and get with the server's own second and its life, and the
 //!   adapter's conversation of up to some commands;
 //! - `user`: drive.rs, guard.rs and the keeper's threads, one step at a time;
@@ -15,8 +17,11 @@
 //! Time goes in ticks of a second. A client that is not paused does what is due before the next tick, in any order with everything
 //! else; a message takes no tick or costs one of `Faults::lates` for each; a lost one costs one of `Faults::losses`.
 //!
+//! `future` looks ahead from each tick, in one order of many and without further faults: who waits is granted, and of what was there nothing
+//! stays.
+//!
 //! `explorer` visits the states breadth first and knows them by 64-bit fingerprints; `properties` is looked at in each. `scenarios`
-//! has the bounds. `seeded` breaks the model on purpose, at least once for each property, and demands that the property shows it.
+//! and `queues` have the bounds. `seeded` breaks the model on purpose, at least once for each property, and demands that the property shows it.
 //!
 //! The scenarios in each run of the tests are small. For larger ones, with figures:
 //!
@@ -31,15 +36,20 @@
 mod client;
 mod decisions;
 mod explorer;
+mod future;
 mod memcache;
 mod memcache_call;
 mod properties;
 mod protocol;
+mod queues;
 mod redis;
+mod redis_queue;
+mod redis_scripts;
 mod scenarios;
 mod seeded;
 mod types;
 mod user;
+mod waiting;
 mod wire;
 mod world;
 
@@ -114,6 +124,41 @@ scenarios! {
     a_longest_hold
     late_renewals
     no_renewal
+}
+
+macro_rules! queues {
+    ($($name:ident)+) => {
+        mod redis_keeps_its_promises_to_waiters_with {
+            $(#[test] fn $name() {
+                let name = stringify!($name).replace('_', " ");
+                let mut all = super::queues::all().into_iter();
+                let (_, bounds) = all.find(|(known, _)| *known == name).expect("a scenario");
+                super::holds::<super::Redis>(&bounds);
+            })+
+        }
+
+        #[test]
+        fn every_scenario_of_queues_is_explored() {
+            let explored = [$(stringify!($name).replace('_', " ")),+];
+            let all: Vec<_> = queues::all().into_iter().map(|(name, _)| name).collect();
+            assert_eq!(explored.to_vec(), all);
+        }
+    };
+}
+
+queues! {
+    nobody_else
+    everybody_anew
+    a_message_lost
+    a_message_late
+    a_message_twice
+    a_deaf_process
+    a_dead_process
+    a_dead_process_before_another
+    a_sleeping_process
+    a_waiter_that_gives_up
+    a_stopped_server
+    a_queue_lost
 }
 
 /// What the stores say that they do not promise, they do not.
@@ -236,20 +281,26 @@ fn deeper_exploration() {
     let most =
         usize::try_from(number("DLOCK_MODEL_STATES", 3_000_000)).expect("a number of states");
     let (mut states, mut transitions, mut broken) = (0, 0, Vec::new());
+    let mut add = |store: &str, name: &str, explored: &Explored| {
+        println!("{store}, {name}: {explored}");
+        states += explored.states;
+        transitions += explored.transitions;
+        if explored.broken.is_some() {
+            broken.push(format!("{store}, {name}"));
+        }
+    };
     for (name, bounds) in scenarios::all() {
         let bounds = deeper(&bounds, ticks, more);
-        let runs = [
-            ("Redis", explored::<Redis>(&bounds, most)),
-            ("memcached", explored::<Memcached>(&bounds, most)),
-        ];
-        for (store, explored) in runs {
-            println!("{store}, {name}: {explored}");
-            states += explored.states;
-            transitions += explored.transitions;
-            if explored.broken.is_some() {
-                broken.push(format!("{store}, {name}"));
-            }
-        }
+        add("Redis", name, &explored::<Redis>(&bounds, most));
+        add("memcached", name, &explored::<Memcached>(&bounds, most));
+    }
+    for (name, bounds) in queues::all() {
+        let bounds = deeper(&bounds, ticks, more);
+        add(
+            "The queue of Redis",
+            name,
+            &explored::<Redis>(&bounds, most),
+        );
     }
     println!("{states} states, {transitions} transitions in all");
     assert!(broken.is_empty(), "{broken:?}");

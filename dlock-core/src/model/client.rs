@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::decisions::Mind;
 use super::protocol::Protocol;
 use super::types::{Call, Fence, GrantOf, Owner, Verb};
+use super::waiting::Waiting;
 use super::world::{Step, World};
 use crate::Time;
 
@@ -14,7 +15,11 @@ use crate::Time;
 pub(super) enum Slot {
     User,
     Keeper,
+    /// dlock-redis, waiting/looker.rs
+    Looker,
 }
+
+pub(super) const SLOTS: [Slot; 3] = [Slot::User, Slot::Keeper, Slot::Looker];
 
 /// Where the user's thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +29,10 @@ pub(super) enum Phase {
     /// An acquisition that sleeps.
     Sleeping {
         until: Time,
+        wakeable: bool,
     },
+    /// The watch is dropped: the waiter leaves the queue.
+    Leaving(Then),
     /// An acquisition that abandons its claim, or releases a grant that came too late.
     Undoing,
     Holding,
@@ -42,6 +50,14 @@ pub(super) enum Phase {
     /// No round is left.
     Ended,
     Dead,
+}
+
+/// What comes after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Then {
+    Sleep { until: Time },
+    Hold,
+    End,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,8 +99,11 @@ pub(super) struct Client<P: Protocol> {
     pub(super) mind: Mind,
     user: Option<Pending<P>>,
     keeper: Option<Pending<P>>,
+    looker: Option<Pending<P>>,
     pub(super) user_link: Option<P::Link>,
     keeper_link: Option<P::Link>,
+    pub(super) looker_link: Option<P::Link>,
+    pub(super) waiting: Waiting,
     pub(super) number: u8,
     pub(super) rounds: u8,
     pub(super) paused: bool,
@@ -117,8 +136,11 @@ impl<P: Protocol> Client<P> {
             mind: Mind::new(),
             user: None,
             keeper: None,
+            looker: None,
             user_link: None,
             keeper_link: None,
+            looker_link: None,
+            waiting: Waiting::default(),
             number: 0,
             rounds,
             paused: false,
@@ -140,6 +162,7 @@ impl<P: Protocol> Client<P> {
         match slot {
             Slot::User => self.user.as_mut(),
             Slot::Keeper => self.keeper.as_mut(),
+            Slot::Looker => self.looker.as_mut(),
         }
     }
 
@@ -147,6 +170,7 @@ impl<P: Protocol> Client<P> {
         match slot {
             Slot::User => self.user.as_ref(),
             Slot::Keeper => self.keeper.as_ref(),
+            Slot::Looker => self.looker.as_ref(),
         }
     }
 
@@ -154,12 +178,13 @@ impl<P: Protocol> Client<P> {
         match slot {
             Slot::User => (&mut self.user, &mut self.user_link),
             Slot::Keeper => (&mut self.keeper, &mut self.keeper_link),
+            Slot::Looker => (&mut self.looker, &mut self.looker_link),
         }
     }
 
     pub(super) fn lose_connections(&mut self) {
-        (self.user_link, self.keeper_link) = (None, None);
-        for pending in [&mut self.user, &mut self.keeper].into_iter().flatten() {
+        (self.user_link, self.keeper_link, self.looker_link) = (None, None, None);
+        for pending in self.all_pending_mut() {
             pending.dead = pending.talk.is_some();
             pending.excused = true;
         }
@@ -167,9 +192,15 @@ impl<P: Protocol> Client<P> {
 
     /// How many answers are there that it could read.
     pub(super) fn unread(&self) -> usize {
-        let pending = [&self.user, &self.keeper].into_iter().flatten();
+        let pending = SLOTS.iter().filter_map(|slot| self.pending(*slot));
         let unread = pending.filter(|pending| pending.reply.is_some());
         if self.paused { 0 } else { unread.count() }
+    }
+
+    pub(super) fn all_pending_mut(&mut self) -> impl Iterator<Item = &mut Pending<P>> {
+        [&mut self.user, &mut self.keeper, &mut self.looker]
+            .into_iter()
+            .flatten()
     }
 
     fn is_keeping(&self) -> bool {
@@ -178,7 +209,8 @@ impl<P: Protocol> Client<P> {
 
     fn wakes_at(&self) -> Option<Time> {
         match self.phase {
-            Phase::Sleeping { until }
+            Phase::Sleeping { wakeable: true, .. } if self.waiting.signalled => Some(Time::ZERO),
+            Phase::Sleeping { until, .. }
             | Phase::AwaitingLost { until }
             | Phase::Outliving { until } => Some(until),
             _ => None,
@@ -209,7 +241,7 @@ impl<P: Protocol> World<P> {
             return;
         }
         let (now, faults) = (self.local(id), &self.faults);
-        for slot in [Slot::User, Slot::Keeper] {
+        for slot in SLOTS {
             let Some(pending) = client.pending(slot) else {
                 continue;
             };
@@ -241,6 +273,7 @@ impl<P: Protocol> World<P> {
             Step::Wake(id),
         );
         add(self.is_due(id), Step::Keep(id));
+        add(self.looker_is_due(id), Step::Attend(id));
         let is_holding = client.phase == Phase::Holding;
         add(is_holding, Step::Release(id));
         let can_look = self.bounds.writes && is_holding && !client.looked;
@@ -249,6 +282,8 @@ impl<P: Protocol> World<P> {
         let is_at_work = !is_idle && client.phase != Phase::Ended;
         add(is_at_work && faults.pauses > 0, Step::Pause(id));
         add(is_at_work && faults.crashes > 0, Step::Crash(id));
+        let can_hear = is_at_work && !client.waiting.deaf && P::WAKES;
+        add(can_hear && faults.deaf > 0, Step::Deafen(id));
     }
 
     /// Whether the client, if it runs, is at something before time goes on.
@@ -261,10 +296,11 @@ impl<P: Protocol> World<P> {
             let connects = pending.talk.is_none() && self.can_connect(&pending.call);
             connects || pending.dead || now >= pending.call.not_after
         };
-        let mut pending = [Slot::User, Slot::Keeper]
-            .into_iter()
-            .filter_map(|slot| client.pending(slot));
-        pending.any(is_urgent) || client.wakes_at().is_some_and(|at| at <= now) || self.is_due(id)
+        let mut pending = SLOTS.iter().filter_map(|slot| client.pending(*slot));
+        pending.any(is_urgent)
+            || client.wakes_at().is_some_and(|at| at <= now)
+            || self.is_due(id)
+            || self.looker_is_due(id)
     }
 
     pub(super) fn can_connect(&self, call: &Call) -> bool {
@@ -296,6 +332,7 @@ impl<P: Protocol> World<P> {
             Step::Timeout(id, slot) => self.time_out(id, slot),
             Step::Wake(id) => self.wake(id),
             Step::Keep(id) => self.keep(id),
+            Step::Attend(id) => self.attend(id),
             Step::Release(id) => self.end_guard(id),
             Step::Pause(id) => {
                 self.faults.pauses -= 1;
@@ -336,7 +373,7 @@ impl<P: Protocol> World<P> {
 }
 
 fn excuse<P: Protocol>(client: &mut Client<P>) {
-    for pending in [&mut client.user, &mut client.keeper].into_iter().flatten() {
+    for pending in client.all_pending_mut() {
         pending.excused = true;
     }
 }

@@ -30,7 +30,8 @@ pub(super) enum Told {
         sent: Time,
         answer: Answer,
     },
-    Watched,
+    /// The store was asked for a wake-up; whether it will.
+    Watched(bool),
     Woken,
     Undone,
     /// How did it end?
@@ -73,6 +74,7 @@ pub(super) enum Says {
     Watch,
     Sleep {
         until: Time,
+        wakeable: bool,
     },
     Abandon,
     Discard(GrantOf),
@@ -214,7 +216,7 @@ impl Core {
                 sent: *sent,
                 reply: attempt(answer),
             },
-            Told::Watched => Event::Watched(false),
+            Told::Watched(yes) => Event::Watched(*yes),
             Told::Woken => Event::Woken,
             Told::Undone => Event::Undone,
             Told::Ended => {
@@ -305,7 +307,7 @@ fn says(action: Action) -> Says {
     match action {
         Action::Claim { not_after, fresh } => Says::Claim { not_after, fresh },
         Action::Watch => Says::Watch,
-        Action::Sleep { until, .. } => Says::Sleep { until },
+        Action::Sleep { until, wakeable } => Says::Sleep { until, wakeable },
         Action::Abandon => Says::Abandon,
         Action::Discard(grant) => Says::Discard(of(&grant)),
         Action::Finish => Says::Finish,
@@ -361,6 +363,15 @@ fn attempt(answer: &Answer) -> Result<Attempt, DatastoreError> {
     match answer {
         Answer::Granted(grant) => Ok(Attempt::Granted(real(grant))),
         Answer::Held { expires_in } => Ok(Attempt::Held(Held::new().with_expires_in(*expires_in))),
+        Answer::Queued {
+            expires_in,
+            retry_in,
+            ..
+        } => Ok(Attempt::Held(
+            Held::new()
+                .with_expires_in(*expires_in)
+                .with_retry_in(*retry_in),
+        )),
         other => Err(failure(other)),
     }
 }

@@ -106,6 +106,9 @@ impl Protocol for Memcached {
     /// ttl.rs, `GRANULARITY`, and what a server needs to grow up.
     const GRANULARITY: u64 = 3000 + 2000;
     const CONFIRM_AFTER: Option<u64> = Some(50);
+    const WAKES: bool = false;
+    const HANDOVER: u64 = 0;
+    const ALIVE: u64 = 0;
 
     fn start(around: &Around) -> Self {
         // It is just old enough to grant.
@@ -193,6 +196,8 @@ impl Protocol for Memcached {
                         fence: 0,
                         ends: None,
                         late,
+                        handed: false,
+                        marked: false,
                     };
                     self.store(item, *seconds)
                 }
@@ -234,6 +239,8 @@ impl Protocol for Memcached {
                     fence: *fence,
                     ends: None,
                     late: late || (is_extend && item.late),
+                    handed: false,
+                    marked: false,
                 };
                 let reply = self.store(item, *seconds);
                 if around.seed == Seed::ExtendIsImmortal && *sequence > 0 {
@@ -272,6 +279,14 @@ impl Protocol for Memcached {
 
     fn record(&self, _: &Around) -> Option<Record> {
         self.live()
+    }
+
+    fn queue(&self, _: &Around) -> Vec<Owner> {
+        Vec::new()
+    }
+
+    fn is_empty(&self, _: &Around) -> bool {
+        self.live().is_none()
     }
 
     fn left(&self, _: &Around) -> Option<u64> {

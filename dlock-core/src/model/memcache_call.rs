@@ -146,6 +146,7 @@ impl Talk {
             Verb::Abandon => talk.look(Step::LookForDelete, call.owner, local),
             // holding.rs, `confirm`
             Verb::Confirm => talk.look(Step::LookToConfirm, call.owner, local),
+            Verb::Look | Verb::Leave => unreachable!("memcached has no queue"),
         };
         (talk, next)
     }

@@ -54,7 +54,8 @@ impl<P: Protocol> World<P> {
             return Err(format!("OneHolder: {believers:?} believe that they hold"));
         }
         if self.checks(Property::PromiseKept) {
-            let holds = |owner: Owner| record.is_some_and(|record| record.owner == owner);
+            let holds =
+                |owner: Owner| record.is_some_and(|record| record.owner == owner && !record.handed);
             for client in &believers {
                 let owner = self.owner(*client);
                 if !holds(owner) {
@@ -80,6 +81,11 @@ impl<P: Protocol> World<P> {
                 .ttl
                 .max(self.bounds.min_hold.unwrap_or_default());
             let most = P::longest(u64::try_from(ttl.as_millis()).expect("short"));
+            // A lock that was handed over is kept for the waiter's claim, whatever its own time is.
+            let most = match record {
+                Some(record) if record.handed => P::HANDOVER,
+                _ => most,
+            };
             let left = self.server.left(&around);
             if left.is_none_or(|left| left > most) {
                 return Err(format!(
@@ -96,6 +102,18 @@ impl<P: Protocol> World<P> {
             if let Some(record) = record.as_ref().filter(is_left) {
                 return Err(format!(
                     "NothingLeft: {record:?} is there though its claim came to its end"
+                ));
+            }
+        }
+        if self.checks(Property::NothingLeft) {
+            let queue = self.server.queue(&around);
+            let is_over = |owner: &&Owner| {
+                let mut clients = self.clients.iter();
+                clients.any(|client| client.clean.contains(owner))
+            };
+            if let Some(owner) = queue.iter().find(is_over) {
+                return Err(format!(
+                    "NothingLeft: {owner:?} waits though its claim came to its end"
                 ));
             }
         }
@@ -142,7 +160,9 @@ impl<P: Protocol> World<P> {
             .bounds
             .ttl
             .max(self.bounds.min_hold.unwrap_or_default());
-        let later = u64::try_from(ttl.as_millis()).expect("short") + P::GRANULARITY;
+        // A process that is dead may be handed the lock while it counts as alive.
+        let ttl = u64::try_from(ttl.as_millis()).expect("short");
+        let later = ttl.max(P::ALIVE) + P::GRANULARITY;
         around.now += later;
         around.wall += later;
         self.server.notice_time(&around);

@@ -15,6 +15,8 @@ pub(super) struct Around {
     pub(super) wall: u64,
     /// How many grants of the key there were.
     pub(super) grants: u8,
+    /// The waiter whose process was told that the lock was handed to it.
+    pub(super) told: Option<Owner>,
     pub(super) seed: Seed,
 }
 
@@ -39,6 +41,12 @@ pub(super) trait Protocol: Clone + Debug + Hash {
     /// How long after its end a record may still be there, and how long a new server grants nothing, in ms.
     const GRANULARITY: u64;
     const CONFIRM_AFTER: Option<u64>;
+    /// Whether it queues waiters, and tells them when their turn has come.
+    const WAKES: bool;
+    /// For how long a lock is kept for a waiter that it was handed to, in ms.
+    const HANDOVER: u64;
+    /// For how long after its last call a process still counts as alive, in ms.
+    const ALIVE: u64;
 
     fn start(around: &Around) -> Self;
 
@@ -87,6 +95,12 @@ pub(super) trait Protocol: Clone + Debug + Hash {
 
     /// What stands at the key.
     fn record(&self, around: &Around) -> Option<Record>;
+
+    /// Who waits, in the order of their turns.
+    fn queue(&self, around: &Around) -> Vec<Owner>;
+
+    /// Whether nothing at all is kept, but what makes tokens rise.
+    fn is_empty(&self, around: &Around) -> bool;
 
     /// The most that a record can be kept from now on, in ms, if it was written now for `ttl` ms; `None`: for ever.
     fn left(&self, around: &Around) -> Option<u64>;

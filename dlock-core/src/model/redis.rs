@@ -1,28 +1,39 @@
-//! Redis: the three scripts, and the connection that calls them. Each step names the lines that it stands for.
+//! Redis: the server, and the connection that calls its scripts. Each step names the lines that it stands for.
 
 use std::time::Duration;
 
-use super::protocol::{Around, Next, Protocol, strangers_record};
-use super::types::{Answer, Call, GrantOf, Owner, Record, Seed, Verb};
+use super::protocol::{Around, Next, Protocol};
+use super::redis_queue::{ALIVE, HANDOVER, Queue};
+use super::redis_scripts::is_stale;
+use super::types::{Answer, Call, Generation, GrantOf, Owner, Record, Seed, Verb};
 use crate::{ErrorKind, Time};
+
+/// store.rs
+const UNTIL_WOKEN: Duration = Duration::from_secs(60);
+/// protocol/mod.rs
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// One Redis server and one lock.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Redis {
     /// The lock key; `ends` is the wall clock's ms, as Redis itself has it.
-    lock: Option<Record>,
-    /// The fence key.
-    fence: u64,
+    pub(super) lock: Option<Record>,
+    /// The fence key, and whether it says that somebody waits.
+    pub(super) fence: u64,
+    pub(super) fence_marked: bool,
+    pub(super) queue: Queue,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq)]
 pub(super) struct Request {
-    verb: Verb,
-    owner: Owner,
-    ttl: u64,
+    pub(super) verb: Verb,
+    pub(super) owner: Owner,
+    pub(super) ttl: u64,
     /// Server time from which on it must do nothing, in ns.
-    not_after: i128,
-    sequence: u64,
+    pub(super) not_after: i128,
+    pub(super) sequence: u64,
+    /// Whether it says in which process its owner waits: that of its client.
+    pub(super) waits: bool,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -35,6 +46,17 @@ pub(super) enum Reply {
     },
     Held {
         left: u64,
+        now: u64,
+    },
+    Queued {
+        left: u64,
+        now: u64,
+        generation: Generation,
+        is_first: bool,
+    },
+    Looked {
+        handed_to: Option<Owner>,
+        generation: Generation,
         now: u64,
     },
     Stale {
@@ -60,112 +82,6 @@ pub(super) struct Talk {
     stale: bool,
 }
 
-impl Redis {
-    fn live(&self, around: &Around) -> Option<Record> {
-        // Redis frees a key on the first look at or after its end.
-        self.lock
-            .filter(|lock| lock.ends.is_none_or(|ends| around.wall < ends))
-    }
-
-    /// scripts/acquire.lua
-    fn acquire(&mut self, request: &Request, around: &mut Around, late: bool) -> Reply {
-        // `now >= tonumber(not_after)`
-        let now = around.wall;
-        if is_stale(request, around) {
-            return Reply::Stale { now };
-        }
-        // `redis.call('GET', lock)`
-        if let Some(lock) = &mut self.lock {
-            let left = lock.ends.map_or(u64::MAX, |ends| ends - now);
-            // `string.sub(record, 1, 32) ~= token`
-            if lock.owner != request.owner {
-                return Reply::Held { left, now };
-            }
-            // `left < tonumber(ttl)`: PEXPIRE
-            if left < request.ttl && around.seed != Seed::RepeatDoesNotRaise {
-                lock.ends = Some(now + request.ttl);
-            }
-            let left = left.max(request.ttl);
-            let (fence, ordinal) = (lock.fence, lock.ordinal);
-            return Reply::Granted {
-                fence,
-                left,
-                now,
-                ordinal,
-            };
-        }
-        // `math.max(last + 1, now)`, with a clock that is somewhat finer than that of this model.
-        let micros = now * 1000 + u64::from(around.grants);
-        let fence = match around.seed {
-            Seed::FenceIsClock => now * 1000,
-            Seed::FenceIsCounter => self.fence + 1,
-            _ => micros.max(self.fence + 1),
-        };
-        around.grants += 1;
-        self.fence = fence;
-        self.lock = Some(Record {
-            owner: request.owner,
-            ordinal: around.grants,
-            sequence: 0,
-            fence,
-            ends: Some(now + request.ttl),
-            late,
-        });
-        Reply::Granted {
-            fence,
-            left: request.ttl,
-            now,
-            ordinal: around.grants,
-        }
-    }
-
-    /// scripts/extend.lua
-    fn extend(&mut self, request: &Request, around: &Around) -> Result<Reply, String> {
-        let Some(lock) = &mut self.lock else {
-            return Ok(Reply::Lost);
-        };
-        if lock.owner != request.owner {
-            if around.seed != Seed::ExtendByKey {
-                return Ok(Reply::Lost);
-            }
-            return Err(strangers_record(request.owner, lock));
-        }
-        let now = around.wall;
-        if is_stale(request, around) {
-            return Ok(Reply::Stale { now });
-        }
-        // `tonumber(sequence) <= tonumber(seen)`
-        if request.sequence <= lock.sequence && around.seed != Seed::SequenceIgnored {
-            let left = lock.ends.map_or(u64::MAX, |ends| ends - now);
-            return Ok(Reply::Extended { left, now });
-        }
-        lock.ends = (around.seed != Seed::ExtendIsImmortal).then_some(now + request.ttl);
-        lock.sequence = request.sequence;
-        let left = request.ttl;
-        Ok(Reply::Extended { left, now })
-    }
-
-    /// scripts/release.lua
-    fn release(&mut self, request: &Request, around: &Around) -> Result<Reply, String> {
-        let Some(lock) = &self.lock else {
-            return Ok(Reply::Released(false));
-        };
-        if lock.owner != request.owner {
-            if around.seed != Seed::ReleaseByKey {
-                return Ok(Reply::Released(false));
-            }
-            return Err(strangers_record(request.owner, lock));
-        }
-        self.lock = None;
-        Ok(Reply::Released(true))
-    }
-}
-
-fn is_stale(request: &Request, around: &Around) -> bool {
-    let now = i128::from(around.wall) * 1_000_000;
-    now >= request.not_after && around.seed != Seed::NotAfterIgnored
-}
-
 fn request(call: &Call, link: &Link) -> Request {
     Request {
         verb: call.verb,
@@ -174,6 +90,7 @@ fn request(call: &Call, link: &Link) -> Request {
         // connection.rs, `Connection::not_after`
         not_after: i128::from(call.not_after.as_nanos()) + link.offset,
         sequence: call.sequence,
+        waits: call.waits,
     }
 }
 
@@ -191,11 +108,16 @@ impl Protocol for Redis {
     const REFUSES_LATE_CALLS: bool = true;
     const GRANULARITY: u64 = 20;
     const CONFIRM_AFTER: Option<u64> = None;
+    const WAKES: bool = true;
+    const HANDOVER: u64 = HANDOVER;
+    const ALIVE: u64 = ALIVE;
 
     fn start(_: &Around) -> Self {
         Redis {
             lock: None,
             fence: 0,
+            fence_marked: false,
+            queue: Queue::default(),
         }
     }
 
@@ -226,6 +148,8 @@ impl Protocol for Redis {
     ) -> Next<Request> {
         if let Reply::Granted { now, .. }
         | Reply::Held { now, .. }
+        | Reply::Queued { now, .. }
+        | Reply::Looked { now, .. }
         | Reply::Stale { now }
         | Reply::Extended { now, .. } = reply
         {
@@ -262,6 +186,32 @@ impl Protocol for Redis {
             Reply::Held { left, .. } => Answer::Held {
                 expires_in: Duration::from_millis(*left),
             },
+            Reply::Queued {
+                left,
+                generation,
+                is_first,
+                ..
+            } => {
+                let expires_in = Duration::from_millis(*left);
+                // store.rs, `acquire`: the first asks again when it knows of no lease any more.
+                let retry_in = match is_first {
+                    true => expires_in.max(LOOK_EVERY),
+                    false => UNTIL_WOKEN,
+                };
+                Answer::Queued {
+                    expires_in,
+                    retry_in: retry_in.min(UNTIL_WOKEN),
+                    generation: *generation,
+                }
+            }
+            Reply::Looked {
+                handed_to,
+                generation,
+                ..
+            } => Answer::Looked {
+                handed_to: *handed_to,
+                generation: *generation,
+            },
             // store.rs, `extension`: this lease's grant, now for what is left.
             Reply::Extended { left, .. } => Answer::Extended(GrantOf {
                 ttl: promised(*left),
@@ -269,6 +219,7 @@ impl Protocol for Redis {
             }),
             Reply::Lost => Answer::Lost,
             Reply::Released(_) if call.verb == Verb::Abandon => Answer::Abandoned,
+            Reply::Released(_) if call.verb == Verb::Leave => Answer::Left,
             Reply::Released(ours) => Answer::Released(*ours),
         })
     }
@@ -281,7 +232,7 @@ impl Protocol for Redis {
     fn conclude(call: &Call, answer: Answer, in_doubt: bool, seed: Seed) -> Answer {
         let hides = match &answer {
             Answer::Granted(_) => seed != Seed::ResendUntold,
-            Answer::Held { .. } => true,
+            Answer::Held { .. } | Answer::Queued { .. } => true,
             Answer::Released(ours) => !ours && call.verb == Verb::Release,
             _ => false,
         };
@@ -298,11 +249,12 @@ impl Protocol for Redis {
         around: &mut Around,
         late: bool,
     ) -> Result<Reply, String> {
-        self.lock = self.live(around);
+        self.notice_time(around);
         match request.verb {
             Verb::Acquire => Ok(self.acquire(request, around, late)),
             Verb::Extend => self.extend(request, around),
-            Verb::Release | Verb::Abandon => self.release(request, around),
+            Verb::Release | Verb::Abandon | Verb::Leave => self.release(request, around),
+            Verb::Look => Ok(self.look(request, around)),
             Verb::Confirm => unreachable!("Redis needs none"),
         }
     }
@@ -314,6 +266,18 @@ impl Protocol for Redis {
 
     fn record(&self, around: &Around) -> Option<Record> {
         self.live(around)
+    }
+
+    fn queue(&self, around: &Around) -> Vec<Owner> {
+        let mut queue = self.queue.clone();
+        queue.expire(around.wall);
+        queue.waiters
+    }
+
+    fn is_empty(&self, around: &Around) -> bool {
+        let mut queue = self.queue.clone();
+        queue.expire(around.wall);
+        queue.is_empty() && self.live(around).is_none()
     }
 
     fn left(&self, around: &Around) -> Option<u64> {
@@ -337,6 +301,7 @@ impl Protocol for Redis {
             ttl: 1000,
             not_after: i128::MAX,
             sequence: 0,
+            waits: false,
         };
         matches!(
             self.execute(&request, around, false),
@@ -351,6 +316,7 @@ impl Protocol for Redis {
     fn notice_time(&mut self, around: &Around) {
         // What is over is gone: less to tell apart.
         self.lock = self.live(around);
+        self.queue.expire(around.wall);
     }
 
     fn restart(&mut self, _: &Around, keeps_data: bool) {
@@ -360,6 +326,7 @@ impl Protocol for Redis {
     }
 
     fn flush(&mut self) {
-        (self.lock, self.fence) = (None, 0);
+        (self.lock, self.fence, self.fence_marked) = (None, 0, false);
+        self.queue.flush();
     }
 }

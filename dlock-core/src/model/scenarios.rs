@@ -15,6 +15,7 @@ pub(super) const NO_FAULTS: Faults = Faults {
     restarts: 0,
     wipes: 0,
     flushes: 0,
+    deaf: 0,
     clock_back: 0,
     clock_forward: 0,
 };
@@ -27,6 +28,7 @@ pub(super) fn plain() -> Bounds {
         ticks: 4,
         ttl: seconds(3),
         call_timeout: seconds(1),
+        begun: false,
         waits: None,
         renew: true,
         min_hold: None,
@@ -75,6 +77,7 @@ pub(super) fn deeper(bounds: &Bounds, ticks: u64, more: u8) -> Bounds {
         restarts,
         wipes,
         flushes,
+        deaf,
         clock_back,
         clock_forward,
     } = bounds.faults;
@@ -90,6 +93,7 @@ pub(super) fn deeper(bounds: &Bounds, ticks: u64, more: u8) -> Bounds {
             restarts: add(restarts),
             wipes: add(wipes),
             flushes: add(flushes),
+            deaf,
             // Twice back or forward would leave the model's range.
             clock_back,
             clock_forward,

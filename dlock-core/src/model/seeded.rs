@@ -3,6 +3,7 @@
 use super::explored;
 use super::memcache::Memcached;
 use super::protocol::Protocol;
+use super::queues::behind_a_holder;
 use super::redis::Redis;
 use super::scenarios::{NO_FAULTS, plain, seconds};
 use super::types::{Property, Seed};
@@ -315,4 +316,125 @@ fn orphans_are_known_shows_a_claim_that_was_sent_twice_and_told_once() {
         })
     };
     shows::<Memcached>(Property::OrphansAreKnown, Seed::ResendUntold, &bounds);
+}
+
+#[test]
+fn nobody_waits_for_ever_shows_a_dead_waiter_that_is_handed_the_lock_again_and_again() {
+    let faults = Faults {
+        crashes: 1,
+        ..NO_FAULTS
+    };
+    let bounds = Bounds {
+        renew: false,
+        ..behind_a_holder(3, 3, faults)
+    };
+    shows::<Redis>(Property::NobodyWaitsForEver, Seed::NotDoubted, &bounds);
+}
+
+#[test]
+fn nobody_waits_for_ever_shows_a_look_that_hands_nothing_over() {
+    let bounds = behind_a_holder(
+        3,
+        2,
+        Faults {
+            crashes: 1,
+            ..NO_FAULTS
+        },
+    );
+    shows::<Redis>(
+        Property::NobodyWaitsForEver,
+        Seed::LookHandsNothingOver,
+        &bounds,
+    );
+}
+
+#[test]
+fn nobody_waits_for_ever_shows_a_release_that_hands_nothing_on() {
+    let bounds = behind_a_holder(2, 1, NO_FAULTS);
+    shows::<Redis>(
+        Property::NobodyWaitsForEver,
+        Seed::ReleaseHandsNothingOn,
+        &bounds,
+    );
+}
+
+#[test]
+fn nobody_waits_for_ever_shows_a_queue_that_is_not_marked() {
+    let bounds = behind_a_holder(2, 1, NO_FAULTS);
+    let bounds = Bounds {
+        begun: false,
+        ..bounds
+    };
+    shows::<Redis>(Property::NobodyWaitsForEver, Seed::QueueUnmarked, &bounds);
+}
+
+#[test]
+fn nobody_waits_for_ever_shows_a_waiter_that_does_not_learn_that_it_left_the_queue() {
+    let bounds = behind_a_holder(
+        3,
+        1,
+        Faults {
+            flushes: 1,
+            ..NO_FAULTS
+        },
+    );
+    shows::<Redis>(
+        Property::NobodyWaitsForEver,
+        Seed::GenerationIgnored,
+        &bounds,
+    );
+}
+
+#[test]
+fn nothing_stays_shows_a_queue_without_end() {
+    let bounds = behind_a_holder(
+        2,
+        1,
+        Faults {
+            crashes: 1,
+            ..NO_FAULTS
+        },
+    );
+    shows::<Redis>(Property::NothingStays, Seed::QueueIsImmortal, &bounds);
+}
+
+#[test]
+fn nothing_stays_shows_a_leave_that_is_not_repeated() {
+    let bounds = Bounds {
+        waits: Some(seconds(1)),
+        ..behind_a_holder(
+            2,
+            2,
+            Faults {
+                losses: 2,
+                ..NO_FAULTS
+            },
+        )
+    };
+    shows::<Redis>(Property::NothingStays, Seed::LeaveNotRepeated, &bounds);
+}
+
+#[test]
+fn promise_kept_shows_a_winner_that_leaves_the_queue_as_if_it_had_given_up() {
+    let bounds = behind_a_holder(2, 1, NO_FAULTS);
+    shows::<Redis>(Property::PromiseKept, Seed::LeaveAfterGrant, &bounds);
+}
+
+#[test]
+fn promise_kept_shows_a_message_that_is_taken_for_a_lease() {
+    let bounds = behind_a_holder(2, 1, NO_FAULTS);
+    shows::<Redis>(Property::PromiseKept, Seed::MessageIsLease, &bounds);
+}
+
+#[test]
+fn one_holder_shows_a_late_message_that_is_taken_for_a_lease() {
+    let bounds = behind_a_holder(
+        3,
+        2,
+        Faults {
+            lates: 1,
+            ..NO_FAULTS
+        },
+    );
+    shows::<Redis>(Property::OneHolder, Seed::MessageIsLease, &bounds);
 }

@@ -19,6 +19,9 @@ impl std::fmt::Debug for Owner {
 
 pub(super) type Fence = u64;
 
+/// Of a process in a queue.
+pub(super) type Generation = u8;
+
 /// What memcached's adapter has a grant carry (`At` in dlock-memcache/src/grant.rs).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct At {
@@ -61,6 +64,10 @@ pub(super) enum Verb {
     Release,
     Abandon,
     Confirm,
+    /// The look of a process where some of it wait.
+    Look,
+    /// A waiter goes.
+    Leave,
 }
 
 /// One call.
@@ -76,18 +83,37 @@ pub(super) struct Call {
     pub(super) sequence: u64,
     /// The lease's latest grant.
     pub(super) grant: Option<GrantOf>,
+    /// Whether it names the process as one in which the owner waits.
+    pub(super) waits: bool,
 }
 
 /// What a store answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Answer {
     Granted(GrantOf),
-    Held { expires_in: Duration },
+    Held {
+        expires_in: Duration,
+    },
+    /// The same, and the claim is in the queue.
+    Queued {
+        expires_in: Duration,
+        retry_in: Duration,
+        generation: Generation,
+    },
+    /// Which waiter of the process the lock was handed to.
+    Looked {
+        handed_to: Option<Owner>,
+        generation: Generation,
+    },
+    Left,
     Extended(GrantOf),
     Lost,
     Released(bool),
     Abandoned,
-    Failed { kind: ErrorKind, maybe: bool },
+    Failed {
+        kind: ErrorKind,
+        maybe: bool,
+    },
 }
 
 /// What an acquisition is about.
@@ -123,6 +149,10 @@ pub(super) struct Record {
     pub(super) ends: Option<u64>,
     /// Whether its client had given up the call that wrote it.
     pub(super) late: bool,
+    /// Whether it was handed to a waiter that has not claimed it: no lease yet.
+    pub(super) handed: bool,
+    /// Whether it says that somebody waits.
+    pub(super) marked: bool,
 }
 
 /// A deliberate mistake.
@@ -171,6 +201,24 @@ pub(super) enum Seed {
     NotGrownUp,
     /// The guarded resource checks nothing.
     ResourceChecksNothing,
+    /// Redis: a waiter that is handed the lock stays at the head of the queue, and its process counts as alive from then on.
+    NotDoubted,
+    /// Redis: whoever enters the queue does not mark the lock and its fence.
+    QueueUnmarked,
+    /// Redis: a look hands no free lock over.
+    LookHandsNothingOver,
+    /// Redis: nor does a release or a waiter that leaves.
+    ReleaseHandsNothingOn,
+    /// Redis: the queue's keys have no end.
+    QueueIsImmortal,
+    /// Redis: a waiter leaves the queue when its wait is over, granted or not.
+    LeaveAfterGrant,
+    /// Redis: a leave that failed is not repeated.
+    LeaveNotRepeated,
+    /// Redis: a look that shows a new generation wakes nobody.
+    GenerationIgnored,
+    /// Redis: who is told that the lock was handed to it holds it from then on.
+    MessageIsLease,
 }
 
 /// What must hold.
@@ -188,7 +236,7 @@ pub(super) enum Property {
     SomeoneCanAcquire,
     /// A release or an extend changes nothing of a stranger's.
     StrangersAreSafe,
-    /// Nothing is ever kept for longer than one ttl from now on.
+    /// Nothing is ever kept for longer than one ttl from now on, or the time of a hand-over.
     OneTtlAtMost,
     /// A client whose claim failed, or that released, and whose calls to clean up were answered, left nothing: no server that
     /// refuses late calls holds anything for it ever again, another one only what arrived after it was given up.
@@ -197,10 +245,14 @@ pub(super) enum Property {
     NothingLate,
     /// What a claim that came to its end left all the same is known to its process, so that its next claim takes the place.
     OrphansAreKnown,
+    /// A waiter that is awake is granted the lock within some ticks of its being nobody else's: see `World::patience`.
+    NobodyWaitsForEver,
+    /// Once all clients are done, the lock and its queue are empty within bounded time.
+    NothingStays,
 }
 
 impl Property {
-    pub(super) const ALL: [Property; 9] = [
+    pub(super) const ALL: [Property; 11] = [
         Property::TokensRise,
         Property::ResourceIsSafe,
         Property::OneHolder,
@@ -210,5 +262,7 @@ impl Property {
         Property::OneTtlAtMost,
         Property::NothingLeft,
         Property::OrphansAreKnown,
+        Property::NobodyWaitsForEver,
+        Property::NothingStays,
     ];
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::client::{Finish, Phase, Slot};
+use super::client::{Finish, Phase, Slot, Then};
 use super::decisions::{Mind, Says, Told, tell};
 use super::protocol::Protocol;
 use super::types::{Answer, Call, PlanOf, Promise, Seed, Verb};
@@ -30,6 +30,7 @@ impl<P: Protocol> World<P> {
         client.rounds -= 1;
         client.number += 1;
         client.mind = Mind::new();
+        client.waiting.signalled = false;
         let says = self.tell(id, Told::Start(plan));
         self.act(id, says)
     }
@@ -45,6 +46,8 @@ impl<P: Protocol> World<P> {
                         if !std::mem::take(&mut client.unclean) {
                             client.clean.push(owner);
                         }
+                        // It was granted, so it is in no queue.
+                        client.waiting.forget();
                         client.number += 1;
                     }
                     client.phase = Phase::Claiming;
@@ -52,10 +55,16 @@ impl<P: Protocol> World<P> {
                     let ttl = ttl.min(self.bounds.ttl);
                     return self.call(id, Slot::User, Verb::Acquire, not_after, 0, ttl, None);
                 }
-                // Neither store wakes its waiters.
-                Says::Watch => self.tell(id, Told::Watched),
-                Says::Sleep { until } => {
-                    self.client_mut(id).phase = Phase::Sleeping { until };
+                Says::Watch => {
+                    let watches = self.watch(id);
+                    self.tell(id, Told::Watched(watches))
+                }
+                // drive.rs, `sleep`: it is over for this claim.
+                Says::Sleep { until, wakeable } if !wakeable => {
+                    return self.drop_watch(id, Then::Sleep { until });
+                }
+                Says::Sleep { until, wakeable } => {
+                    self.client_mut(id).phase = Phase::Sleeping { until, wakeable };
                     return Ok(());
                 }
                 Says::Abandon if self.bounds.seed == Seed::NoAbandon => self.tell(id, Told::Undone),
@@ -78,7 +87,7 @@ impl<P: Protocol> World<P> {
                     let promise = self.promise();
                     let client = self.client_mut(id);
                     client.mind = Mind::new();
-                    client.phase = Phase::Holding;
+                    client.waiting.overdue = 0;
                     client.lost_request = lost_request;
                     client.grant = Some(grant);
                     let hold = Told::Hold {
@@ -87,12 +96,9 @@ impl<P: Protocol> World<P> {
                         promise,
                     };
                     let _ = self.tell(id, hold);
-                    return Ok(());
+                    return self.drop_watch(id, Then::Hold);
                 }
-                Says::NotWon => {
-                    self.end(id);
-                    return Ok(());
-                }
+                Says::NotWon => return self.drop_watch(id, Then::End),
                 other => unreachable!("{other:?}"),
             }
         }
@@ -127,6 +133,7 @@ impl<P: Protocol> World<P> {
     pub(super) fn wake(&mut self, id: u8) -> Result<(), String> {
         match self.client(id).phase {
             Phase::Sleeping { .. } => {
+                self.client_mut(id).waiting.signalled = false;
                 let says = self.tell(id, Told::Woken);
                 self.act(id, says)
             }
@@ -291,6 +298,15 @@ impl<P: Protocol> World<P> {
         }
     }
 
+    fn note_undone(&mut self, id: u8, call: &Call, failed: bool) {
+        let client = self.client_mut(id);
+        client.unclean |= failed;
+        // store.rs, `abandon`
+        if failed && call.waits && call.verb == Verb::Abandon {
+            client.waiting.still_queued(call.owner);
+        }
+    }
+
     /// What a call of this client ended with.
     pub(super) fn answered(
         &mut self,
@@ -304,6 +320,10 @@ impl<P: Protocol> World<P> {
             _ => call.sent,
         };
         let failed = matches!(answer, Answer::Failed { .. });
+        if slot == Slot::Looker {
+            self.attended(id, call, &answer);
+            return Ok(());
+        }
         if slot == Slot::Keeper {
             let is_present =
                 call.owner == self.owner(id) && self.client(id).mind.until > Time::ZERO;
@@ -357,13 +377,17 @@ impl<P: Protocol> World<P> {
                 self.act(id, says)
             }
             Phase::Undoing => {
-                self.client_mut(id).unclean |= failed;
+                self.note_undone(id, call, failed);
                 let says = self.tell(id, Told::Undone);
                 self.act(id, says)
             }
+            Phase::Leaving(then) => {
+                self.left(id, then, failed);
+                Ok(())
+            }
             Phase::Finishing(finish) => self.finished(id, finish, &answer),
             Phase::Abandoning => {
-                self.client_mut(id).unclean |= failed;
+                self.note_undone(id, call, failed);
                 self.end(id);
                 Ok(())
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::client::{Pending, Slot};
 use super::protocol::{Next, Protocol};
-use super::types::{Answer, Call, GrantOf, Verb};
+use super::types::{Answer, Call, GrantOf, Owner, Verb};
 use super::world::{Flight, World};
 use crate::{ErrorKind, Time};
 
@@ -20,17 +20,45 @@ impl<P: Protocol> World<P> {
         ttl: Duration,
         grant: Option<GrantOf>,
     ) -> Result<(), String> {
+        let owner = self.owner(id);
         let call = Call {
             verb,
-            owner: self.owner(id),
+            owner,
             ttl,
             sent: self.local(id),
             not_after,
             sequence,
             grant,
+            waits: self.names_process(id, verb),
         };
+        self.begin(id, slot, call)
+    }
+
+    /// The same for a claim of this client that may not be its latest.
+    pub(super) fn call_for_queue(
+        &mut self,
+        id: u8,
+        slot: Slot,
+        verb: Verb,
+        owner: Owner,
+        not_after: Time,
+    ) -> Result<(), String> {
+        let call = Call {
+            verb,
+            owner,
+            ttl: Duration::ZERO,
+            sent: self.local(id),
+            not_after,
+            sequence: 0,
+            grant: None,
+            waits: true,
+        };
+        self.begin(id, slot, call)
+    }
+
+    fn begin(&mut self, id: u8, slot: Slot, call: Call) -> Result<(), String> {
         let client = self.client_mut(id);
-        if verb == Verb::Acquire {
+        if call.verb == Verb::Acquire {
             client.given_up.retain(|owner| *owner != call.owner);
         }
         let (place, link) = client.place(slot);
@@ -102,6 +130,7 @@ impl<P: Protocol> World<P> {
                     },
                     answer => answer,
                 };
+                self.hear_of_waiter(id, &pending.call, &answer);
                 let answer = P::conclude(&pending.call, answer, pending.in_doubt, seed);
                 self.answered(id, slot, &pending.call, answer)
             }

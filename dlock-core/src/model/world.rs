@@ -26,6 +26,8 @@ pub(super) struct Bounds {
     pub(super) ticks: u64,
     pub(super) ttl: Duration,
     pub(super) call_timeout: Duration,
+    /// Whether the world begins when all clients have: the first one holds, the others wait, if they do.
+    pub(super) begun: bool,
     /// For how long a refused client waits; `None` if it only tries.
     pub(super) waits: Option<Duration>,
     pub(super) renew: bool,
@@ -62,6 +64,8 @@ pub(super) struct Faults {
     pub(super) wipes: u8,
     /// All keys deleted while the server runs.
     pub(super) flushes: u8,
+    /// Processes that messages do not reach, for good.
+    pub(super) deaf: u8,
     pub(super) clock_back: u8,
     pub(super) clock_forward: u8,
 }
@@ -76,6 +80,14 @@ pub(super) enum Step {
     Timeout(u8, Slot),
     /// A sleep is over.
     Wake(u8),
+    /// The process looks after its waiter.
+    Attend(u8),
+    /// A message arrives.
+    Tell(u8),
+    /// The same, and it will once more.
+    TellTwice(u8),
+    LoseMessage(u8),
+    Deafen(u8),
     /// The keeper looks after its lease.
     Keep(u8),
     /// The user lets go.
@@ -115,6 +127,9 @@ pub(super) struct Flight<P: Protocol> {
 #[derive(Clone)]
 pub(super) struct World<P: Protocol> {
     pub(super) bounds: Rc<Bounds>,
+    /// The same, with nothing to look at.
+    pub(super) without_checks: Rc<Bounds>,
+    pub(super) lasts_until: u64,
     pub(super) memory: Rc<Memory>,
     /// What a fake clock shows at first, and cannot show less than.
     epoch: Time,
@@ -125,6 +140,8 @@ pub(super) struct World<P: Protocol> {
     pub(super) server: P,
     grants: u8,
     pub(super) flights: Vec<Flight<P>>,
+    /// Messages under way: who was handed the lock.
+    pub(super) messages: Vec<Owner>,
     pub(super) clients: Vec<Rc<Client<P>>>,
     /// The fencing tokens that clients were told, by ordinal.
     pub(super) told: Vec<Option<Fence>>,
@@ -139,10 +156,15 @@ impl<P: Protocol> World<P> {
             now: BEGIN,
             wall: BEGIN,
             grants: 0,
+            told: None,
             seed: bounds.seed,
         };
+        let without_checks = Bounds {
+            properties: Vec::new(),
+            ..bounds.clone()
+        };
         let client = Rc::new(Client::new(bounds.rounds));
-        World {
+        let mut world = World {
             memory: Rc::default(),
             epoch: FakeClock::new().clock().now(),
             now: BEGIN,
@@ -151,12 +173,19 @@ impl<P: Protocol> World<P> {
             server: P::start(&around),
             grants: 0,
             flights: Vec::new(),
+            messages: Vec::new(),
             clients: vec![client; usize::from(bounds.clients)],
             told: Vec::new(),
             resource: (0, 0),
             faults: bounds.faults,
             bounds: Rc::new(bounds.clone()),
+            without_checks: Rc::new(without_checks),
+            lasts_until: BEGIN + bounds.ticks * TICK,
+        };
+        if bounds.begun {
+            world.all_begin();
         }
+        world
     }
 
     pub(super) fn around(&self) -> Around {
@@ -164,15 +193,19 @@ impl<P: Protocol> World<P> {
             now: self.now,
             wall: self.wall,
             grants: self.grants,
+            told: None,
             seed: self.bounds.seed,
         }
     }
 
     /// What a client's clock shows.
     pub(super) fn local(&self, client: u8) -> Time {
+        self.local_at(client, self.now)
+    }
+
+    pub(super) fn local_at(&self, client: u8, now: u64) -> Time {
         let pace = self.bounds.pace[usize::from(client)];
-        self.epoch
-            .saturating_add(Duration::from_micros(self.now * pace))
+        self.epoch.saturating_add(Duration::from_micros(now * pace))
     }
 
     pub(super) fn checks(&self, property: Property) -> bool {
@@ -186,6 +219,7 @@ impl<P: Protocol> World<P> {
         let result = self.server.execute(&flight.request, &mut around, late);
         self.grants = around.grants;
         let reply = result?;
+        self.messages.extend(around.told);
         if flight.awaited {
             let client = Rc::make_mut(&mut self.clients[usize::from(flight.client)]);
             if let Some(pending) = client.pending_mut(flight.slot) {
@@ -208,6 +242,7 @@ impl<P: Protocol> World<P> {
         });
         // They may arrive in any order, so the order in which they were sent tells nothing.
         self.flights.sort_by_cached_key(digest);
+        self.settle_messages();
     }
 
     fn end_of_process(&mut self, keeps_data: bool) {
@@ -215,6 +250,7 @@ impl<P: Protocol> World<P> {
         self.server.restart(&around, keeps_data);
         self.running = true;
         self.flights.clear();
+        self.messages.clear();
         for client in &mut self.clients {
             Rc::make_mut(client).lose_connections();
         }
@@ -229,7 +265,9 @@ impl<P: Protocol> World<P> {
             .iter()
             .map(|client| client.unread())
             .sum::<usize>();
-        u8::try_from(requests + replies).expect("few")
+        let is_awake = |owner: &&Owner| !self.clients[usize::from(owner.client)].paused;
+        let messages = self.messages.iter().filter(is_awake).count();
+        u8::try_from(requests + replies + messages).expect("few")
     }
 
     /// Whether time must not pass yet.
@@ -260,6 +298,13 @@ impl<P: Protocol> Machine for World<P> {
             add(self.running, Step::Deliver(at));
             add(self.running && faults.copies > 0, Step::DeliverCopy(at));
         }
+        for (at, owner) in (0u8..).zip(&self.messages) {
+            if !self.client(owner.client).paused {
+                add(true, Step::Tell(at));
+                add(faults.copies > 0, Step::TellTwice(at));
+                add(faults.losses > 0, Step::LoseMessage(at));
+            }
+        }
         let is_behind = self.server.is_behind(&self.around());
         add(self.running && is_behind, Step::Timer);
         add(self.running && faults.stops > 0, Step::Stop);
@@ -269,7 +314,7 @@ impl<P: Protocol> Machine for World<P> {
         add(self.running && faults.flushes > 0, Step::Flush);
         add(faults.clock_back > 0, Step::ClockBack);
         add(faults.clock_forward > 0, Step::ClockForward);
-        let lasts = self.now < BEGIN + self.bounds.ticks * TICK;
+        let lasts = self.now < self.lasts_until;
         let is_free = lasts && self.late_messages() <= faults.lates && !self.is_urgent();
         add(is_free, Step::Tick);
         steps
@@ -315,8 +360,25 @@ impl<P: Protocol> Machine for World<P> {
                 let around = self.around();
                 self.server.notice_time(&around);
             }
+            Step::Tell(at) => {
+                let owner = self.messages.remove(usize::from(at));
+                self.told(owner)?;
+            }
+            Step::TellTwice(at) => {
+                self.faults.copies -= 1;
+                self.told(self.messages[usize::from(at)])?;
+            }
+            Step::LoseMessage(at) => {
+                self.faults.losses -= 1;
+                self.messages.remove(usize::from(at));
+            }
+            Step::Deafen(client) => {
+                self.faults.deaf -= 1;
+                self.client_mut(client).waiting.deaf = true;
+            }
             Step::Tick => {
                 self.faults.lates -= self.late_messages();
+                self.count_overdue()?;
                 self.now += TICK;
                 self.wall += TICK;
             }
@@ -329,6 +391,9 @@ impl<P: Protocol> Machine for World<P> {
             client => self.client_step(client)?,
         }
         self.settle();
+        if step == Step::Tick && !self.bounds.properties.is_empty() {
+            self.check_future()?;
+        }
         Ok(())
     }
 
@@ -339,7 +404,7 @@ impl<P: Protocol> Machine for World<P> {
     fn fingerprint(&self) -> u64 {
         digest(&(
             (self.now, self.wall, self.running, self.grants),
-            (&self.server, &self.flights, &self.clients),
+            (&self.server, &self.flights, &self.clients, &self.messages),
             (&self.told, self.resource, self.faults),
         ))
     }
@@ -363,6 +428,13 @@ impl<P: Protocol> Machine for World<P> {
             let believes = if self.believes(id) { " believes" } else { "" };
             let _ = write!(text, "; {:?} {:?}{believes}", self.owner(id), client.phase);
             let _ = write!(text, "{}", if client.paused { " paused" } else { "" });
+        }
+        let queue = self.server.queue(&self.around());
+        if !queue.is_empty() {
+            let _ = write!(text, "; queue {queue:?}");
+        }
+        if !self.messages.is_empty() {
+            let _ = write!(text, "; told {:?}", self.messages);
         }
         for flight in &self.flights {
             let lost = if flight.awaited { "" } else { " (given up)" };

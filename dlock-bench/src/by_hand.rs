@@ -11,6 +11,14 @@ const LONGEST_LINE: usize = 1024;
 /// As dlock has it by default.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Whether a reply is the right one.
+pub(crate) type Expected = fn(&[u8]) -> bool;
+
+/// Whether a reply is the one to a PING.
+pub(crate) fn is_pong(reply: &[u8]) -> bool {
+    reply == b"PONG"
+}
+
 /// Connections to one server.
 pub(crate) struct ByHand(Pool<Manager>);
 
@@ -23,8 +31,8 @@ impl ByHand {
         )))
     }
 
-    /// Sends a request to Redis; its reply, or the first element of it, must be `expected`.
-    pub(crate) fn redis(&self, request: &[u8], expected: &[u8]) -> Result<(), DatastoreError> {
+    /// Sends a request to Redis; its reply, or the first element of it, must be what is `expected`.
+    pub(crate) fn redis(&self, request: &[u8], expected: Expected) -> Result<(), DatastoreError> {
         self.0.call(deadline_in(CALL_TIMEOUT), |Plain(wire)| {
             wire.send(request)?;
             let (mut left, mut seen) = (1, None);
@@ -36,10 +44,10 @@ impl ByHand {
                     Some((b'$', length)) => {
                         let length = number(length)?;
                         let text = &wire.exactly(length + 2)?[..length];
-                        seen.get_or_insert(text == expected);
+                        seen.get_or_insert(expected(text));
                     }
                     Some((_, text)) => {
-                        seen.get_or_insert(text == expected);
+                        seen.get_or_insert(expected(text));
                     }
                     None => return Err(odd("an empty line")),
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dlock_testkit::servers::{MemcachedServer, RedisServer};
 
 use crate::Failure;
-use crate::by_hand::{ByHand, packed};
+use crate::by_hand::{ByHand, is_pong, packed};
 use crate::measure::wait_until_grown_up;
 use crate::options::Options;
 use crate::rival::Rival;
@@ -51,6 +51,6 @@ pub(crate) fn round_trip(entries: &[Entry]) -> Result<Threads, Failure> {
     let ping = packed(&["PING"]);
     Ok(Threads::new(
         "PING",
-        vec![Box::new(move || Ok(by_hand.redis(&ping, b"PONG")?))],
+        vec![Box::new(move || Ok(by_hand.redis(&ping, is_pong)?))],
     ))
 }

@@ -9,7 +9,7 @@ use dlock_testkit::servers::RedisServer;
 
 use crate::Failure;
 use crate::bench::Bench;
-use crate::by_hand::{ByHand, packed};
+use crate::by_hand::{ByHand, Expected, is_pong, packed};
 use crate::cores::Cores;
 use crate::measure::pairs::{self, TTL};
 use crate::options::Options;
@@ -75,7 +75,7 @@ fn table(
         let operations = (0..threads).map(|thread| pair(&store, thread));
         Box::new(Threads::new(name, operations.collect()))
     };
-    let ping = vec![vec![(packed(&["PING"]), "PONG")]; threads];
+    let ping = vec![vec![(packed(&["PING"]), is_pong as Expected)]; threads];
     let mut subjects = vec![
         pairs("one round trip (PING)", ping),
         pairs(RAW, raw),
@@ -91,13 +91,26 @@ fn table(
 }
 
 /// A request, and what its reply begins with.
-type Step = (Vec<u8>, &'static str);
+type Step = (Vec<u8>, Expected);
+
+fn is_ok(reply: &[u8]) -> bool {
+    reply == b"OK"
+}
+
+fn is_one(reply: &[u8]) -> bool {
+    reply == b"1"
+}
+
+/// A fencing token is the time in µs.
+fn is_token(reply: &[u8]) -> bool {
+    reply.len() >= 16 && reply.iter().all(u8::is_ascii_digit)
+}
 
 fn sent(by_hand: &Arc<ByHand>, steps: Vec<Step>) -> Operation {
     let by_hand = Arc::clone(by_hand);
     Box::new(move || {
         for (request, expected) in &steps {
-            by_hand.redis(request, expected.as_bytes())?;
+            by_hand.redis(request, *expected)?;
         }
         Ok(())
     })
@@ -113,8 +126,11 @@ fn raw(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Step>>, Failure> 
     let pair = |thread| {
         let key = format!("raw:job-{thread}");
         vec![
-            (packed(&["SET", &key, token, "NX", "PX", &ttl]), "OK"),
-            (packed(&["EVALSHA", &hash, "1", &key, token]), "1"),
+            (
+                packed(&["SET", &key, token, "NX", "PX", &ttl]),
+                is_ok as Expected,
+            ),
+            (packed(&["EVALSHA", &hash, "1", &key, token]), is_one),
         ]
     };
     Ok((0..threads).map(pair).collect())
@@ -140,7 +156,7 @@ fn recorded(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Step>>, Fail
             if store.release(&Lease::new(claim, grant))? != Released::Ours {
                 return Err("lost, though nobody else wants it".into());
             }
-            steps = vec![(acquire, "granted"), (tap.take(), "1")];
+            steps = vec![(acquire, is_token as Expected), (tap.take(), is_one)];
         }
         Ok(steps)
     };

@@ -257,6 +257,26 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_advanced_by_hand_stands_while_somebody_sleeps() {
+        let fake = FakeClock::new();
+        let clock = fake.clock();
+        let start = clock.now();
+        let signal = Signal::new();
+        let sleeper = thread::spawn({
+            let (clock, signal) = (clock.clone(), signal.clone());
+            move || clock.park(&signal, start.saturating_add(Duration::from_secs(10)))
+        });
+        while fake.0.parked.lock().unwrap().is_empty() {
+            assert!(!sleeper.is_finished(), "it did not sleep");
+            thread::yield_now();
+        }
+        assert_eq!(clock.now(), start);
+        signal.notify();
+        assert!(sleeper.join().unwrap());
+        assert!(fake.0.parked.lock().unwrap().is_empty());
+    }
+
+    #[test]
     fn a_jumping_clock_sleeps_in_no_time() {
         let fake = FakeClock::jumping();
         let clock = fake.clock();

@@ -319,6 +319,12 @@ mod tests {
     }
 
     #[test]
+    fn two_processes_never_have_the_same_number() {
+        let numbers: std::collections::HashSet<u64> = (0..64).map(this_process).collect();
+        assert_eq!(numbers.len(), 64);
+    }
+
+    #[test]
     fn a_foreign_text_is_no_holder() {
         for text in [
             "",

@@ -270,6 +270,7 @@ mod tests {
         assert_eq!(lease.owner(), lease.claim().owner());
         assert_eq!((lease.holder(), lease.claim().holder()), ("me", "me"));
         assert_eq!(lease.fence().map(FencingToken::get), Some(7));
+        assert_eq!(lease.fence().unwrap().to_string(), "7");
         assert!(lease.grant().ttl == TTL && lease.grant().copy_may_follow);
         assert_eq!(lease.revision::<u64>(), Some(&5));
         assert_eq!(lease.revision::<u32>(), None, "of another type");

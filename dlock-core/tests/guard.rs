@@ -44,6 +44,17 @@ fn one_holds_and_the_others_are_refused_until_the_release() {
 }
 
 #[test]
+fn a_lock_tells_what_it_was_made_of() {
+    let options = short().with_key_prefix("app");
+    let lock = Lock::with_options(MemoryDatastore::new(), "a b", options.clone()).unwrap();
+    assert_eq!((lock.id(), lock.key()), ("a b", "app:a%20b"));
+    assert_eq!(lock.options(), &options);
+    let reach = dlock_core::Reach::Process;
+    assert_eq!(lock.store().characteristics().reach, reach);
+    assert_eq!(lock.datastore().characteristics().reach, reach);
+}
+
+#[test]
 fn a_held_lock_outlives_its_ttl_because_it_is_renewed() {
     let store = Flaky::new();
     let guard = lock(&store, short()).try_acquire().unwrap();

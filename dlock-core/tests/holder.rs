@@ -18,7 +18,7 @@ fn seen(label: Option<&str>) -> Holder {
 }
 
 fn at(millis: u64) -> Option<Holder> {
-    Holder::from_text(&format!("dlock1 h 1 1 {millis} running"))
+    Holder::from_text(&format!("dlock1 h 1 0000000000000001 {millis} running"))
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Claim, Clock, Datastore as _, ErrorKind, Extension, FakeClock, FencingToken, Grant,
-    Held, Holder, Inspect as _, Lease, Lock, LockOptions, MemoryDatastore, Released, Signal, Store,
-    Time,
+    Attempt, Claim, Clock, Datastore as _, ErrorKind, Extension, FakeClock, Fencing, FencingToken,
+    Grant, Held, Holder, Inspect as _, Lease, Lock, LockOptions, MemoryDatastore, Reach, Released,
+    Signal, Store, Time,
 };
 use support::{Flaky, eventually};
 
@@ -233,6 +233,45 @@ fn the_sweep_takes_neither_a_lease_nor_the_turn_of_a_waiter() {
     }
     assert!(world.memory.holder("dlock:long").unwrap().is_some());
     assert!(!world.is_granted(&world.claim()) && signal.take());
+}
+
+#[test]
+fn a_waiter_that_comes_by_itself_in_its_turn_is_not_woken_too() {
+    let world = World::new();
+    let _lease = world.hold();
+    let (waiter, signal) = (world.claim(), Signal::new());
+    let _watch = world.memory.watch(&waiter, &signal).unwrap();
+    world.fake.advance(SECOND * 30);
+    assert!(world.is_granted(&waiter) && !signal.take());
+}
+
+#[test]
+fn after_a_crowd_leases_that_ended_are_forgotten_again() {
+    let world = World::new();
+    let claim_many = |prefix: &str| {
+        for number in 0..3000 {
+            let key = format!("dlock:{prefix}-{number}");
+            let claim = Claim::new(key, &world.clock, SECOND * 86_400).unwrap();
+            let granted = world.memory.acquire(&claim, SECOND);
+            assert!(matches!(granted, Ok(Attempt::Granted(_))));
+        }
+        world.fake.advance(SECOND * 2);
+    };
+    for prefix in ["a", "b", "c", "d", "e", "f"] {
+        claim_many(prefix);
+    }
+    assert!(world.memory.len() <= 9000, "{} records", world.memory.len());
+}
+
+#[test]
+fn the_store_says_of_itself_what_the_tests_above_show() {
+    let memory = MemoryDatastore::new();
+    let says = memory.characteristics();
+    assert!(says.wakes && says.refuses_late_calls && !says.single_writer);
+    assert_eq!(says.reach, Reach::Process);
+    assert!(matches!(says.fencing, Fencing::Rising(_)));
+    assert!(says.batch >= 10_000, "one lock for all");
+    assert!(memory.inspect().is_some());
 }
 
 #[test]

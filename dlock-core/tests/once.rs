@@ -206,6 +206,30 @@ fn a_job_that_was_done_before_does_not_hold_the_lock_for_its_min_hold() {
 }
 
 #[test]
+fn the_mark_of_a_job_that_failed_is_free_whatever_min_hold_says() {
+    let store = Flaky::new();
+    let options = LockOptions::default().with_min_hold(DAY);
+    let lock = Lock::with_options(store.clone(), "import", options).unwrap();
+    let failed = lock.once("19", DAY, |_| Err::<(), _>("failed"));
+    assert_eq!(failed.unwrap(), Err("failed"));
+    assert!(store.is_free(MARK) && !store.is_free("dlock:import"));
+}
+
+#[test]
+fn a_mark_that_a_crash_left_is_waited_for_no_longer_than_the_lock() {
+    let fake = FakeClock::jumping();
+    let flaky = Flaky::over(MemoryDatastore::with_clock(fake.clock()));
+    let store = Store::builder(flaky.clone()).clock(fake.clock()).build();
+    leave_a_crash_for(&flaky, Duration::from_secs(30));
+    let start = fake.clock().now();
+    let wait = Wait::within(flaky.call_timeout);
+    let refused = Lock::new(&store, "import").once_with(&wait, "19", DAY, |_| ok());
+    assert!(refused.unwrap_err().is_held());
+    let waited = start.until(fake.clock().now());
+    assert!(waited <= flaky.call_timeout * 2, "{waited:?}");
+}
+
+#[test]
 fn a_keep_that_the_store_cannot_keep_is_refused_before_the_job_runs() {
     let lock = Lock::new(MemoryDatastore::new(), "import");
     for (job, keep) in [("19", Duration::MAX), ("19", Duration::ZERO), ("", DAY)] {

@@ -62,6 +62,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_forked_child_touches_nothing_that_it_inherited() {
+        let inherited = Abandoned {
+            pid: process::id() + 1,
+            ..Abandoned::default()
+        };
+        let owner = OwnerToken::random().unwrap();
+        inherited.remember(owner);
+        assert!(!inherited.contains(owner));
+        assert!(inherited.tokens.lock().unwrap().is_empty());
+    }
+
+    #[test]
     fn only_the_latest_are_remembered() {
         let abandoned = Abandoned::default();
         let tokens: Vec<_> = (0..=MOST).map(|_| OwnerToken::random().unwrap()).collect();

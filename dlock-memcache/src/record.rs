@@ -111,6 +111,14 @@ mod tests {
         assert_eq!(Record::parse(b"\xff\xfe"), None);
     }
 
+    #[test]
+    fn the_longest_record_is_read() {
+        let start = "0123456789abcdef0123456789abcdef 1 2 ";
+        let value = start.to_owned() + &"x".repeat(MAX_RECORD - start.len());
+        assert!(Record::parse(value.as_bytes()).is_some());
+        assert_eq!(Record::parse((value + "x").as_bytes()), None);
+    }
+
     proptest! {
         #[test]
         fn reading_never_panics(value in prop::collection::vec(any::<u8>(), 0..200)) {

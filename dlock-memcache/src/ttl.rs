@@ -106,6 +106,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stated_is_thirty_days_less_the_margin_and_three_seconds() {
+        assert_eq!(TTL_MAX, Duration::from_secs(2_591_998));
+        assert_eq!(GRANULARITY, Duration::from_secs(3));
+    }
+
+    #[test]
     fn no_time_becomes_a_date_or_wraps() {
         for ttl in [
             TTL_MAX + Duration::from_nanos(1),

@@ -7,7 +7,7 @@ const HEIGHT: f64 = 400.0;
 /// Left, right, top and bottom of the area of the lines; the names stand to the right of it.
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 480.0;
-const TOP: f64 = 40.0;
+const TOP: f64 = 52.0;
 const BOTTOM: f64 = 340.0;
 /// Names do not come nearer to each other.
 const LINE_HEIGHT: f64 = 16.0;
@@ -24,7 +24,7 @@ pub(crate) struct Chart {
     pub(crate) lines: Vec<Line>,
 }
 
-/// Points from left to right, all above zero.
+/// Points from left to right, all above zero. One without points is not drawn, but has its colour, so that charts of the same things agree.
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
@@ -62,16 +62,19 @@ impl Chart {
         }
         add(format_args!(
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             (LEFT + RIGHT) / 2.0,
             BOTTOM + 40.0,
             self.x,
-            LEFT - 8.0,
+            LEFT / 8.0,
             TOP - 12.0,
             self.y
         ));
         let labels = self.labels(&y);
         for ((line, colour), label) in self.lines.iter().zip(COLOURS.iter().cycle()).zip(labels) {
+            if line.points.is_empty() {
+                continue;
+            }
             let path: Vec<String> = line
                 .points
                 .iter()
@@ -104,6 +107,7 @@ impl Chart {
         let mut heights: Vec<f64> = self.lines.iter().map(end).collect();
         let mut order: Vec<usize> = (0..heights.len()).collect();
         order.sort_by(|a, b| heights[*a].total_cmp(&heights[*b]));
+        order.retain(|at| !self.lines[*at].points.is_empty());
         for pair in order.windows(2) {
             heights[pair[1]] = heights[pair[1]].max(heights[pair[0]] + LINE_HEIGHT);
         }

@@ -207,15 +207,13 @@ fn both_charts(cores: Cores, points: &[Point]) -> [(String, String); 2] {
     let chart = |name: &str, title: String, y: &str, value: &dyn Fn(&Point) -> Option<f64>| {
         let mut lines: Vec<Line> = Vec::new();
         for point in points.iter().filter(|point| point.scene.hold == CHARTED) {
-            let Some(value) = value(point).filter(|value| value.is_finite()) else {
-                continue;
-            };
-            let at = (float(point.scene.waiters as u64), value);
+            let at = value(point).filter(|value| value.is_finite());
+            let at = at.map(|value| (float(point.scene.waiters as u64), value));
             match lines.iter_mut().find(|line| line.name == point.name) {
-                Some(line) => line.points.push(at),
+                Some(line) => line.points.extend(at),
                 None => lines.push(Line {
                     name: point.name.to_owned(),
-                    points: vec![at],
+                    points: at.into_iter().collect(),
                 }),
             }
         }

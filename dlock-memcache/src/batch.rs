@@ -7,7 +7,8 @@ use dlock_net::{Pool, call_deadline, may_have_executed};
 
 use crate::ConnectionManager;
 use crate::holding::{self, extended, push_extend};
-use crate::protocol::{Connection, Stored};
+use crate::protocol::Connection;
+use crate::reply::Stored;
 
 /// How many extends go out at once: their requests and answers fit into the buffers of both ends.
 pub(crate) const BATCH: usize = 256;

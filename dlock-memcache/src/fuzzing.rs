@@ -1,11 +1,86 @@
 //! What holds for every input, as functions of any bytes. The targets in `fuzz/` run them for as long as one likes, the tests here
 //! on their seeds.
 
-use dlock_core::{FencingToken, OwnerToken};
-use dlock_net::Endpoint;
+mod pieces;
+
+use std::fmt::Debug;
+
+use dlock_core::{DatastoreError, ErrorKind, FencingToken, OwnerToken};
+use dlock_net::{Endpoint, Wire};
 
 use crate::config::endpoint;
-use crate::record::Record;
+use crate::greeting::read_stats;
+use crate::protocol::{check_key, push_replace};
+use crate::record::{MAX_RECORD, Record};
+use crate::reply::{self, Item, Stored};
+use pieces::Pieces;
+
+/// A server's bytes are read the same however they arrive, and a value that was sent is what is read. The first byte says what was
+/// asked, the second how the bytes arrive.
+pub fn reply(data: &[u8]) {
+    let [asked, rhythm, bytes @ ..] = data else {
+        return;
+    };
+    let rhythm = usize::from(*rhythm);
+    match asked % 6 {
+        0 => same_in_pieces(bytes, rhythm, reply::stored),
+        1 => same_in_pieces(bytes, rhythm, |wire| reply::many_stored(wire, 3)),
+        2 => same_in_pieces(bytes, rhythm, reply::deleted),
+        3 => same_in_pieces(bytes, rhythm, reply::acknowledged),
+        4 => same_in_pieces(bytes, rhythm, reply::item),
+        _ => same_in_pieces(bytes, rhythm, |wire| {
+            let stats = read_stats(wire)?;
+            let life = stats.life("peer")?;
+            stats.check("peer").map(|()| life)
+        }),
+    }
+
+    let cas = u64::from(*asked) << 56 | bytes.len() as u64;
+    let mut answer = format!("VA {} t{rhythm} c{cas}\r\n", bytes.len()).into_bytes();
+    answer.extend_from_slice(bytes);
+    answer.extend_from_slice(b"\r\nHD c7\r\n");
+    let mut wire = wire(&answer, rhythm);
+    let value = match bytes.len() {
+        ..=MAX_RECORD => bytes.to_vec(),
+        _ => Vec::new(),
+    };
+    let item = reply::item(&mut wire).expect("a value");
+    let seconds = u32::try_from(rhythm).ok();
+    assert_eq!(
+        item,
+        Some(Item {
+            value,
+            seconds,
+            cas
+        })
+    );
+    if bytes.len() <= MAX_RECORD {
+        let next = reply::stored(&mut wire).expect("the next answer");
+        assert_eq!(next, Stored::Done(7));
+    }
+}
+
+fn same_in_pieces<T: Debug>(
+    bytes: &[u8],
+    rhythm: usize,
+    read: impl Fn(&mut Wire<Pieces>) -> Result<T, DatastoreError>,
+) {
+    let seen = |rhythm| {
+        let mut wire = wire(bytes, rhythm);
+        let answer = read(&mut wire);
+        let usable = wire.is_usable();
+        let is_cut_off = |error: &DatastoreError| error.kind() == ErrorKind::Unreachable;
+        assert!(!usable || !answer.as_ref().is_err_and(is_cut_off));
+        (format!("{answer:?}"), usable)
+    };
+    assert_eq!(seen(0), seen(rhythm));
+}
+
+fn wire(bytes: &[u8], rhythm: usize) -> Wire<Pieces> {
+    let mut wire = Wire::new(Pieces::new(bytes, rhythm), "peer");
+    wire.send(b"a request\r\n").expect("it takes everything");
+    wire
+}
 
 /// A record that is read is written and read again as the same one, and a written one is read.
 pub fn lock_value(data: &[u8]) {
@@ -28,6 +103,17 @@ pub fn lock_value(data: &[u8]) {
     };
     let value = record.to_value();
     assert_eq!(Record::parse(value.as_bytes()), Some(record), "{value}");
+}
+
+/// A key that is taken is nothing but a key in the request.
+pub fn key(data: &[u8]) {
+    let key = String::from_utf8_lossy(data);
+    if check_key(&key).is_ok() {
+        let mut request = Vec::new();
+        push_replace(&mut request, &key, 3, 5, "value");
+        let expected = format!("ms {key} 5 C3 T5 c\r\nvalue\r\n");
+        assert_eq!(String::from_utf8_lossy(&request), expected);
+    }
 }
 
 /// An address that is read is written and read again as the same one, and what stands before an `@` is not shown.
@@ -68,7 +154,9 @@ mod tests {
 
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
+        seeds("memcache_reply", reply);
         seeds("lock_value", lock_value);
+        seeds("key", key);
         seeds("url", url);
     }
 
@@ -86,7 +174,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_keep_what_is_promised(data in any::<Vec<u8>>()) {
+            reply(&data);
             lock_value(&data);
+            key(&data);
             url(&data);
         }
     }

@@ -10,8 +10,9 @@ use dlock_core::{
 
 use crate::error::Problem;
 use crate::life::Life;
-use crate::protocol::{Connection, Item, Stored, check_key};
+use crate::protocol::{Connection, check_key};
 use crate::record::Record;
+use crate::reply::{Item, Stored};
 use crate::ttl::{self, Kept};
 
 /// How often a key may change between two commands before a call gives up.

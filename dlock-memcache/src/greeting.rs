@@ -3,12 +3,12 @@
 use std::io;
 
 use dlock_core::{DatastoreError, ErrorKind};
-use dlock_net::{Socket, Wire, nothing_was_done};
+use dlock_net::{Transport, Wire, nothing_was_done};
 use memcache::exp::{MetaResponse, ReturnCode};
 
 use crate::error::Problem;
 use crate::life::Life;
-use crate::protocol::{MAX_LINE, odd};
+use crate::reply::{MAX_LINE, odd};
 
 /// More statistics than any server has.
 const MAX_STATS: usize = 2000;
@@ -86,7 +86,7 @@ fn is_too_old(version: &str) -> bool {
 }
 
 /// Asks for the statistics, the settings, and whether the meta protocol is spoken, in one go. An error means that nothing was done.
-pub(crate) fn read_stats(wire: &mut Wire<Socket>) -> Result<Stats, DatastoreError> {
+pub(crate) fn read_stats<S: Transport>(wire: &mut Wire<S>) -> Result<Stats, DatastoreError> {
     let mut read = || {
         wire.send(b"stats\r\nstats settings\r\nmn\r\n")?;
         let mut stats = Stats::default();
@@ -110,7 +110,10 @@ pub(crate) fn read_stats(wire: &mut Wire<Socket>) -> Result<Stats, DatastoreErro
     read().map_err(nothing_was_done)
 }
 
-fn read_stat_lines(wire: &mut Wire<Socket>, stats: &mut Stats) -> Result<(), DatastoreError> {
+fn read_stat_lines<S: Transport>(
+    wire: &mut Wire<S>,
+    stats: &mut Stats,
+) -> Result<(), DatastoreError> {
     for _ in 0..MAX_STATS {
         let line = String::from_utf8_lossy(wire.line(MAX_LINE)?).into_owned();
         if line == "END" {

@@ -8,8 +8,9 @@ use dlock_core::{
 
 use crate::error::Problem;
 use crate::grant::{At, RACES, fence_of, now};
-use crate::protocol::{Connection, Deleted, Item, Stored, check_key, push_replace};
+use crate::protocol::{Connection, check_key, push_replace};
 use crate::record::Record;
+use crate::reply::{Deleted, Item, Stored};
 use crate::ttl::{self, Kept};
 
 /// Gives the lease `ttl` from now. `again` says that the same call may have been carried out before, over a connection that broke.

@@ -32,6 +32,7 @@ mod life;
 mod pool;
 mod protocol;
 mod record;
+mod reply;
 mod store;
 mod ttl;
 

@@ -1,0 +1,253 @@
+//! The answers of memcached's meta protocol, read off a wire.
+//!
+//! `memcache::exp` takes their first lines apart. Each function reads one whole answer and says so to the wire; after any other end the
+//! wire stays dirty and the connection is not used again.
+
+use std::str;
+
+use dlock_core::{DatastoreError, ErrorKind};
+use dlock_net::{Transport, Wire};
+use memcache::exp::{MetaResponse, ReturnCode};
+
+use crate::error::{Problem, answered};
+use crate::record::MAX_RECORD;
+
+/// No line of an answer is longer, not even one of the statistics.
+pub(crate) const MAX_LINE: usize = 8192;
+/// A value up to this size is read to its end; a larger one costs the connection.
+const MAX_VALUE: usize = 64 << 10;
+
+/// The answer to a store with a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// Done; the record now has this number.
+    Done(u64),
+    /// There is no such key.
+    NotFound,
+    /// The key's number is another one, or, for an add: there is such a key.
+    Other,
+}
+
+/// The answer to a delete with a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deleted {
+    Done,
+    NotFound,
+    Other,
+}
+
+/// What stands at a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// Empty if it is too long to be one of ours.
+    pub(crate) value: Vec<u8>,
+    /// `None`: for ever.
+    pub(crate) seconds: Option<u32>,
+    pub(crate) cas: u64,
+}
+
+/// The answer to a store.
+pub(crate) fn stored<S: Transport>(wire: &mut Wire<S>) -> Result<Stored, DatastoreError> {
+    let answer = one_line(wire)?;
+    stored_from(wire, &answer)
+}
+
+/// The answers to `count` stores that went out together, as far as they came.
+pub(crate) fn many_stored<S: Transport>(
+    wire: &mut Wire<S>,
+    count: usize,
+) -> Result<Vec<Result<Stored, DatastoreError>>, DatastoreError> {
+    let mut answers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let answer = read_line(wire);
+        let lost = !is_in_step(&answer);
+        match answer {
+            // Nothing was answered: a dead connection, which can be replaced.
+            Err(error) if lost && answers.is_empty() => return Err(error),
+            answer => answers.push(answer.and_then(|answer| stored_from(wire, &answer))),
+        }
+        if lost {
+            return Ok(answers);
+        }
+    }
+    wire.finish();
+    Ok(answers)
+}
+
+/// The answer to a delete.
+pub(crate) fn deleted<S: Transport>(wire: &mut Wire<S>) -> Result<Deleted, DatastoreError> {
+    match one_line(wire)?.rc() {
+        ReturnCode::Hd => Ok(Deleted::Done),
+        ReturnCode::Nf => Ok(Deleted::NotFound),
+        ReturnCode::Ex => Ok(Deleted::Other),
+        other => Err(odd(wire, &format!("{other:?}"))),
+    }
+}
+
+/// The answer to a command, whatever it says.
+pub(crate) fn acknowledged<S: Transport>(wire: &mut Wire<S>) -> Result<(), DatastoreError> {
+    one_line(wire).map(drop)
+}
+
+/// The answer to a get; `None` if the key is not there.
+pub(crate) fn item<S: Transport>(wire: &mut Wire<S>) -> Result<Option<Item>, DatastoreError> {
+    let line = wire.line(MAX_LINE)?.to_vec();
+    let answer = MetaResponse::parse_header(&line);
+    let answer = answer.map_err(|error| answered(wire.peer(), error));
+    let has_value = matches!(&answer, Ok(answer) if answer.rc() == ReturnCode::Va);
+    if is_in_step(&answer) && !has_value {
+        wire.finish();
+    }
+    let answer = answer?;
+    match answer.rc() {
+        ReturnCode::En => return Ok(None),
+        ReturnCode::Va => {}
+        other => return Err(odd(wire, &format!("{other:?}"))),
+    }
+    let Some((length, seconds, cas)) = value_header(&line, &answer) else {
+        return Err(odd(wire, &String::from_utf8_lossy(&line)));
+    };
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let value = if length <= MAX_VALUE {
+        let mut value = wire.exactly(length + 2)?.to_vec();
+        if !value.ends_with(b"\r\n") {
+            return Err(odd(wire, "a value of another length than announced"));
+        }
+        value.truncate(length);
+        wire.finish();
+        value
+    } else {
+        // It is not ours, so nobody needs it. The connection stays dirty and is replaced, which is cheaper than to read on.
+        Vec::new()
+    };
+    let value = if length <= MAX_RECORD {
+        value
+    } else {
+        Vec::new()
+    };
+    Ok(Some(Item {
+        value,
+        seconds,
+        cas,
+    }))
+}
+
+/// The error of an answer that the protocol does not allow, shown as far as that is harmless.
+pub(crate) fn odd<S: Transport>(wire: &Wire<S>, answer: &str) -> DatastoreError {
+    let problem = Problem::Odd {
+        peer: wire.peer().to_owned(),
+        answer: answer.chars().take(80).collect(),
+    };
+    DatastoreError::maybe_executed(ErrorKind::Protocol, problem)
+}
+
+/// The answer to a command that is answered with one line.
+fn one_line<S: Transport>(wire: &mut Wire<S>) -> Result<MetaResponse, DatastoreError> {
+    let answer = read_line(wire);
+    if is_in_step(&answer) {
+        wire.finish();
+    }
+    answer
+}
+
+fn read_line<S: Transport>(wire: &mut Wire<S>) -> Result<MetaResponse, DatastoreError> {
+    let answer = MetaResponse::parse_header(wire.line(MAX_LINE)?);
+    answer.map_err(|error| answered(wire.peer(), error))
+}
+
+/// Whether the next line will be the next command's answer. So it is after an error that the server answers a store with; after one about the
+/// command itself the server may go on to take the value for a command.
+fn is_in_step(answer: &Result<MetaResponse, DatastoreError>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::Refused,
+    }
+}
+
+fn stored_from<S: Transport>(
+    wire: &Wire<S>,
+    answer: &MetaResponse,
+) -> Result<Stored, DatastoreError> {
+    match answer.rc() {
+        ReturnCode::Hd => flag(answer, b'c')
+            .and_then(number)
+            .map(Stored::Done)
+            .ok_or_else(|| odd(wire, "HD without a CAS number")),
+        ReturnCode::Nf => Ok(Stored::NotFound),
+        ReturnCode::Ex | ReturnCode::Ns => Ok(Stored::Other),
+        other => Err(odd(wire, &format!("{other:?}"))),
+    }
+}
+
+/// Length, seconds left (`None`: for ever) and number from the line before a value.
+fn value_header(line: &[u8], answer: &MetaResponse) -> Option<(u64, Option<u32>, u64)> {
+    // The parsed answer keeps the length to itself.
+    let length = line.split(|b| *b == b' ').nth(1).and_then(number)?;
+    let seconds = match flag(answer, b't')? {
+        b"-1" => None,
+        seconds => Some(u32::try_from(number(seconds)?).unwrap_or(u32::MAX)),
+    };
+    Some((length, seconds, number(flag(answer, b'c')?)?))
+}
+
+/// What follows the letter of a flag in an answer.
+fn flag(answer: &MetaResponse, letter: u8) -> Option<&[u8]> {
+    answer.flags().find_map(|flag| flag.strip_prefix(&[letter]))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    plain
+        .then(|| str::from_utf8(digits).ok()?.parse().ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header(line: &[u8]) -> Option<(u64, Option<u32>, u64)> {
+        value_header(line, &MetaResponse::parse_header(line).ok()?)
+    }
+
+    #[test]
+    fn the_line_before_a_value_is_read() {
+        assert_eq!(header(b"VA 3 t30 c7"), Some((3, Some(30), 7)));
+        assert_eq!(header(b"VA 0 c7 t-1"), Some((0, None, 7)));
+        assert_eq!(
+            header(b"VA 3 t99999999999 c7"),
+            Some((3, Some(u32::MAX), 7))
+        );
+        for line in [
+            &b"VA 3 t30"[..],
+            b"VA 3 c7",
+            b"VA 3 t-2 c7",
+            b"VA 3 t c7",
+            b"VA  3 t30 c7",
+            b"VA +3 t30 c7",
+        ] {
+            assert_eq!(header(line), None, "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_the_reader_panic(line in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = header(&line);
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(line in "(VA|HD|EX|NS)?[ 0-9tc+-]{0,30}") {
+            let _ = header(line.as_bytes());
+        }
+    }
+
+    #[test]
+    fn only_digits_are_a_number() {
+        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
+        for text in [&b""[..], b"-1", b"+1", b"1 ", b"18446744073709551616", b"x"] {
+            assert_eq!(number(text), None, "{text:?}");
+        }
+    }
+}

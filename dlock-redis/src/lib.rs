@@ -32,6 +32,9 @@
 mod config;
 mod connection;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pool;
 mod protocol;
 mod resp;

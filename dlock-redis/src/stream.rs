@@ -12,6 +12,8 @@ pub(crate) enum Stream {
     Plain(Socket),
     #[cfg(feature = "tls")]
     Tls(Box<TlsSocket>),
+    #[cfg(any(test, fuzzing))]
+    Pieces(crate::fuzzing::Pieces),
 }
 
 impl Transport for Stream {
@@ -20,6 +22,8 @@ impl Transport for Stream {
             Stream::Plain(socket) => socket.deadline(),
             #[cfg(feature = "tls")]
             Stream::Tls(socket) => socket.deadline(),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pieces(pieces) => pieces.deadline(),
         }
     }
 
@@ -28,6 +32,8 @@ impl Transport for Stream {
             Stream::Plain(socket) => socket.is_quiet(),
             #[cfg(feature = "tls")]
             Stream::Tls(socket) => socket.is_quiet(),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pieces(pieces) => pieces.is_quiet(),
         }
     }
 }
@@ -38,6 +44,8 @@ impl Read for Stream {
             Stream::Plain(socket) => socket.read(buf),
             #[cfg(feature = "tls")]
             Stream::Tls(socket) => socket.read(buf),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pieces(pieces) => pieces.read(buf),
         }
     }
 }
@@ -48,6 +56,8 @@ impl Write for Stream {
             Stream::Plain(socket) => socket.write(buf),
             #[cfg(feature = "tls")]
             Stream::Tls(socket) => socket.write(buf),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pieces(pieces) => pieces.write(buf),
         }
     }
 
@@ -56,6 +66,8 @@ impl Write for Stream {
             Stream::Plain(socket) => socket.flush(),
             #[cfg(feature = "tls")]
             Stream::Tls(socket) => socket.flush(),
+            #[cfg(any(test, fuzzing))]
+            Stream::Pieces(pieces) => pieces.flush(),
         }
     }
 }

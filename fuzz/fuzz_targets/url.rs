@@ -7,4 +7,5 @@ fuzz_target!(|data: &[u8]| {
     dlock_net::fuzzing::url(data);
     dlock_file::fuzzing::url(data);
     dlock_memcache::fuzzing::url(data);
+    dlock_redis::fuzzing::url(data);
 });

@@ -1,0 +1,8 @@
+//! What a memcached server may answer.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    dlock_memcache::fuzzing::reply(data);
+});

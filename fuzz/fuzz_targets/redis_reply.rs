@@ -1,0 +1,8 @@
+//! What a Redis server may answer.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    dlock_redis::fuzzing::reply(data);
+});

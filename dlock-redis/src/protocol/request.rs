@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use dlock_core::{Claim, Lease, OwnerToken, Time};
 use dlock_net::deadline_in;
-use redis::Cmd;
 
 use super::LOOK_EVERY;
 use super::scripts::{ACQUIRE, EXTEND, LOOK, RELEASE, Script};
+use crate::resp::Command;
 
 /// Whether the server knows the script by its hash, or is sent all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +55,9 @@ impl Call<'_> {
 /// Packs requests. Its buffers are kept, so that a warm one allocates nothing.
 #[derive(Default)]
 pub(crate) struct Packer {
-    command: Cmd,
+    command: Command,
     bytes: Vec<u8>,
-    text: String,
+    owner: String,
 }
 
 impl Packer {
@@ -72,10 +72,12 @@ impl Packer {
             } => {
                 self.script(&ACQUIRE, form, "4", claim.key());
                 self.beside(claim.key());
-                self.argument(format_args!("{} 0 {}", claim.owner(), claim.holder()));
-                self.command.arg(millis_up(ttl)).arg(not_after);
+                self.write(claim.owner());
+                self.command.word(&[&self.owner, " 0 ", claim.holder()]);
+                self.command.number(millis_up(ttl));
+                self.command.number(not_after);
                 if let Some(process) = process {
-                    self.command.arg(process);
+                    self.command.word(&[process]);
                 }
             }
             Call::Extend(lease, ttl) => {
@@ -85,12 +87,12 @@ impl Packer {
                 if tells {
                     self.beside(lease.key());
                 }
-                self.argument(format_args!("{}", lease.owner()));
-                self.command
-                    .arg(lease.holder())
-                    .arg(millis_up(ttl))
-                    .arg(not_after)
-                    .arg(lease.sequence());
+                self.write(lease.owner());
+                self.command.word(&[&self.owner]);
+                self.command.word(&[lease.holder()]);
+                self.command.number(millis_up(ttl));
+                self.command.number(not_after);
+                self.command.number(lease.sequence());
             }
             Call::Release {
                 key,
@@ -99,18 +101,19 @@ impl Packer {
             } => {
                 self.script(&RELEASE, form, "4", key);
                 self.beside(key);
-                self.argument(format_args!("{owner}"));
+                self.write(owner);
+                self.command.word(&[&self.owner]);
                 if let Some(process) = process {
-                    self.command.arg(process);
+                    self.command.word(&[process]);
                 }
             }
             Call::Look { key, process } => {
                 self.script(&LOOK, form, "4", key);
                 self.beside(key);
-                self.command.arg(process);
+                self.command.word(&[process]);
             }
         }
-        self.command.write_packed_command(&mut self.bytes);
+        self.command.append_to(&mut self.bytes);
     }
 
     /// What was pushed since the last [`clear`](Self::clear).
@@ -123,25 +126,26 @@ impl Packer {
     }
 
     fn script(&mut self, script: &Script, form: Form, keys: &str, key: &str) {
-        match form {
-            Form::Hash => self.command.arg("EVALSHA").arg(&script.hash),
-            Form::Text => self.command.arg("EVAL").arg(&script.code),
+        let (name, script) = match form {
+            Form::Hash => ("EVALSHA", &script.hash),
+            Form::Text => ("EVAL", &script.code),
         };
-        self.command.arg(keys).arg(key);
+        for word in [name, script, keys, key] {
+            self.command.word(&[word]);
+        }
     }
 
     /// The keys beside the lock's. The braces put them into its slot of a cluster.
     fn beside(&mut self, key: &str) {
         for name in ["fence", "queue", "seen"] {
-            self.argument(format_args!("{{{key}}}:{name}"));
+            self.command.word(&["{", key, "}:", name]);
         }
     }
 
-    fn argument(&mut self, text: std::fmt::Arguments<'_>) {
-        self.text.clear();
+    fn write(&mut self, owner: OwnerToken) {
+        self.owner.clear();
         // Writing to a String cannot fail.
-        let _ = self.text.write_fmt(text);
-        self.command.arg(&self.text);
+        let _ = write!(self.owner, "{owner}");
     }
 }
 

@@ -114,8 +114,8 @@ else
   redis.call('PEXPIRE', lock, ttl)
 end
 local token = is_fence(last)
-if not token then
-  -- Lost under the lock: nobody knows any more what it was.
+if not token or token == 0 then
+  -- Lost under the lock, perhaps before a waiter marked it: nobody knows any more what it was.
   token = draw(nil, ttl, mark(waited_for))
 elseif 2 * ttl > 604800000 then
   redis.call('PEXPIRE', fence, 2 * ttl)

@@ -170,5 +170,9 @@ fn a_claim_that_is_repeated_after_its_fence_was_lost_is_granted() {
     server.command(["DEL", FENCE]);
     let again = acquired(&store, &claim);
     assert!(fence_of(&again) > fence_of(&lease));
+    // Lost, and marked by a waiter since.
+    server.command(["SET", FENCE, "0 +"]);
+    let once_more = acquired(&store, &claim);
+    assert!(fence_of(&once_more) > fence_of(&again));
     assert!(released(&store, &again));
 }

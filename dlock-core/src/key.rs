@@ -139,6 +139,7 @@ mod tests {
             let start = &key[..key.len() - HASH_SUFFIX];
             let expected = format!("dlock:{}", "x".repeat(length));
             assert_eq!(start.replace("%20", ""), expected, "{key}");
+            assert!(key.len() > 250 - "%20".len(), "as much as fits: {key}");
         }
     }
 

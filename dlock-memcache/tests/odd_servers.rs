@@ -10,16 +10,27 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Datastore, ErrorKind};
+use dlock_core::{Datastore, ErrorKind, Grant, Lease};
 use dlock_testkit::servers::RedisServer;
 use support::*;
 
+/// What a connection is answered, request by request.
+type Script = &'static [&'static [u8]];
+
 /// A server that answers every connection with this, whatever it is asked, and then is silent or closes.
-fn scripted(answers: &'static [&'static [u8]], closes: bool) -> SocketAddr {
+fn scripted(answers: Script, closes: bool) -> SocketAddr {
+    scripted_in_turn(std::iter::repeat(answers), closes)
+}
+
+/// A server that answers each connection with the next of these.
+fn scripted_in_turn(
+    scripts: impl IntoIterator<Item = Script> + Send + 'static,
+    closes: bool,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
-        for stream in listener.incoming() {
+        for (stream, answers) in listener.incoming().zip(scripts) {
             let Ok(mut stream) = stream else { return };
             thread::spawn(move || {
                 let mut request = [0; 4096];
@@ -84,6 +95,27 @@ fn a_grant_without_a_number_is_taken_back_and_unsupported() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(!error.may_have_executed(), "the key was deleted");
     assert!(text(&error).contains("-C"), "{}", text(&error));
+}
+
+#[test]
+fn a_connection_that_owes_a_value_is_not_used_again() {
+    let owes: Script = &[GREETING, b"NS\r\n", b"VA 100 t60 c5\r\n"];
+    let grants: Script = &[GREETING, b"HD c6\r\n"];
+    let address = scripted_in_turn([owes, grants], false);
+    let store = store_at(&format!("memcache://{address}"));
+    let hurried = claim_within(&key("owed"), Duration::from_secs(1));
+    let error = store.acquire(&hurried, LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{}", text(&error));
+    let _ = granted(store.acquire(&claim(&key("next")), LONG));
+}
+
+#[test]
+fn a_connection_on_which_nothing_was_found_is_used_again() {
+    let free: Script = &[GREETING, b"EN\r\n", b"HD c6\r\n"];
+    let address = scripted_in_turn([free], false);
+    let store = store_at(&format!("memcache://{address}"));
+    not_ours(store.release(&call(&Lease::new(claim(&key("free")), Grant::new(LONG)), 1)));
+    let _ = granted(store.acquire(&claim(&key("next")), LONG));
 }
 
 #[test]

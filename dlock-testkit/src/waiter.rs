@@ -11,6 +11,8 @@ use crate::case::{Case, now};
 use crate::client::PATIENCE;
 use crate::subject::Handle;
 
+const LEASE: Duration = Duration::from_secs(3);
+
 /// One who waits for a lock, holds it for a moment and releases it.
 pub(crate) struct Waiter(JoinHandle<Result<Time, String>>);
 
@@ -26,7 +28,9 @@ impl Waiter {
                 }
             })
             .build();
-        let lock = case.lock(&store, id, |options| options);
+        // Its process may be killed with the lock in its hand: that bars the others no longer than a case waits.
+        let ttl = case.live(LEASE);
+        let lock = case.lock(&store, id, |options| options.with_ttl(ttl));
         let thread = thread::spawn(move || match lock.acquire_with(&wait) {
             Ok(guard) => {
                 let served = now();

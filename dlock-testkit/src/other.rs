@@ -164,11 +164,17 @@ impl<'c> Other<'c> {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal. It does nothing any more after a `STOP`.
     #[cfg(unix)]
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        if let Err(error) = rustix::process::kill_process(pid, signal) {
+        use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+        let pid = Pid::from_child(&self.child);
+        let sent = kill_process(pid, signal).and_then(|()| match signal {
+            // Its threads go on until one of them has taken the signal, which may take a while on a machine under load.
+            Signal::STOP => waitpid(Some(pid), WaitOptions::UNTRACED).map(drop),
+            _ => Ok(()),
+        });
+        if let Err(error) = sent {
             broken!(
                 self.case,
                 "not shown: another process got no {signal:?}: {error}"

@@ -64,6 +64,14 @@ impl Backing {
         Backing::Folder(folder.to_owned(), Arc::default())
     }
 
+    /// What is there, without a turn: who is stopped while it only looks holds nobody up.
+    pub(crate) fn peek(&self, key: &str) -> Option<Record> {
+        match self {
+            Backing::Memory(memory) => memory.records().get(key).cloned(),
+            Backing::Folder(folder, _) => read(folder, key),
+        }
+    }
+
     /// Waits for the writer's turn; `None` when it did not come by `end`.
     pub(crate) fn turn(&self, end: Time) -> Option<Turn> {
         match self {
@@ -124,18 +132,7 @@ impl Turn {
     pub(crate) fn load(&self, key: &str) -> Option<Record> {
         match &self.place {
             Where::Memory(memory) => memory.records().get(key).cloned(),
-            Where::Folder(folder) => {
-                let text = fs::read_to_string(file_of(folder, key)).ok()?;
-                let mut fields = text.splitn(5, ' ');
-                let mut field = || fields.next().unwrap();
-                Some(Record {
-                    owner: OwnerToken::from_hex(field()),
-                    until: Time::from_nanos(field().parse().unwrap()),
-                    fence: field().parse().unwrap(),
-                    sequence: field().parse().unwrap(),
-                    holder: field().to_owned(),
-                })
-            }
+            Where::Folder(folder) => read(folder, key),
         }
     }
 
@@ -146,7 +143,6 @@ impl Turn {
             }
             Where::Folder(folder) => {
                 let file = file_of(folder, key);
-                fs::create_dir_all(file.parent().unwrap()).unwrap();
                 let owner = record
                     .owner
                     .map_or("-".to_owned(), |owner| owner.to_string());
@@ -157,7 +153,7 @@ impl Turn {
                     record.sequence,
                     record.holder
                 );
-                fs::write(file, text).unwrap();
+                replace(&file, &text);
             }
         }
     }
@@ -192,7 +188,6 @@ impl Turn {
             }
             Where::Folder(folder) => {
                 let file = file_of(folder, key).with_extension("queue");
-                fs::create_dir_all(file.parent().unwrap()).unwrap();
                 let line = |place: &Place| {
                     let Place {
                         owner,
@@ -201,7 +196,7 @@ impl Turn {
                     } = place;
                     format!("{owner} {process} {holder}\n")
                 };
-                fs::write(file, places.iter().map(line).collect::<String>()).unwrap();
+                replace(&file, &places.iter().map(line).collect::<String>());
             }
         }
     }
@@ -218,6 +213,27 @@ impl Memory {
     fn records(&self) -> MutexGuard<'_, HashMap<String, Record>> {
         self.records.lock().unwrap()
     }
+}
+
+fn read(folder: &Path, key: &str) -> Option<Record> {
+    let text = fs::read_to_string(file_of(folder, key)).ok()?;
+    let mut fields = text.splitn(5, ' ');
+    let mut field = || fields.next().unwrap();
+    Some(Record {
+        owner: OwnerToken::from_hex(field()),
+        until: Time::from_nanos(field().parse().unwrap()),
+        fence: field().parse().unwrap(),
+        sequence: field().parse().unwrap(),
+        holder: field().to_owned(),
+    })
+}
+
+/// As a whole or not at all: a process may be killed while it writes.
+fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&new, text).unwrap();
+    fs::rename(new, file).unwrap();
 }
 
 /// In hex, so that every key is a name, in folders of names that are short enough.

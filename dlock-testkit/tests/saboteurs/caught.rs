@@ -157,7 +157,7 @@ saboteurs! {
     fences_that_start_again = FencesOfItsHandle in folder, process::tokens_rise_from_process_to_process,
         "law 8 (fencing)", "processes took turns, and the fencing token 1 came after 1";
     slow_refusal = TakesItsTime, bounded::every_call_ends_by_its_deadline,
-        "law 9 (bounded)", "an acquire of a held key with 200ms left took ";
+        "law 9 (bounded)", "with 200ms left took ";
     blocking_claim = WaitsForTheHolder, bounded::every_call_ends_by_its_deadline,
         "law 9 (bounded)", "by a claimant who would wait for a minute with 200ms left had not returned after";
     slow_extend = ExtendTakesItsTime, bounded::every_call_ends_by_the_stores_own_limit,

@@ -209,6 +209,11 @@ impl Reference {
     }
 
     fn look_at(&self, key: &str) {
+        let held = self.backing.peek(key);
+        let held = held.filter(|record| record.until > self.now());
+        if let Some(owner) = held.and_then(|record| record.owner) {
+            return self.wake(key, owner);
+        }
         let Ok(turn) = self.turn(self.now().saturating_add(Duration::from_secs(1))) else {
             return;
         };
@@ -224,8 +229,14 @@ impl Reference {
             _ if self.has(Flaw::LetsNewcomersOvertake) => first,
             _ => None,
         };
+        if let Some(owner) = owner {
+            self.wake(key, owner);
+        }
+    }
+
+    fn wake(&self, key: &str, owner: OwnerToken) {
         for waiter in &*self.waiters.all.lock().unwrap() {
-            if waiter.key == key && Some(waiter.owner) == owner {
+            if waiter.key == key && waiter.owner == owner {
                 waiter.signal.notify();
             }
         }

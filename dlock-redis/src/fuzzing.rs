@@ -177,11 +177,12 @@ pub fn url(data: &[u8]) {
         format!("redis://host?pass=s3cret{}", encoded(&text)),
         format!("{text}:s3cret@host"),
     ] {
-        // There it is not the password's place.
+        // There it is not the password's place: in a user's name, in the path of a file.
         let is_elsewhere = url.split("s3cret").next().is_some_and(|before| {
+            let place = before.split_once("unix://").map(|(_, place)| place);
             before.contains("user=")
                 || before.contains("ca=")
-                || before.starts_with("unix://") && before.contains('/')
+                || place.is_some_and(|place| place.contains('/'))
         });
         let shown = match RedisBuilder::new(&url) {
             Ok(builder) => format!("{builder:?}"),

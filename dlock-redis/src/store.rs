@@ -136,9 +136,9 @@ impl Datastore for RedisDatastore {
                     return Err(lost_reply());
                 }
                 // The first asks again when it knows of no lease any more: a mark may say "done" by then, which wakes nobody.
-                let retry_in = match place.is_first {
-                    true => left.unwrap_or_default().max(LOOK_EVERY),
-                    false => UNTIL_WOKEN,
+                let retry_in = match left {
+                    Some(left) if place.is_first => left.max(LOOK_EVERY),
+                    _ => UNTIL_WOKEN,
                 };
                 Ok(Attempt::Held(held.with_retry_in(retry_in.min(UNTIL_WOKEN))))
             }

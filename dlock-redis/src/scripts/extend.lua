@@ -39,9 +39,10 @@ if not KEYS[2] or string.sub(record, 33, 33) ~= '+' then
   return now
 end
 
--- The next waiter was told a later end.
-local fence, draw = KEYS[2]
+local fence = KEYS[2]
+-- include fence.lua
 -- include queue.lua
 
+-- The next waiter was told a later end.
 tell_end(tonumber(ARGV[3]))
 return now

@@ -28,16 +28,24 @@ local now = time[1] * 1000000 + time[2]
 -- include fence.lua
 -- include queue.lua
 
-if process then
-  -- In this order: it is allowed on a full server, and what follows it too.
-  if leave(ARGV[1] .. process) then
-    note_alive(process)
+local function hand_on()
+  if process then
+    -- In this order: it is allowed on a full server, and what follows it too.
+    if leave(ARGV[1] .. process) then
+      note_alive(process)
+    end
+  end
+  if ours or not record then
+    local first = first_alive()
+    if first then
+      hand_over(first)
+    end
   end
 end
-if ours or not record then
-  local first = first_alive()
-  if first then
-    hand_over(first)
-  end
+
+local done, problem = pcall(hand_on)
+if not done and not ours then
+  error(problem)
 end
+-- Whatever stands where the queue should: the lock was the owner's, and is free.
 return result

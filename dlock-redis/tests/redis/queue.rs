@@ -298,6 +298,36 @@ fn the_lock_of_a_foreign_library_is_taken_soon_after_it_frees_it() {
 }
 
 #[test]
+fn a_release_counts_whatever_stands_where_the_queue_should() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let lease = acquired(&store, &claim(KEY));
+    server.command(["SETRANGE", KEY, "32", "+"]);
+    server.command(["SET", QUEUE, "not a queue"]);
+    assert!(released(&store, &lease));
+    assert_eq!(server.command(["EXISTS", KEY]), Reply::Integer(0));
+}
+
+#[test]
+fn behind_a_holder_without_end_a_process_sends_a_command_a_second_as_well() {
+    let server = RedisServer::start();
+    server.command(["SET", KEY, "somebody else's", "NX"]);
+    thread::scope(|scope| {
+        let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("it waits", || waiting(&server) == 1);
+        thread::sleep(LOOKS);
+        server.reset_calls();
+        let start = Instant::now();
+        thread::sleep(LOOKS * 4);
+        let sent = evalshas(&server);
+        let seconds = start.elapsed().as_secs() + 1;
+        assert!((1..=seconds).contains(&sent), "{sent} in {seconds} s");
+        server.command(["DEL", KEY]);
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
 fn a_crashed_holder_is_taken_over_at_the_end_of_its_lease() {
     let server = RedisServer::start();
     // Nobody renews it.

@@ -86,26 +86,19 @@ pub fn holder(data: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/shared/seeds.rs"]
+mod seeds;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
-        seeds("duration", duration);
-        seeds("key", key);
-        seeds("lock_value", holder);
-    }
-
-    fn seeds(target: &str, promise: fn(&[u8])) {
-        let folder = format!("{}/../fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
-        let files = std::fs::read_dir(&folder).expect(&folder);
-        let mut count = 0;
-        for file in files {
-            promise(&std::fs::read(file.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 2, "{folder} has {count} seeds");
+        seeds::keep("duration", duration);
+        seeds::keep("key", key);
+        seeds::keep("lock_value", holder);
     }
 
     proptest! {

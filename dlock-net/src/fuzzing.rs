@@ -36,22 +36,15 @@ pub fn url(data: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/shared/seeds.rs"]
+mod seeds;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
-        seeds("url", url);
-    }
-
-    fn seeds(target: &str, promise: fn(&[u8])) {
-        let folder = format!("{}/../fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
-        let files = std::fs::read_dir(&folder).expect(&folder);
-        let mut count = 0;
-        for file in files {
-            promise(&std::fs::read(file.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 2, "{folder} has {count} seeds");
+        seeds::keep("url", url);
     }
 }

@@ -1,6 +1,7 @@
 //! What holds for every input, as functions of any bytes. The targets in `fuzz/` run them for as long as one likes, the tests here
 //! on their seeds.
 
+#[path = "../../fuzz/shared/pieces.rs"]
 mod pieces;
 
 use std::fmt::Debug;
@@ -197,23 +198,16 @@ pub fn url(data: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/shared/seeds.rs"]
+mod seeds;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
-        seeds("redis_reply", reply);
-        seeds("url", url);
-    }
-
-    fn seeds(target: &str, promise: fn(&[u8])) {
-        let folder = format!("{}/../fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
-        let files = std::fs::read_dir(&folder).expect(&folder);
-        let mut count = 0;
-        for file in files {
-            promise(&std::fs::read(file.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 2, "{folder} has {count} seeds");
+        seeds::keep("redis_reply", reply);
+        seeds::keep("url", url);
     }
 }

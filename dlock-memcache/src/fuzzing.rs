@@ -1,6 +1,7 @@
 //! What holds for every input, as functions of any bytes. The targets in `fuzz/` run them for as long as one likes, the tests here
 //! on their seeds.
 
+#[path = "../../fuzz/shared/pieces.rs"]
 mod pieces;
 
 use std::fmt::Debug;
@@ -10,7 +11,7 @@ use dlock_net::{Endpoint, Wire};
 
 use crate::config::endpoint;
 use crate::greeting::read_stats;
-use crate::protocol::{check_key, push_replace};
+use crate::protocol::{Key, push_replace};
 use crate::record::{MAX_RECORD, Record};
 use crate::reply::{self, Item, Stored};
 use pieces::Pieces;
@@ -111,15 +112,15 @@ pub fn lock_value(data: &[u8]) {
 
 /// A key that is taken is nothing but a key in the request.
 pub fn key(data: &[u8]) {
-    let key = String::from_utf8_lossy(data);
-    if check_key(&key).is_ok() {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(key) = Key::new(&text) {
         let mut request = Vec::new();
-        push_replace(&mut request, &key, 3, 5, "value");
+        push_replace(&mut request, key, 3, 5, "value");
         let request = String::from_utf8_lossy(&request);
         let lines: Vec<&str> = request.split("\r\n").collect();
         assert_eq!(lines[1..], ["value", ""], "{request:?}");
         let words: Vec<&str> = lines[0].split(' ').collect();
-        assert_eq!(words, ["ms", &key, "5", "C3", "T5", "c"]);
+        assert_eq!(words, ["ms", &*text, "5", "C3", "T5", "c"]);
     }
 }
 
@@ -155,27 +156,20 @@ pub fn url(data: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/shared/seeds.rs"]
+mod seeds;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
-        seeds("memcache_reply", reply);
-        seeds("lock_value", lock_value);
-        seeds("key", key);
-        seeds("url", url);
-    }
-
-    fn seeds(target: &str, promise: fn(&[u8])) {
-        let folder = format!("{}/../fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
-        let files = std::fs::read_dir(&folder).expect(&folder);
-        let mut count = 0;
-        for file in files {
-            promise(&std::fs::read(file.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 2, "{folder} has {count} seeds");
+        seeds::keep("memcache_reply", reply);
+        seeds::keep("lock_value", lock_value);
+        seeds::keep("key", key);
+        seeds::keep("url", url);
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use dlock_core::{
 
 use crate::error::Problem;
 use crate::life::Life;
-use crate::protocol::{Connection, check_key};
+use crate::protocol::{Connection, Key};
 use crate::record::Record;
 use crate::reply::{Item, Stored};
 use crate::ttl::{self, Kept};
@@ -52,7 +52,7 @@ pub(crate) fn acquire(
     ttl: Duration,
     given_up: impl Fn(OwnerToken) -> bool,
 ) -> Result<Attempt, DatastoreError> {
-    check_key(claim.key())?;
+    let key = Key::new(claim.key())?;
     let seconds = ttl::seconds(ttl)?;
     wait_until_grown_up(link, claim)?;
     let fresh = Record {
@@ -65,25 +65,25 @@ pub(crate) fn acquire(
     for _ in 0..RACES {
         let sent = now();
         let kept = Kept { seconds, ttl, sent };
-        match link.add(claim.key(), seconds, &fresh)? {
-            Stored::Done(0) => return Err(refuse_without_cas(link, claim)),
+        match link.add(key, seconds, &fresh)? {
+            Stored::Done(0) => return Err(refuse_without_cas(link, key)),
             Stored::Done(cas) => return granted(link, cas, kept),
             Stored::Other | Stored::NotFound => {}
         }
         let looked = now();
-        let Some(item) = link.get(claim.key())? else {
+        let Some(item) = link.get(key)? else {
             continue; // It ended just now.
         };
         let record = Record::parse(&item.value);
         match &record {
             Some(record) if record.owner == claim.owner() => {
-                if let Some(grant) = hold_longer(link, claim, (&item, looked), record, ttl)? {
+                if let Some(grant) = hold_longer(link, key, (&item, looked), record, ttl)? {
                     return Ok(Attempt::Granted(grant));
                 }
             }
             Some(record) if given_up(record.owner) => {
                 // Our own claim that the server carried out after we had given it up; nobody believes to hold by it.
-                if let Stored::Done(cas) = link.replace(claim.key(), item.cas, seconds, &fresh)? {
+                if let Stored::Done(cas) = link.replace(key, item.cas, seconds, &fresh)? {
                     return granted(link, cas, kept);
                 }
             }
@@ -112,7 +112,7 @@ fn granted(link: &Connection, cas: u64, kept: Kept) -> Result<Attempt, Datastore
 /// changed meanwhile.
 fn hold_longer(
     link: &mut Connection,
-    claim: &Claim,
+    key: Key<'_>,
     (item, looked): (&Item, Time),
     record: &Record<'_>,
     ttl: Duration,
@@ -142,7 +142,7 @@ fn hold_longer(
         fence: Some(fence),
         ..record.clone()
     };
-    let stored = link.replace(claim.key(), item.cas, seconds, &again.to_value())?;
+    let stored = link.replace(key, item.cas, seconds, &again.to_value())?;
     Ok(match stored {
         Stored::Done(cas) => {
             let kept = Kept { seconds, ttl, sent };
@@ -202,9 +202,9 @@ fn wait_until_grown_up(link: &mut Connection, claim: &Claim) -> Result<(), Datas
 }
 
 /// Takes back what was stored on a server without CAS numbers, as far as that can be done there.
-fn refuse_without_cas(link: &mut Connection, claim: &Claim) -> DatastoreError {
+fn refuse_without_cas(link: &mut Connection, key: Key<'_>) -> DatastoreError {
     let peer = link.peer().to_owned();
-    let removed = link.delete_unconditionally(claim.key());
+    let removed = link.delete_unconditionally(key);
     let kind = ErrorKind::Unsupported;
     match removed {
         Ok(()) => DatastoreError::not_executed(kind, Problem::NoCas { peer }),

@@ -8,7 +8,7 @@ use dlock_core::{
 
 use crate::error::Problem;
 use crate::grant::{At, RACES, fence_of, now};
-use crate::protocol::{Connection, check_key, push_replace};
+use crate::protocol::{Connection, Key, push_replace};
 use crate::record::Record;
 use crate::reply::{Deleted, Item, Stored};
 use crate::ttl::{self, Kept};
@@ -20,7 +20,7 @@ pub(crate) fn extend(
     ttl: Duration,
     again: bool,
 ) -> Result<Extension, DatastoreError> {
-    check_key(lease.key())?;
+    let key = Key::new(lease.key())?;
     let seconds = ttl::seconds(ttl)?;
     let sent = now();
     let kept = Kept { seconds, ttl, sent };
@@ -31,7 +31,7 @@ pub(crate) fn extend(
     // A number that was seen before must change nothing, not even where the record still has the number of our grant.
     if let Some(at) = at.filter(|at| at.sequence < lease.sequence()) {
         let value = value(lease, lease.fence());
-        match link.replace(lease.key(), at.cas, seconds, &value)? {
+        match link.replace(key, at.cas, seconds, &value)? {
             Stored::Done(cas) => return Ok(extended(link, lease, cas, kept, lease.fence())),
             Stored::NotFound => return Ok(Extension::Lost),
             Stored::Other => {}
@@ -40,7 +40,7 @@ pub(crate) fn extend(
     // Somebody else's record, or ours under another number: after a lost answer, or a repeated claim.
     for _ in 0..RACES {
         let looked = now();
-        let Some(item) = link.get(lease.key())? else {
+        let Some(item) = link.get(key)? else {
             return Ok(Extension::Lost);
         };
         let Some(record) = owned(&item, lease.owner()) else {
@@ -52,9 +52,7 @@ pub(crate) fn extend(
             let promised = same.then_some(kept);
             return Ok(as_it_is(link, (&item, looked), &record, fence, promised));
         }
-        if let Stored::Done(cas) =
-            link.replace(lease.key(), item.cas, seconds, &value(lease, fence))?
-        {
+        if let Stored::Done(cas) = link.replace(key, item.cas, seconds, &value(lease, fence))? {
             return Ok(extended(link, lease, cas, kept, fence));
         }
     }
@@ -70,12 +68,13 @@ pub(crate) fn push_extend(
 ) -> Option<Kept> {
     let at = lease.revision::<At>()?;
     let in_order = at.life == link.life() && at.sequence < lease.sequence();
-    if !in_order || check_key(lease.key()).is_err() {
+    if !in_order {
         return None;
     }
+    let key = Key::new(lease.key()).ok()?;
     let (seconds, sent) = (ttl::seconds(ttl).ok()?, now());
     let value = value(lease, lease.fence());
-    push_replace(requests, lease.key(), at.cas, seconds, &value);
+    push_replace(requests, key, at.cas, seconds, &value);
     Some(Kept { seconds, ttl, sent })
 }
 
@@ -98,12 +97,12 @@ pub(crate) fn extended(
 
 /// Frees the key if the lease holds it.
 pub(crate) fn release(link: &mut Connection, lease: &Lease) -> Result<Released, DatastoreError> {
-    check_key(lease.key())?;
+    let key = Key::new(lease.key())?;
     if let Some(at) = lease.revision::<At>() {
         if at.life != link.life() {
             return Ok(Released::NotOurs);
         }
-        match link.delete(lease.key(), at.cas)? {
+        match link.delete(key, at.cas)? {
             Deleted::Done => return Ok(Released::Ours),
             Deleted::NotFound => return Ok(Released::NotOurs),
             Deleted::Other => {}
@@ -117,15 +116,15 @@ pub(crate) fn delete_owned(
     link: &mut Connection,
     claim: &Claim,
 ) -> Result<Released, DatastoreError> {
-    check_key(claim.key())?;
+    let key = Key::new(claim.key())?;
     for _ in 0..RACES {
-        let Some(item) = link.get(claim.key())? else {
+        let Some(item) = link.get(key)? else {
             return Ok(Released::NotOurs);
         };
         if owned(&item, claim.owner()).is_none() {
             return Ok(Released::NotOurs);
         }
-        match link.delete(claim.key(), item.cas)? {
+        match link.delete(key, item.cas)? {
             Deleted::Done => return Ok(Released::Ours),
             Deleted::NotFound => return Ok(Released::NotOurs),
             Deleted::Other => {}
@@ -137,7 +136,7 @@ pub(crate) fn delete_owned(
 /// Deletes the key if its holder has this fencing token.
 pub(crate) fn delete_fenced(
     link: &mut Connection,
-    key: &str,
+    key: Key<'_>,
     fence: FencingToken,
 ) -> Result<Released, DatastoreError> {
     for _ in 0..RACES {
@@ -161,13 +160,13 @@ pub(crate) fn delete_fenced(
 
 /// Looks for how long the server really keeps the lease.
 pub(crate) fn confirm(link: &mut Connection, lease: &Lease) -> Result<Extension, DatastoreError> {
-    check_key(lease.key())?;
+    let key = Key::new(lease.key())?;
     let at = lease.revision::<At>().copied();
     if at.is_some_and(|at| at.life != link.life()) {
         return Ok(Extension::Lost);
     }
     let looked = now();
-    let Some(item) = link.get(lease.key())? else {
+    let Some(item) = link.get(key)? else {
         return Ok(Extension::Lost);
     };
     let Some(record) = owned(&item, lease.owner()) else {

@@ -1,7 +1,7 @@
 //! The few commands of memcached's meta protocol that locks need.
 //!
-//! Requests are text that goes over the socket which keeps the call's deadline; [`reply`](crate::reply) reads what comes back. Whoever sends a
-//! key has had it [checked](check_key).
+//! Requests are text that goes over the socket which keeps the call's deadline; [`reply`](crate::reply) reads what comes back. A [`Key`] is all
+//! of a name that gets there, so that none can be more than a name.
 
 use std::fmt;
 use std::io::Write as _;
@@ -78,7 +78,7 @@ impl Connection {
     /// Stores `value` unless the key is there.
     pub(crate) fn add(
         &mut self,
-        key: &str,
+        key: Key<'_>,
         seconds: u32,
         value: &str,
     ) -> Result<Stored, DatastoreError> {
@@ -91,7 +91,7 @@ impl Connection {
     /// Stores `value` if the key's number is `cas`.
     pub(crate) fn replace(
         &mut self,
-        key: &str,
+        key: Key<'_>,
         cas: u64,
         seconds: u32,
         value: &str,
@@ -115,19 +115,19 @@ impl Connection {
     }
 
     /// Deletes the key if its number is `cas`.
-    pub(crate) fn delete(&mut self, key: &str, cas: u64) -> Result<Deleted, DatastoreError> {
+    pub(crate) fn delete(&mut self, key: Key<'_>, cas: u64) -> Result<Deleted, DatastoreError> {
         self.ask(format_args!("md {key} C{cas}"))?;
         reply::deleted(&mut self.wire)
     }
 
     /// Deletes the key whatever its number is: for servers without such numbers.
-    pub(crate) fn delete_unconditionally(&mut self, key: &str) -> Result<(), DatastoreError> {
+    pub(crate) fn delete_unconditionally(&mut self, key: Key<'_>) -> Result<(), DatastoreError> {
         self.ask(format_args!("md {key}"))?;
         reply::acknowledged(&mut self.wire)
     }
 
     /// Reads the key; `None` if it is not there. An error means that nothing was done.
-    pub(crate) fn get(&mut self, key: &str) -> Result<Option<Item>, DatastoreError> {
+    pub(crate) fn get(&mut self, key: Key<'_>) -> Result<Option<Item>, DatastoreError> {
         self.ask(format_args!("mg {key} v t c"))
             .and_then(|()| reply::item(&mut self.wire))
             .map_err(nothing_was_done)
@@ -142,13 +142,19 @@ impl Connection {
 }
 
 /// Appends the request of [`Connection::replace`], for [`Connection::replace_many`].
-pub(crate) fn push_replace(requests: &mut Vec<u8>, key: &str, cas: u64, seconds: u32, value: &str) {
+pub(crate) fn push_replace(
+    requests: &mut Vec<u8>,
+    key: Key<'_>,
+    cas: u64,
+    seconds: u32,
+    value: &str,
+) {
     push_set(requests, key, format_args!("C{cas}"), seconds, value);
 }
 
 fn push_set(
     requests: &mut Vec<u8>,
-    key: &str,
+    key: Key<'_>,
     condition: fmt::Arguments<'_>,
     seconds: u32,
     value: &str,
@@ -161,16 +167,28 @@ fn push_set(
     );
 }
 
-/// Refuses a key that would be more than a key on the wire, or that memcached would not take.
-pub(crate) fn check_key(key: &str) -> Result<(), DatastoreError> {
-    let fits = (1..=MAX_KEY_LENGTH).contains(&key.len());
-    if fits && key.bytes().all(|b| b.is_ascii_graphic()) {
-        return Ok(());
+/// A key that is one word on the wire, and that memcached takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key<'a>(&'a str);
+
+impl<'a> Key<'a> {
+    /// Refuses what would be more than a key: a line's end in it would begin a command.
+    pub(crate) fn new(key: &'a str) -> Result<Self, DatastoreError> {
+        let fits = (1..=MAX_KEY_LENGTH).contains(&key.len());
+        if fits && key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(Key(key));
+        }
+        Err(DatastoreError::not_executed(
+            ErrorKind::Invalid,
+            Problem::Key,
+        ))
     }
-    Err(DatastoreError::not_executed(
-        ErrorKind::Invalid,
-        Problem::Key,
-    ))
+}
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 #[cfg(test)]
@@ -189,11 +207,11 @@ mod tests {
             "schlüssel",
             &"x".repeat(251),
         ] {
-            let error = check_key(key).unwrap_err();
+            let error = Key::new(key).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{key:?}");
             assert!(!error.may_have_executed());
         }
-        check_key(&"x".repeat(250)).unwrap();
-        check_key("dlock:hourly-import%20x").unwrap();
+        Key::new(&"x".repeat(250)).unwrap();
+        Key::new("dlock:hourly-import%20x").unwrap();
     }
 }

@@ -18,7 +18,7 @@ use crate::config::{Calls, MemcacheBuilder};
 use crate::error::{Problem, UrlError};
 use crate::grant::{self, At};
 use crate::holding;
-use crate::protocol::{Connection, check_key};
+use crate::protocol::{Connection, Key};
 use crate::record::Record;
 use crate::ttl::{GRANULARITY, TTL_MAX, TTL_MIN};
 
@@ -212,7 +212,7 @@ impl Datastore for MemcacheDatastore {
 
 impl Inspect for MemcacheDatastore {
     fn holder(&self, key: &str) -> Result<Option<Held>, DatastoreError> {
-        check_key(key)?;
+        let key = Key::new(key)?;
         self.pool.call(deadline_in(self.calls.timeout), |link| {
             let item = link.get(key)?;
             Ok(item.map(|item| grant::held(link, &item, Record::parse(&item.value).as_ref())))
@@ -220,7 +220,7 @@ impl Inspect for MemcacheDatastore {
     }
 
     fn break_lease(&self, key: &str, fence: FencingToken) -> Result<Released, DatastoreError> {
-        check_key(key)?;
+        let key = Key::new(key)?;
         self.freed_once(deadline_in(self.calls.timeout), |link| {
             holding::delete_fenced(link, key, fence)
         })

@@ -12,6 +12,7 @@ mod costs;
 mod locks;
 mod queue;
 mod queue_faults;
+mod queue_losses;
 mod rights;
 mod scripted;
 mod server_events;

@@ -1,0 +1,246 @@
+//! An answer that is lost says nothing about what was done.
+
+use super::*;
+
+#[test]
+fn a_lost_answer_is_asked_for_again_at_once_and_only_once() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let action = acquisition.on(
+        later(now, 1),
+        Event::Answered {
+            sent: now,
+            reply: lost_reply(),
+        },
+    );
+    assert!(
+        matches!(action, Action::Claim { fresh: false, .. }),
+        "the same token: {action:?}"
+    );
+    assert!(acquisition.needs_abandon());
+    let action = acquisition.on(
+        later(now, 2),
+        Event::Answered {
+            sent: now,
+            reply: lost_reply(),
+        },
+    );
+    let Action::Sleep {
+        until,
+        wakeable: false,
+    } = action
+    else {
+        panic!("{action:?}")
+    };
+    assert_eq!(until, later(now, 2000), "the lost request's end");
+    let action = acquisition.on(until, Event::Woken);
+    assert!(matches!(action, Action::Abandon));
+    assert!(matches!(
+        acquisition.on(until, Event::Undone),
+        Action::Finish
+    ));
+    let error = acquisition.into_outcome().unwrap_err();
+    assert!(matches!(error, AcquireError::Datastore(error) if error.kind() == ErrorKind::Timeout));
+}
+
+#[test]
+fn an_answer_that_is_lost_at_the_deadline_is_not_asked_for_again() {
+    let (plan, now) = plan(None);
+    let deadline = plan.deadline;
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let reply = lost_reply();
+    let action = acquisition.on(deadline, Event::Answered { sent: now, reply });
+    assert!(matches!(action, Action::Abandon), "{action:?}");
+}
+
+#[test]
+fn a_refusal_after_a_lost_answer_does_not_prove_that_the_request_is_dead() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let _ = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: lost_reply(),
+        },
+    );
+    let action = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: held(TTL),
+        },
+    );
+    assert!(
+        matches!(
+            action,
+            Action::Sleep {
+                wakeable: false,
+                ..
+            }
+        ),
+        "{action:?}"
+    );
+    assert!(matches!(
+        acquisition.on(later(now, 2000), Event::Woken),
+        Action::Abandon
+    ));
+}
+
+#[test]
+fn a_grant_after_a_lost_answer_needs_no_cleaning_up() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let _ = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: lost_reply(),
+        },
+    );
+    let action = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: granted(),
+        },
+    );
+    assert!(matches!(action, Action::Finish) && !acquisition.needs_abandon());
+}
+
+#[test]
+fn a_winner_learns_of_a_copy_that_the_store_sent_before() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let grant = Grant::new(TTL).with_copy_to_follow(true);
+    let reply = Ok(Attempt::Granted(grant));
+    assert!(matches!(
+        acquisition.on(now, Event::Answered { sent: now, reply }),
+        Action::Finish
+    ));
+    assert_eq!(
+        acquisition.into_outcome().unwrap().lost_request,
+        Some(later(now, 2000))
+    );
+}
+
+#[test]
+fn a_late_grant_after_a_lost_answer_is_undone_for_good_before_a_new_token_is_drawn() {
+    let (plan, now) = plan(Some(Duration::from_secs(60)));
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let _ = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: lost_reply(),
+        },
+    );
+    let short = Ok(Attempt::granted(
+        Duration::from_millis(300),
+        crate::FencingToken::new(1),
+    ));
+    let action = acquisition.on(
+        later(now, 400),
+        Event::Answered {
+            sent: now,
+            reply: short,
+        },
+    );
+    assert!(matches!(action, Action::Discard(_)));
+    let action = acquisition.on(later(now, 400), Event::Undone);
+    let Action::Sleep {
+        until,
+        wakeable: false,
+    } = action
+    else {
+        panic!("{action:?}")
+    };
+    assert!(matches!(
+        acquisition.on(until, Event::Woken),
+        Action::Abandon
+    ));
+    let action = acquisition.on(until, Event::Undone);
+    assert!(
+        matches!(action, Action::Claim { fresh: true, .. }),
+        "{action:?}"
+    );
+}
+
+#[test]
+fn a_second_lost_answer_is_asked_for_again_if_there_was_an_answer_in_between() {
+    let (plan, now) = plan(Some(Duration::from_secs(60)));
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let _ = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: lost_reply(),
+        },
+    );
+    let _ = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: held(TTL),
+        },
+    );
+    let _ = acquisition.on(now, Event::Watched(false));
+    let _ = acquisition.on(later(now, 10), Event::Woken);
+    let action = acquisition.on(
+        later(now, 10),
+        Event::Answered {
+            sent: now,
+            reply: lost_reply(),
+        },
+    );
+    assert!(
+        matches!(action, Action::Claim { fresh: false, .. }),
+        "{action:?}"
+    );
+}
+
+/// The lost copy may have won meanwhile, and a store wakes nobody for a grant that it takes for known.
+#[test]
+fn a_queued_waiter_asks_again_when_the_time_of_a_lost_claim_is_over() {
+    let (plan, now) = plan(Some(Duration::from_secs(3600)));
+    let call_timeout = plan.call_timeout;
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let answered = |sent, reply| Event::Answered { sent, reply };
+    let queued = || {
+        let held = Held::new().with_expires_in(TTL);
+        Ok(Attempt::Held(held.with_retry_in(Duration::from_secs(1800))))
+    };
+    let _ = acquisition.on(now, answered(now, queued()));
+    let action = acquisition.on(now, Event::Watched(true));
+    assert!(matches!(action, Action::Claim { .. }));
+    let broken = later(now, 5);
+    let action = acquisition.on(broken, answered(now, lost_reply()));
+    assert!(matches!(action, Action::Claim { .. }), "asked again");
+    let Action::Sleep { until, .. } = acquisition.on(broken, answered(broken, queued())) else {
+        panic!("it waits")
+    };
+    let lost_until = now.saturating_add(call_timeout);
+    assert!(
+        until > lost_until && until <= later(lost_until, 10),
+        "{until:?}"
+    );
+
+    let _ = acquisition.on(lost_until, Event::Woken);
+    let reply = queued();
+    let Action::Sleep { until, .. } = acquisition.on(lost_until, answered(lost_until, reply))
+    else {
+        panic!("it waits")
+    };
+    assert!(until <= later(lost_until, 10), "the copy may come just now");
+
+    let action = acquisition.on(until, Event::Woken);
+    assert!(matches!(action, Action::Claim { .. }));
+    let Action::Sleep { until, .. } = acquisition.on(until, answered(until, queued())) else {
+        panic!("it waits")
+    };
+    assert_eq!(
+        until,
+        later(lost_until, 1 + 1_800_000),
+        "as long as it was told"
+    );
+}

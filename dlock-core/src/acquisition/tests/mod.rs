@@ -1,0 +1,171 @@
+//! The decisions of an acquisition, in no time.
+
+mod lost_answers;
+mod waiting;
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(10);
+
+fn plan(wait: Option<Duration>) -> (Plan, Time) {
+    let now = Time::from_nanos(1_000_000_000_000);
+    let call_timeout = Duration::from_secs(2);
+    let deadline = now.saturating_add(wait.unwrap_or(call_timeout));
+    let retry = Backoff::default();
+    let waits = wait.is_some();
+    (
+        Plan {
+            deadline,
+            waits,
+            until_done: false,
+            call_timeout,
+            retry,
+            seed: 42,
+        },
+        now,
+    )
+}
+
+fn granted() -> Result<Attempt, DatastoreError> {
+    Ok(Attempt::granted(TTL, crate::FencingToken::new(1)))
+}
+
+fn held(expires_in: Duration) -> Result<Attempt, DatastoreError> {
+    Ok(Attempt::held(expires_in))
+}
+
+fn lost_reply() -> Result<Attempt, DatastoreError> {
+    Err(DatastoreError::maybe_executed(
+        ErrorKind::Timeout,
+        "no answer",
+    ))
+}
+
+fn refused_connection() -> Result<Attempt, DatastoreError> {
+    Err(DatastoreError::not_executed(
+        ErrorKind::Unreachable,
+        "connection refused",
+    ))
+}
+
+fn later(now: Time, millis: u64) -> Time {
+    now.saturating_add(Duration::from_millis(millis))
+}
+
+#[test]
+fn a_grant_is_valid_from_before_it_was_asked_for() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, action) = Acquisition::start(plan, now);
+    assert!(matches!(action, Action::Claim { fresh: false, .. }));
+    let action = acquisition.on(
+        later(now, 500),
+        Event::Answered {
+            sent: now,
+            reply: granted(),
+        },
+    );
+    assert!(matches!(action, Action::Finish));
+    let until = acquisition.into_outcome().unwrap().until;
+    assert_eq!(until, now.saturating_add(TTL - crate::drift(TTL)));
+}
+
+#[test]
+fn who_only_tries_is_refused_after_one_claim() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let action = acquisition.on(
+        now,
+        Event::Answered {
+            sent: now,
+            reply: held(TTL),
+        },
+    );
+    assert!(matches!(action, Action::Finish));
+    assert!(acquisition.into_outcome().unwrap_err().is_held());
+}
+
+#[test]
+fn a_grant_that_arrives_after_its_end_is_released_and_reported_as_a_timeout() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let late = now.saturating_add(TTL);
+    let action = acquisition.on(
+        late,
+        Event::Answered {
+            sent: now,
+            reply: granted(),
+        },
+    );
+    assert!(matches!(action, Action::Discard(_)), "{action:?}");
+    assert!(matches!(
+        acquisition.on(late, Event::Undone),
+        Action::Finish
+    ));
+    assert!(
+        matches!(acquisition.into_outcome(), Err(AcquireError::Datastore(error)) if error.kind() == ErrorKind::Timeout)
+    );
+}
+
+#[test]
+fn a_waiter_starts_over_under_a_new_token_after_a_late_grant() {
+    let (plan, now) = plan(Some(Duration::from_secs(60)));
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let late = now.saturating_add(TTL);
+    let _ = acquisition.on(
+        late,
+        Event::Answered {
+            sent: now,
+            reply: granted(),
+        },
+    );
+    let action = acquisition.on(late, Event::Undone);
+    assert!(
+        matches!(action, Action::Claim { fresh: true, .. }),
+        "{action:?}"
+    );
+    let action = acquisition.on(
+        late,
+        Event::Answered {
+            sent: late,
+            reply: granted(),
+        },
+    );
+    assert!(matches!(action, Action::Finish));
+    assert!(acquisition.into_outcome().is_ok());
+}
+
+#[test]
+fn a_waiter_does_not_start_over_at_its_deadline() {
+    let (plan, now) = plan(Some(TTL));
+    let deadline = plan.deadline;
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let reply = granted();
+    let action = acquisition.on(deadline, Event::Answered { sent: now, reply });
+    assert!(matches!(action, Action::Discard(_)), "{action:?}");
+    let action = acquisition.on(deadline, Event::Undone);
+    assert!(matches!(action, Action::Finish), "{action:?}");
+}
+
+#[test]
+fn an_error_that_repeating_cannot_mend_ends_the_wait() {
+    let (plan, now) = plan(Some(Duration::from_secs(60)));
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let reply = Err(DatastoreError::not_executed(
+        ErrorKind::ForeignKey,
+        "a list",
+    ));
+    assert!(matches!(
+        acquisition.on(now, Event::Answered { sent: now, reply }),
+        Action::Finish
+    ));
+}
+
+#[test]
+fn a_grant_that_arrives_just_at_its_end_is_none() {
+    let (plan, now) = plan(None);
+    let (mut acquisition, _) = Acquisition::start(plan, now);
+    let end = valid_until(now, TTL);
+    let reply = granted();
+    let action = acquisition.on(end, Event::Answered { sent: now, reply });
+    assert!(matches!(action, Action::Discard(_)), "{action:?}");
+}

@@ -228,3 +228,6 @@ pub(super) fn server_error(error: &redis::ServerError) -> ServerError {
 fn duration(millis: i64) -> Option<Duration> {
     u64::try_from(millis).ok().map(Duration::from_millis)
 }
+
+#[cfg(test)]
+mod tests;

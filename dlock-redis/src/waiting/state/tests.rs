@@ -73,6 +73,26 @@ fn it_is_looked_at_when_the_lease_before_its_waiter_ends() {
 }
 
 #[test]
+fn a_looker_that_gets_up_in_time_is_not_woken() {
+    let (mut state, run, owner, _) = with_a_waiter();
+    assert_eq!(sleeps_until(&mut state, run, at(1)), at(1000));
+    assert!(!state.queued(owner, 7, Some(at(1000))));
+    assert!(state.queued(owner, 7, Some(at(999))));
+}
+
+#[test]
+fn the_end_of_a_lease_that_goes_to_another_process_is_not_looked_at() {
+    let (mut state, run, ..) = with_a_waiter();
+    assert_eq!(looks(&mut state, run, at(1000)), 1);
+    let look = Look {
+        has_next: false,
+        ..look(None, Left::For(ms(400)), 7)
+    };
+    state.looked(KEY, &look, at(1000));
+    assert_eq!(sleeps_until(&mut state, run, at(1000)), at(2000));
+}
+
+#[test]
 fn a_waiter_is_woken_by_a_message_by_a_look_and_when_it_is_not_in_the_queue_any_more() {
     let (mut state, _, owner, signal) = with_a_waiter();
     assert!(!state.hear(Message::Claim(owner), at(1)));
@@ -112,6 +132,7 @@ fn only_who_may_be_in_the_queue_has_to_leave_it() {
 fn a_leave_that_failed_is_repeated() {
     let (mut state, run, owner, _) = with_a_waiter();
     assert!(state.leave(owner));
+    sleeps_until(&mut state, run, at(0));
     state.still_queued(KEY, owner);
     let Next::Work(work) = state.next(run, at(1)) else {
         panic!("there is a leave to repeat")
@@ -124,6 +145,7 @@ fn a_leave_that_failed_is_repeated() {
 #[test]
 fn the_threads_end_some_time_after_the_last_waiter_and_begin_again_with_the_next() {
     let (mut state, run, owner, signal) = with_a_waiter();
+    assert!(state.is_running());
     assert!(state.start().is_none(), "they run");
     state.leave(owner);
     assert_eq!(sleeps_until(&mut state, run, at(100)), at(10_100));
@@ -132,7 +154,7 @@ fn the_threads_end_some_time_after_the_last_waiter_and_begin_again_with_the_next
     state.leave(owner);
     sleeps_until(&mut state, run, at(10_050));
     assert!(matches!(state.next(run, at(20_050)), Next::End));
-    assert!(!state.runs(run));
+    assert!(!state.runs(run) && !state.is_running());
     let again = state.start().unwrap();
     assert!(state.runs(again) && !state.runs(run));
     state.end(run);
@@ -207,10 +229,11 @@ fn leaves(state: &mut State, run: u64, now: Time) -> usize {
 #[test]
 fn a_leave_that_fails_again_is_not_repeated_at_once() {
     let (mut state, run, owner, _) = with_a_waiter();
+    assert!(state.leave(owner));
     state.still_queued(KEY, owner);
     assert_eq!(leaves(&mut state, run, at(1)), 1);
     state.still_queued(KEY, owner);
-    assert_eq!(leaves(&mut state, run, at(2)), 0);
+    assert_eq!(sleeps_until(&mut state, run, at(2)), at(1001));
     assert_eq!(leaves(&mut state, run, at(1001)), 1);
 }
 

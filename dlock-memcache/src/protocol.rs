@@ -3,8 +3,6 @@
 //! Requests are text that goes over the socket which keeps the call's deadline; [`reply`](crate::reply) reads what comes back. A [`Key`] is all
 //! of a name that gets there, so that none can be more than a name.
 
-use std::fmt;
-use std::io::Write as _;
 use std::time::Duration;
 
 use dlock_core::{DatastoreError, ErrorKind, Time};
@@ -83,7 +81,7 @@ impl Connection {
         value: &str,
     ) -> Result<Stored, DatastoreError> {
         self.request.clear();
-        push_set(&mut self.request, key, format_args!("ME"), seconds, value);
+        push_set(&mut self.request, key, None, seconds, value);
         self.wire.send(&self.request)?;
         reply::stored(&mut self.wire)
     }
@@ -116,27 +114,27 @@ impl Connection {
 
     /// Deletes the key if its number is `cas`.
     pub(crate) fn delete(&mut self, key: Key<'_>, cas: u64) -> Result<Deleted, DatastoreError> {
-        self.ask(format_args!("md {key} C{cas}"))?;
+        self.ask(&["md ", key.0, " C", itoa::Buffer::new().format(cas)])?;
         reply::deleted(&mut self.wire)
     }
 
     /// Deletes the key whatever its number is: for servers without such numbers.
     pub(crate) fn delete_unconditionally(&mut self, key: Key<'_>) -> Result<(), DatastoreError> {
-        self.ask(format_args!("md {key}"))?;
+        self.ask(&["md ", key.0])?;
         reply::acknowledged(&mut self.wire)
     }
 
     /// Reads the key; `None` if it is not there. An error means that nothing was done.
     pub(crate) fn get(&mut self, key: Key<'_>) -> Result<Option<Item>, DatastoreError> {
-        self.ask(format_args!("mg {key} v t c"))
+        self.ask(&["mg ", key.0, " v t c"])
             .and_then(|()| reply::item(&mut self.wire))
             .map_err(nothing_was_done)
     }
 
-    fn ask(&mut self, line: fmt::Arguments<'_>) -> Result<(), DatastoreError> {
+    fn ask(&mut self, line: &[&str]) -> Result<(), DatastoreError> {
         self.request.clear();
-        // Writing to a Vec cannot fail.
-        let _ = write!(self.request, "{line}\r\n");
+        push(&mut self.request, line);
+        push(&mut self.request, &["\r\n"]);
         self.wire.send(&self.request)
     }
 }
@@ -149,22 +147,25 @@ pub(crate) fn push_replace(
     seconds: u32,
     value: &str,
 ) {
-    push_set(requests, key, format_args!("C{cas}"), seconds, value);
+    push_set(requests, key, Some(cas), seconds, value);
 }
 
-fn push_set(
-    requests: &mut Vec<u8>,
-    key: Key<'_>,
-    condition: fmt::Arguments<'_>,
-    seconds: u32,
-    value: &str,
-) {
-    let length = value.len();
-    // Writing to a Vec cannot fail.
-    let _ = write!(
-        requests,
-        "ms {key} {length} {condition} T{seconds} c\r\n{value}\r\n"
-    );
+/// In place of the record with the number `cas`, or where there is none.
+fn push_set(requests: &mut Vec<u8>, key: Key<'_>, cas: Option<u64>, seconds: u32, value: &str) {
+    let [mut length, mut number, mut time] = [itoa::Buffer::new(); 3];
+    let (length, time) = (length.format(value.len()), time.format(seconds));
+    push(requests, &["ms ", key.0, " ", length]);
+    match cas {
+        Some(cas) => push(requests, &[" C", number.format(cas)]),
+        None => push(requests, &[" ME"]),
+    }
+    push(requests, &[" T", time, " c\r\n", value, "\r\n"]);
+}
+
+fn push(request: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        request.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// A key that is one word on the wire, and that memcached takes.
@@ -182,12 +183,6 @@ impl<'a> Key<'a> {
             ErrorKind::Invalid,
             Problem::Key,
         ))
-    }
-}
-
-impl fmt::Display for Key<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
     }
 }
 

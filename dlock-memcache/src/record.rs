@@ -4,10 +4,14 @@
 //! fencing token yet, since it follows from the number that the server gives the record; it writes 0, and whoever reads a 0
 //! works the token out of the record's own number. Every later writer writes the token out.
 
+use std::fmt::Write as _;
+
 use dlock_core::{FencingToken, OwnerToken};
 
 /// No record of ours is longer; whatever is was written by somebody else.
 pub(crate) const MAX_RECORD: usize = 1024;
+/// What stands before the holder is not longer.
+const MAX_HEAD: usize = 32 + 1 + 20 + 1 + 20 + 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
@@ -47,8 +51,15 @@ impl<'a> Record<'a> {
             sequence,
             holder,
         } = self;
-        let fence = fence.map_or(0, FencingToken::get);
-        format!("{owner} {fence} {sequence} {holder}")
+        let mut value = String::with_capacity(MAX_HEAD + holder.len());
+        // Writing to a String cannot fail.
+        let _ = write!(value, "{owner} ");
+        for number in [fence.map_or(0, FencingToken::get), *sequence] {
+            value.push_str(itoa::Buffer::new().format(number));
+            value.push(' ');
+        }
+        value.push_str(holder);
+        value
     }
 }
 

@@ -12,63 +12,48 @@ const LONGEST_REPLY: u64 = 64 * 1024;
 /// Lists within lists; our scripts answer plain ones.
 const DEEPEST: u32 = 8;
 
-/// A request under construction. Its memory is kept, so that a warm one allocates nothing.
+/// Requests under construction. Their memory is kept, so that a warm one allocates nothing.
 #[derive(Default)]
-pub(crate) struct Command {
-    words: Vec<u8>,
-    count: u64,
-}
+pub(crate) struct Requests(Vec<u8>);
 
-impl Command {
+impl Requests {
     pub(crate) fn clear(&mut self) {
-        self.words.clear();
-        self.count = 0;
+        self.0.clear();
+    }
+
+    /// Begins a request of so many words.
+    pub(crate) fn begin(&mut self, words: usize) {
+        self.line(b'*', words);
     }
 
     /// Adds one word, of parts that are put together.
     pub(crate) fn word(&mut self, parts: &[&str]) {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        push_line(&mut self.words, b'$', length as u64);
+        self.line(b'$', parts.iter().map(|part| part.len()).sum());
         for part in parts {
-            self.words.extend_from_slice(part.as_bytes());
+            self.0.extend_from_slice(part.as_bytes());
         }
-        self.words.extend_from_slice(b"\r\n");
-        self.count += 1;
+        self.0.extend_from_slice(b"\r\n");
     }
 
     /// Adds a number as a word.
     pub(crate) fn number(&mut self, number: u64) {
-        let mut room = [0; 20];
-        let digits = digits(number, &mut room);
-        push_line(&mut self.words, b'$', digits.len() as u64);
-        self.words.extend_from_slice(digits);
-        self.words.extend_from_slice(b"\r\n");
-        self.count += 1;
+        self.word(&[itoa::Buffer::new().format(number)]);
     }
 
-    /// Appends the whole request.
-    pub(crate) fn append_to(&self, requests: &mut Vec<u8>) {
-        push_line(requests, b'*', self.count);
-        requests.extend_from_slice(&self.words);
+    /// Adds words that were packed before.
+    pub(crate) fn words(&mut self, packed: &Requests) {
+        self.0.extend_from_slice(&packed.0);
     }
-}
 
-fn push_line(bytes: &mut Vec<u8>, kind: u8, number: u64) {
-    bytes.push(kind);
-    bytes.extend_from_slice(digits(number, &mut [0; 20]));
-    bytes.extend_from_slice(b"\r\n");
-}
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 
-/// In decimal. A request has many short numbers, for which `write!` would take longer than for all else.
-fn digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
-    let mut start = room.len();
-    loop {
-        start -= 1;
-        room[start] = b"0123456789"[(number % 10) as usize];
-        number /= 10;
-        if number == 0 {
-            return &room[start..];
-        }
+    fn line(&mut self, kind: u8, length: usize) {
+        self.0.push(kind);
+        self.0
+            .extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        self.0.extend_from_slice(b"\r\n");
     }
 }
 
@@ -146,23 +131,28 @@ mod tests {
 
     #[test]
     fn the_redis_crate_writes_the_same() {
-        let (mut command, mut ours) = (Command::default(), Vec::new());
+        let (mut ours, mut packed) = (Requests::default(), Requests::default());
         let (mut cmd, mut theirs) = (redis::Cmd::new(), Vec::new());
+        packed.word(&["packed before"]);
+        let numbers = [0, 9, 10, 99, 100, 1_764_000_271_000_123, u64::MAX];
         for _ in 0..2 {
-            command.clear();
-            command.word(&["EVALSHA"]);
-            command.word(&["{", "dlock:x", "}:", "fence"]);
-            command.word(&[]);
+            ours.begin(4 + numbers.len());
+            ours.word(&["EVALSHA"]);
+            ours.word(&["{", "dlock:x", "}:", "fence"]);
+            ours.word(&[]);
+            ours.words(&packed);
             cmd.clear();
             cmd.arg("EVALSHA").arg("{dlock:x}:fence").arg("");
-            for number in [0, 9, 10, 99, 100, 1_764_000_271_000_123, u64::MAX] {
-                command.number(number);
+            cmd.arg("packed before");
+            for number in numbers {
+                ours.number(number);
                 cmd.arg(number);
             }
-            command.append_to(&mut ours);
             cmd.write_packed_command(&mut theirs);
         }
-        assert_eq!(ours, theirs);
+        assert_eq!(ours.bytes(), theirs);
+        ours.clear();
+        assert!(ours.bytes().is_empty());
     }
 
     fn read(bytes: &[u8]) -> io::Result<Value> {

@@ -2,10 +2,13 @@
 
 use std::sync::LazyLock;
 
+use super::request::Form;
+use crate::resp::Requests;
+
 /// One of the scripts that the server runs.
 pub(super) struct Script {
-    pub(super) code: String,
-    pub(super) hash: String,
+    by_hash: Requests,
+    by_text: Requests,
 }
 
 pub(super) static ACQUIRE: LazyLock<Script> =
@@ -24,6 +27,22 @@ impl Script {
             .replace("-- include fence.lua", include_str!("../scripts/fence.lua"))
             .replace("-- include queue.lua", include_str!("../scripts/queue.lua"));
         let hash = redis::Script::new(&code).get_hash().to_owned();
-        Script { code, hash }
+        let packed = |words: [&str; 2]| {
+            let mut packed = Requests::default();
+            words.iter().for_each(|word| packed.word(&[word]));
+            packed
+        };
+        Script {
+            by_hash: packed(["EVALSHA", &hash]),
+            by_text: packed(["EVAL", &code]),
+        }
+    }
+
+    /// The two words that call it, packed.
+    pub(super) fn words(&self, form: Form) -> &Requests {
+        match form {
+            Form::Hash => &self.by_hash,
+            Form::Text => &self.by_text,
+        }
     }
 }

@@ -36,7 +36,8 @@ pub trait Link: Send + 'static {
 /// keeps places, which cost nothing to make, and the thread that has got one opens its connection within its own deadline.
 pub struct Lazy<M: Connect> {
     manager: M,
-    open: Option<M::Link>,
+    // In a box, since r2d2 moves a place several times for each call.
+    open: Option<Box<M::Link>>,
     pid: u32,
 }
 
@@ -103,7 +104,7 @@ impl<M: Connect> Lazy<M> {
         self.pid = pid;
         let link = self
             .open
-            .insert(self.manager.connect(deadline).map_err(told)?);
+            .insert(Box::new(self.manager.connect(deadline).map_err(told)?));
         link.set_deadline(deadline);
         let answer = call(link).map_err(told);
         if answer.is_err() {
@@ -119,7 +120,7 @@ impl<M: Connect> Lazy<M> {
     }
 
     fn discard_unusable_in(&mut self, pid: u32) {
-        let usable = |link: &mut M::Link| link.is_usable();
+        let usable = |link: &mut Box<M::Link>| link.is_usable();
         if self.pid == pid && self.open.as_mut().is_some_and(usable) {
             return;
         }

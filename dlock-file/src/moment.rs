@@ -157,6 +157,7 @@ mod tests {
     fn a_file_from_before_the_boot_is_known_by_its_age() {
         let now = at("a", 100, 5000);
         assert!(now.is_older_boot(UNIX_EPOCH + Duration::from_secs(4899)));
+        assert!(!now.is_older_boot(UNIX_EPOCH + Duration::from_secs(4900)));
         assert!(!now.is_older_boot(UNIX_EPOCH + Duration::from_secs(4901)));
     }
 

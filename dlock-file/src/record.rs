@@ -239,6 +239,20 @@ mod tests {
         assert_eq!(Record::from_text(&[0xff; 512]), Err(Unreadable::Garbage));
     }
 
+    #[test]
+    fn a_record_of_any_length_fills_its_blocks() {
+        for length in 0..BLOCK {
+            let record = Record {
+                key: "k".repeat(length),
+                fence: 1,
+                holding: None,
+            };
+            let text = record.to_text();
+            assert!(text.len().is_multiple_of(BLOCK), "{length}: {text}");
+            assert_eq!(Record::from_text(text.as_bytes()), Ok(record));
+        }
+    }
+
     proptest! {
         #[test]
         fn a_record_survives_the_round_trip(record in records()) {

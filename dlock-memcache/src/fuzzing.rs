@@ -14,7 +14,7 @@ use crate::greeting::read_stats;
 use crate::protocol::{Key, push_replace};
 use crate::record::{MAX_RECORD, Record};
 use crate::reply::{self, Item, Stored};
-use pieces::Pieces;
+pub(crate) use pieces::Pieces;
 
 /// A server's bytes are read the same however they arrive, and a value that was sent is what is read. The first byte says what was
 /// asked, the second how the bytes arrive.
@@ -81,7 +81,7 @@ fn same_in_pieces<T: Debug>(
     assert_eq!(seen(0), seen(rhythm));
 }
 
-fn wire(bytes: &[u8], rhythm: usize) -> Wire<Pieces> {
+pub(crate) fn wire(bytes: &[u8], rhythm: usize) -> Wire<Pieces> {
     let mut wire = Wire::new(Pieces::new(bytes, rhythm), "peer");
     wire.send(b"a request\r\n").expect("it takes everything");
     wire

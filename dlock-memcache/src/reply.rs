@@ -94,8 +94,7 @@ pub(crate) fn item<S: Transport>(wire: &mut Wire<S>) -> Result<Option<Item>, Dat
     let line = wire.line(MAX_LINE)?.to_vec();
     let answer = MetaResponse::parse_header(&line);
     let answer = answer.map_err(|error| answered(wire.peer(), error));
-    let has_value = matches!(&answer, Ok(answer) if answer.rc() == ReturnCode::Va);
-    if is_in_step(&answer) && !has_value {
+    if is_in_step(&answer) {
         wire.finish();
     }
     let answer = answer?;
@@ -156,10 +155,10 @@ fn read_line<S: Transport>(wire: &mut Wire<S>) -> Result<MetaResponse, Datastore
 }
 
 /// Whether the next line will be the next command's answer. So it is after an error that the server answers a store with; after one about the
-/// command itself the server may go on to take the value for a command.
+/// command itself the server may go on to take the value for a command. After the line before a value the value comes first.
 fn is_in_step(answer: &Result<MetaResponse, DatastoreError>) -> bool {
     match answer {
-        Ok(_) => true,
+        Ok(answer) => answer.rc() != ReturnCode::Va,
         Err(error) => error.kind() == ErrorKind::Refused,
     }
 }
@@ -203,51 +202,4 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn header(line: &[u8]) -> Option<(u64, Option<u32>, u64)> {
-        value_header(line, &MetaResponse::parse_header(line).ok()?)
-    }
-
-    #[test]
-    fn the_line_before_a_value_is_read() {
-        assert_eq!(header(b"VA 3 t30 c7"), Some((3, Some(30), 7)));
-        assert_eq!(header(b"VA 0 c7 t-1"), Some((0, None, 7)));
-        assert_eq!(
-            header(b"VA 3 t99999999999 c7"),
-            Some((3, Some(u32::MAX), 7))
-        );
-        for line in [
-            &b"VA 3 t30"[..],
-            b"VA 3 c7",
-            b"VA 3 t-2 c7",
-            b"VA 3 t c7",
-            b"VA  3 t30 c7",
-            b"VA +3 t30 c7",
-        ] {
-            assert_eq!(header(line), None, "{}", String::from_utf8_lossy(line));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_line_makes_the_reader_panic(line in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = header(&line);
-        }
-
-        #[test]
-        fn no_text_makes_the_reader_panic(line in "(VA|HD|EX|NS)?[ 0-9tc+-]{0,30}") {
-            let _ = header(line.as_bytes());
-        }
-    }
-
-    #[test]
-    fn only_digits_are_a_number() {
-        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
-        for text in [&b""[..], b"-1", b"+1", b"1 ", b"18446744073709551616", b"x"] {
-            assert_eq!(number(text), None, "{text:?}");
-        }
-    }
-}
+mod tests;

@@ -131,8 +131,8 @@ fn only_who_may_be_in_the_queue_has_to_leave_it() {
 #[test]
 fn a_leave_that_failed_is_repeated() {
     let (mut state, run, owner, _) = with_a_waiter();
-    assert!(state.leave(owner));
     sleeps_until(&mut state, run, at(0));
+    assert!(state.leave(owner));
     state.still_queued(KEY, owner);
     let Next::Work(work) = state.next(run, at(1)) else {
         panic!("there is a leave to repeat")

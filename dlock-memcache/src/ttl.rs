@@ -165,6 +165,22 @@ mod tests {
         assert_eq!(kept.remaining(7, later), Duration::from_secs(5));
     }
 
+    #[test]
+    fn from_a_second_on_only_what_the_server_reports_counts() {
+        // As after an earlier look, which promised more than the seconds alone are good for.
+        let kept = Kept {
+            seconds: 11,
+            ttl: Duration::from_millis(9900),
+            sent: Time::from_nanos(1_000_000_000_000),
+        };
+        let reported = |seconds, millis| {
+            let looked = kept.sent.saturating_add(Duration::from_millis(millis));
+            kept.remaining(seconds, looked)
+        };
+        assert_eq!(reported(10, 999), Duration::from_millis(8901));
+        assert_eq!(reported(10, 1000), Duration::from_secs(8));
+    }
+
     /// The server's clock as described at the top, in milliseconds of real time.
     struct Server {
         /// When the timer fires first, and then once a second and a little.

@@ -1,6 +1,7 @@
 //! One wish to hold a key.
 
 use std::fmt;
+use std::process;
 use std::str;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +91,7 @@ impl Claim {
         clock: &Clock,
         call_timeout: Duration,
     ) -> Result<Self, DatastoreError> {
-        let holder = Holder::text_of_this_process(None, Phase::Running).into();
+        let holder = Holder::text_of_this_process(process::id(), None, Phase::Running).into();
         let not_after = clock.now().saturating_add(call_timeout);
         Self::by(holder, key.into(), clock, not_after)
     }

@@ -14,6 +14,8 @@ use crate::{Attempt, Released};
 
 /// What to acquire.
 pub(crate) struct Request<'a> {
+    /// The process that acquires. Asked for once: each time is a call to the system.
+    pub(crate) pid: u32,
     pub(crate) key: &'a Arc<str>,
     pub(crate) ttl: Duration,
     pub(crate) holder: Arc<str>,
@@ -24,6 +26,7 @@ pub(crate) struct Request<'a> {
 
 /// What was acquired: a lease that is valid until then.
 pub(crate) struct Won {
+    pub(crate) pid: u32,
     pub(crate) lease: Lease,
     pub(crate) until: Time,
     /// Until when a lost copy of the claim may yet be carried out, see [`outlive_lost_request`].
@@ -106,6 +109,7 @@ pub(crate) fn acquire(
         lost_request,
     } = acquisition.into_outcome()?;
     Ok(Won {
+        pid: request.pid,
         lease: Lease::new(claimant.claim, grant),
         until,
         lost_request,
@@ -374,6 +378,7 @@ mod tests {
             let key = Arc::from(KEY);
             let retry = LockOptions::default().retry;
             let request = Request {
+                pid: 1,
                 key: &key,
                 ttl: TTL,
                 holder: "".into(),
@@ -385,6 +390,7 @@ mod tests {
                     lease,
                     until,
                     lost_request,
+                    ..
                 }) => {
                     won += 1;
                     assert!(until > clock.now());

@@ -39,7 +39,7 @@ impl LockGuard {
     /// Takes over what was won and keeps it.
     pub(crate) fn keep(store: &Store, won: Won, terms: Terms) -> Result<Self, DatastoreError> {
         let lost_request = won.lost_request;
-        let held = Arc::new(HeldLease::new(won.lease, won.until, terms));
+        let held = Arc::new(HeldLease::new(won.pid, won.lease, won.until, terms));
         let mut guard = LockGuard {
             store: store.clone(),
             held,

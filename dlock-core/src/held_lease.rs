@@ -82,7 +82,8 @@ impl Slot {
 }
 
 impl HeldLease {
-    pub(crate) fn new(lease: Lease, until: Time, terms: Terms) -> Self {
+    /// The lease that the process `pid` acquired, which is this one.
+    pub(crate) fn new(pid: u32, lease: Lease, until: Time, terms: Terms) -> Self {
         let clock = lease.clock().clone();
         let now = clock.now();
         let hold_end = terms
@@ -91,7 +92,7 @@ impl HeldLease {
         let until = until.min(hold_end);
         let next = now.until(until) / 3;
         HeldLease {
-            pid: std::process::id(),
+            pid,
             key: Arc::clone(lease.claim().shared_key()),
             fence: lease.fence(),
             acquired: now,

@@ -40,9 +40,9 @@ impl Holder {
     /// The most bytes that [`to_text`](Self::to_text) gives.
     pub const MAX_TEXT: usize = 512;
 
-    /// The [text](Self::to_text) of this process, from now on. Every acquire writes one.
-    pub(crate) fn text_of_this_process(label: Option<&str>, phase: Phase) -> String {
-        let who = text_of_process(std::process::id());
+    /// The [text](Self::to_text) of this process, which has the id `pid`, from now on. Every acquire writes one.
+    pub(crate) fn text_of_this_process(pid: u32, label: Option<&str>, phase: Phase) -> String {
+        let who = text_of_process(pid);
         text(&who, millis(SystemTime::now()), phase, label)
     }
 
@@ -309,7 +309,12 @@ mod tests {
 
     #[test]
     fn this_process_is_recognised() {
-        let me = Holder::from_text(&Holder::text_of_this_process(None, Phase::Running)).unwrap();
+        let me = Holder::from_text(&Holder::text_of_this_process(
+            std::process::id(),
+            None,
+            Phase::Running,
+        ))
+        .unwrap();
         assert!(me.is_this_process());
         assert!(me.to_string().starts_with("this process since "), "{me}");
         assert!(!web_3().is_this_process());

@@ -1,5 +1,6 @@
 //! A lock by its name.
 
+use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,10 +175,12 @@ impl Lock {
             return Err(error.clone().into());
         }
         let terms = Terms::new(&self.options, self.store.characteristics());
+        let pid = process::id();
         let request = Request {
+            pid,
             key: &self.key,
             ttl: terms.first_ttl(),
-            holder: self.holder(Phase::Running).into(),
+            holder: self.holder(pid, Phase::Running).into(),
             retry: self.options.retry,
             until_done: false,
         };
@@ -229,7 +232,7 @@ impl Lock {
         Ok(f(&guard))
     }
 
-    pub(crate) fn holder(&self, phase: Phase) -> String {
-        Holder::text_of_this_process(self.options.label.as_deref(), phase)
+    pub(crate) fn holder(&self, pid: u32, phase: Phase) -> String {
+        Holder::text_of_this_process(pid, self.options.label.as_deref(), phase)
     }
 }

@@ -4,6 +4,7 @@
 //! job is done the mark is left in the store for as long as the caller says, described as "done since". Whoever acquires the
 //! lock and finds such a mark does not run the job. A "running" mark that is met under the lock is what a crash left: it ends by itself.
 
+use std::process;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -159,7 +160,10 @@ impl<'a> Mark<'a> {
 
     /// Leaves the mark as "done" for `keep`; whether that worked.
     fn finish(&self, running: LockGuard, keep: Duration) -> bool {
-        if running.leave(keep, self.lock.holder(Phase::Done)).is_ok() {
+        if running
+            .leave(keep, self.lock.holder(process::id(), Phase::Done))
+            .is_ok()
+        {
             return true;
         }
         // Its lease was lost, or the store could not be told: one fresh claim.
@@ -180,10 +184,12 @@ impl<'a> Mark<'a> {
         wait: &Wait,
         deadline: Time,
     ) -> Result<Won, AcquireError> {
+        let pid = process::id();
         let request = Request {
+            pid,
             key: &self.key,
             ttl,
-            holder: self.lock.holder(phase).into(),
+            holder: self.lock.holder(pid, phase).into(),
             retry: self.lock.options().retry,
             until_done: true,
         };

@@ -24,6 +24,7 @@ fn held(fake: &FakeClock, terms: Terms) -> HeldLease {
     let claim = Claim::new("dlock:x", &clock, SECOND).unwrap();
     let until = valid_until(clock.now(), terms.first_ttl());
     HeldLease::new(
+        std::process::id(),
         Lease::new(claim, Grant::new(terms.first_ttl())),
         until,
         terms,
@@ -412,7 +413,12 @@ fn max_hold_ends_what_a_generous_store_granted() {
         max_hold: Some(hold),
         ..terms()
     };
-    let held = HeldLease::new(Lease::new(claim, Grant::new(TTL * 10)), until, terms);
+    let held = HeldLease::new(
+        std::process::id(),
+        Lease::new(claim, Grant::new(TTL * 10)),
+        until,
+        terms,
+    );
     assert!(held.until() <= end);
     let (_, asked) = held.send().unwrap();
     held.extended(clock.now(), asked, &granted(TTL * 10), &mut Vec::new());

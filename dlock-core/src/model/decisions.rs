@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::{self, Write};
 use std::hash::{Hash, Hasher};
+use std::process;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -237,7 +238,12 @@ impl Core {
             } => {
                 let claim = Claim::new("k", &clock, Duration::ZERO).expect("random numbers");
                 let lease = Lease::new(claim.with_holder("").until(Time::MAX), real(grant));
-                self.held = Some(HeldLease::new(lease, *until, terms_of(promise)));
+                self.held = Some(HeldLease::new(
+                    process::id(),
+                    lease,
+                    *until,
+                    terms_of(promise),
+                ));
                 self.latest = Some(*grant);
                 return Says::Nothing;
             }

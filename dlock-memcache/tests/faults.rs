@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Clock, Datastore, ErrorKind, Lease, Lock, LockOptions};
+use dlock_core::{Clock, Datastore, ErrorKind, Grant, Lease, Lock, LockOptions};
 use dlock_memcache::MemcacheDatastore;
 use dlock_testkit::faults::{Fault, Proxy};
 use support::*;
@@ -304,14 +304,25 @@ fn a_server_that_is_down_is_unreachable_at_once_and_not_held() {
     let store = store_at(&format!("memcache://{address}"));
     let (taken, answer) = timed(|| store.acquire(&claim(&key("down")), LONG));
     let error = answer.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unreachable);
-    assert!(!error.may_have_executed());
     assert!(taken < CALL / 2, "{taken:?}");
-    let text = text(&error);
-    assert!(
-        text.contains(&address.to_string()) && text.contains("refused"),
-        "{text}"
-    );
+    // Each lease of a batch is told the same.
+    let leases = [1, 2].map(|call| {
+        let lease = Lease::new(claim(&key("down")), Grant::new(LONG));
+        (support::call(&lease, call), LONG)
+    });
+    let of_a_batch = store
+        .extend_many(&leases)
+        .into_iter()
+        .map(Result::unwrap_err);
+    for error in of_a_batch.chain([error]) {
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
+        assert!(!error.may_have_executed());
+        let text = text(&error);
+        assert!(
+            text.contains(&address.to_string()) && text.contains("refused"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

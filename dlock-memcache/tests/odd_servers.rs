@@ -1,4 +1,4 @@
-//! Servers that are too old, answer garbage, or are no memcached at all.
+//! Servers that are too old, answer garbage, or are no memcached at all; and answers that a real one gives only at the right moment.
 
 // A panic is how a helper of a test fails.
 #![allow(clippy::unwrap_used)]
@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Datastore, ErrorKind, Grant, Lease};
+use dlock_core::{Claim, Clock, Datastore, ErrorKind, Grant, Lease};
 use dlock_testkit::servers::RedisServer;
 use support::*;
 
@@ -116,6 +116,78 @@ fn a_connection_on_which_nothing_was_found_is_used_again() {
     let store = store_at(&format!("memcache://{address}"));
     not_ours(store.release(&call(&Lease::new(claim(&key("free")), Grant::new(LONG)), 1)));
     let _ = granted(store.acquire(&claim(&key("next")), LONG));
+}
+
+/// The answer to a get that finds the claim's record, as its call numbered `sequence` left it: [`LONG`] is two seconds more on the wire, and
+/// one of them has passed.
+fn found(claim: &Claim, sequence: u64, cas: u64) -> &'static [u8] {
+    let value = format!("{} 1 {sequence} holder", claim.owner());
+    let (length, seconds) = (value.len(), LONG.as_secs() + 1);
+    let answer = format!("VA {length} t{seconds} c{cas}\r\n{value}\r\n");
+    answer.into_bytes().leak()
+}
+
+/// Whether `ttl` is more than the seconds that [`found`] reports are good for by themselves. On a machine that stands still for a second
+/// they are all that counts.
+fn is_in_full(ttl: Duration, took: Duration) -> bool {
+    let second = Duration::from_secs(1);
+    ttl > LONG - second || took > second * 9 / 10 && ttl > LONG - second - took
+}
+
+#[test]
+fn an_extend_that_is_sent_again_is_promised_in_full_though_the_servers_second_has_changed() {
+    let claim = claim(&key("second"));
+    // The answer to the extend is lost with the connection.
+    let first: Script = &[GREETING, b"HD c5\r\n", b""];
+    let second = Box::leak(Box::new([GREETING, b"EX\r\n", found(&claim, 1, 6)]));
+    let address = scripted_in_turn([first, second], true);
+    let store = store_at(&format!("memcache://{address}"));
+    let grant = granted(store.acquire(&claim, LONG));
+    let lease = call(&Lease::new(claim, grant), 1);
+    let (took, grant) = timed(|| extended(store.extend(&lease, LONG)));
+    assert!(is_in_full(grant.ttl, took), "{:?} in {took:?}", grant.ttl);
+}
+
+#[test]
+fn a_batch_that_is_sent_again_is_promised_in_full_though_the_servers_second_has_changed() {
+    let claim = claim(&key("batch"));
+    let acquires: Script = &[GREETING, b"HD c5\r\n"];
+    // The connection that renews is used before; its second batch is lost.
+    let renews: Script = &[GREETING, b"HD c6\r\n", b""];
+    let again = Box::leak(Box::new([
+        GREETING,
+        b"EX\r\n",
+        b"EX\r\n",
+        found(&claim, 2, 7),
+    ]));
+    let address = scripted_in_turn([acquires, renews, again], true);
+    let store = store_at(&format!("memcache://{address}"));
+    let grant = granted(store.acquire(&claim, LONG));
+    let lease = call(&Lease::new(claim, grant), 1);
+    let extend = |lease: &Lease| extended(store.extend_many(&[(lease.clone(), LONG)]).remove(0));
+    let lease = call(&lease.renewed(extend(&lease)), 2);
+    let (took, grant) = timed(|| extend(&lease));
+    assert!(is_in_full(grant.ttl, took), "{:?} in {took:?}", grant.ttl);
+}
+
+#[test]
+fn a_lease_is_confirmed_in_full_though_the_servers_second_has_changed() {
+    let claim = claim(&key("confirmed"));
+    let acquires: Script = &[GREETING, b"HD c5\r\n"];
+    let confirms = Box::leak(Box::new([GREETING, found(&claim, 0, 5)]));
+    let address = scripted_in_turn([acquires, confirms], true);
+    let store = store_at(&format!("memcache://{address}"));
+    let before = Clock::BOOTTIME.now();
+    let (took, (called, ttl)) = timed(|| {
+        let grant = granted(store.acquire(&claim, LONG));
+        let lease = call(&Lease::new(claim.clone(), grant), 1);
+        let called = Clock::BOOTTIME.now();
+        (called, extended(store.confirm(&lease)).ttl)
+    });
+    // As long as was granted, counted from then.
+    let kept = before.until(called.saturating_add(ttl));
+    let second = Duration::from_secs(1);
+    assert!(kept >= LONG || took > second * 9 / 10 && kept >= LONG - second);
 }
 
 #[test]

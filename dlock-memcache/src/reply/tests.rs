@@ -11,14 +11,14 @@ fn read<T: Debug>(
     read: impl Fn(&mut Wire<Pieces>) -> Result<T, DatastoreError>,
 ) -> (Result<T, Failure>, bool) {
     let mut wire = wire(bytes, 0);
-    let answer = read(&mut wire).map_err(failure);
+    let answer = read(&mut wire).map_err(|error| failure(&error));
     (answer, wire.is_usable())
 }
 
 /// The kind of an error, and whether the command may have been carried out.
 type Failure = (ErrorKind, bool);
 
-fn failure(error: DatastoreError) -> Failure {
+fn failure(error: &DatastoreError) -> Failure {
     (error.kind(), error.may_have_executed())
 }
 
@@ -91,7 +91,7 @@ fn a_value_that_nobody_asked_for_costs_the_connection() {
 /// The answers to three stores, as far as they came.
 fn three_stored(bytes: &[u8]) -> (Result<Vec<Result<Stored, Failure>>, Failure>, bool) {
     let (answers, usable) = read(bytes, |wire| many_stored(wire, 3));
-    let each = |answer: Result<Stored, DatastoreError>| answer.map_err(failure);
+    let each = |answer: Result<Stored, DatastoreError>| answer.map_err(|error| failure(&error));
     let answers = answers.map(|answers| answers.into_iter().map(each).collect());
     (answers, usable)
 }

@@ -42,6 +42,7 @@ const QUICK: [Scene; 2] = [scene(1, 10), scene(3, 5)];
 const CHARTED: Duration = Duration::from_millis(5);
 const TTL: Duration = Duration::from_secs(30);
 const RAW: &str = "one round trip (PING)";
+const RESTED: &str = "the same after a pause";
 
 pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let options = &bench.options;
@@ -68,7 +69,8 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
         title: "Hand-over".to_owned(),
         text: "One holds the lock, releases it, and waits again as soon as another holds it, so that there are always as many waiters, in \
                at most 20 processes. Counted from the return of the release to the return of another process's acquire; a grant before \
-               the release has returned counts as 0. *raw*: a PING to Redis, in the same seconds. *longest wait*: of anybody in the crowd, from the \
+               the release has returned counts as 0. *raw*: a PING to Redis, over and over, in the same seconds. *rested*: a PING after a \
+               pause as long as the lock is held, since nothing else is to do then and the cores sleep, as they do before a hand-over. *longest wait*: of anybody in the crowd, from the \
                beginning; a fair one is that of all others' turns. Commands are those that clients sent, counted by the server."
             .to_owned(),
         tables,
@@ -104,7 +106,7 @@ fn in_scene(
         commands: None,
         connections: None,
     };
-    let mut raw = point(RAW);
+    let (mut raw, mut rested) = (point(RAW), point(RESTED));
     let mut points: Vec<_> = entries
         .iter()
         .map(|entry| point(entry.rival.name))
@@ -117,11 +119,14 @@ fn in_scene(
         for (entry, point) in entries.iter().zip(&mut points) {
             let ping = cores.on_client(|| entry::round_trip(entries)?.turn(options.turn()))?;
             raw.seen.times.extend(ping.times);
+            let pings = options.either(50, 3);
+            let pings =
+                cores.on_client(|| entry::rested_round_trips(entries, scene.hold, pings))?;
+            rested.seen.times.extend(pings);
             one_crowd(options, cores, entry, point)?;
         }
     }
-    points.insert(0, raw);
-    Ok(points)
+    Ok([raw, rested].into_iter().chain(points).collect())
 }
 
 fn one_crowd(
@@ -170,15 +175,20 @@ fn table(cores: Cores, points: &[Point]) -> Table {
         "p99",
         "median / raw median",
         "p99 / raw p99",
+        "median / rested median",
+        "p99 / rested p99",
         "commands per hand-over",
         "longest wait",
         "connections per process",
     ];
     let row = |point: &Point| {
-        let is_raw = |raw: &&Point| raw.name == RAW && raw.scene == point.scene;
-        let raw = points.iter().find(is_raw).filter(|_| point.name != RAW);
+        let is_lock = ![RAW, RESTED].contains(&point.name);
         let at = |at| quantile(&point.seen.times, at);
-        let ratio = |q| or_dash(raw.map(|raw| three_digits(at(q) / quantile(&raw.seen.times, q))));
+        let ratio = |name, q| {
+            let is_base = |base: &&Point| base.name == name && base.scene == point.scene;
+            let base = points.iter().find(is_base).filter(|_| is_lock);
+            or_dash(base.map(|base| three_digits(at(q) / quantile(&base.seen.times, q))))
+        };
         vec![
             point.scene.waiters.to_string(),
             format!("{:?}", point.scene.hold),
@@ -188,10 +198,12 @@ fn table(cores: Cores, points: &[Point]) -> Table {
             },
             time(at(0.5)),
             time(at(0.99)),
-            ratio(0.5),
-            ratio(0.99),
+            ratio(RAW, 0.5),
+            ratio(RAW, 0.99),
+            ratio(RESTED, 0.5),
+            ratio(RESTED, 0.99),
             or_dash(point.commands_each().map(three_digits)),
-            or_dash(raw.map(|_| time(float(point.seen.longest_wait)))),
+            or_dash(is_lock.then(|| time(float(point.seen.longest_wait)))),
             or_dash(point.connections.map(three_digits)),
         ]
     };

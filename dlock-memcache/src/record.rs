@@ -102,6 +102,17 @@ mod tests {
     }
 
     #[test]
+    fn no_record_begins_with_more_than_there_is_room_for() {
+        let record = Record {
+            owner: OwnerToken::random().unwrap(),
+            fence: Some(FencingToken::new(u64::MAX)),
+            sequence: u64::MAX,
+            holder: "",
+        };
+        assert_eq!(record.to_value().len(), MAX_HEAD);
+    }
+
+    #[test]
     fn what_others_wrote_is_no_record() {
         let token = "0123456789abcdef0123456789abcdef";
         for value in [

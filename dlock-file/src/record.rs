@@ -18,6 +18,7 @@
 //! A key that nobody holds keeps its last fence: the line `free` then stands instead of those from `owner` to `holder`.
 
 use std::fmt::Write as _;
+use std::iter;
 
 use dlock_core::{OwnerToken, Time};
 use hmac_sha256::Hash;
@@ -111,10 +112,10 @@ impl Record {
     }
 
     fn of_version_1(text: &str) -> Option<Self> {
-        let (body, end) = text.split_at_checked(text.rfind("check ")?)?;
-        let (found, filling) = end.strip_prefix("check ")?.split_once('\n')?;
-        let is_whole = text.len().is_multiple_of(BLOCK) && filling.trim_start_matches(' ') == "\n";
-        if !is_whole || found != check(body) {
+        let unfilled = text.strip_suffix('\n')?.trim_end_matches(' ');
+        let (body, found) = unfilled.strip_suffix('\n')?.rsplit_once("\ncheck ")?;
+        let (body, _) = text.split_at(body.len() + 1);
+        if !text.len().is_multiple_of(BLOCK) || found != check(body) {
             return None;
         }
         let mut lines = body.strip_suffix('\n')?.split('\n').skip(1);
@@ -150,7 +151,8 @@ pub(crate) fn with_check(mut text: String) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "check {check}");
     let length = (text.len() + 1).next_multiple_of(BLOCK) - 1;
-    let _ = writeln!(text, "{:fill$}", "", fill = length - text.len());
+    text.extend(iter::repeat_n(' ', length - text.len()));
+    text.push('\n');
     text
 }
 

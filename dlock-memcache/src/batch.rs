@@ -49,7 +49,7 @@ pub(crate) fn extend(
             }
         }
         Err(error) => {
-            let shared = format!("{error}: {}", source_text(&error));
+            let shared = source_text(&error);
             for at in in_time {
                 answers[at] = Err(same(&error, &shared));
             }

@@ -322,6 +322,7 @@ fn a_server_that_is_down_is_unreachable_at_once_and_not_held() {
             text.contains(&address.to_string()) && text.contains("refused"),
             "{text}"
         );
+        assert_eq!(text.matches("nothing was done").count(), 1, "{text}");
     }
 }
 

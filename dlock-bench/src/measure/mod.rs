@@ -9,6 +9,7 @@ mod memory_pairs;
 mod pairs;
 mod redis_pairs;
 mod renewal;
+mod server_time;
 mod start_up;
 
 pub(crate) use memcached_pairs::wait_until_grown_up;

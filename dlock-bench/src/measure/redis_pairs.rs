@@ -12,6 +12,7 @@ use crate::bench::Bench;
 use crate::by_hand::{ByHand, Expected, is_pong, packed};
 use crate::cores::Cores;
 use crate::measure::pairs::{self, TTL};
+use crate::measure::server_time;
 use crate::options::Options;
 use crate::report::{Section, Table};
 use crate::rival::Rival;
@@ -31,7 +32,8 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let server = RedisServer::start();
     let rslock = Rival::rslock(options)?;
     let mut tables = Vec::new();
-    for cores in Cores::both()? {
+    let ways = Cores::both()?;
+    for cores in &ways {
         cores.pin_server(server.pid())?;
         for threads in pairs::THREADS {
             let caption = format!("Redis, {}", cores.name);
@@ -40,12 +42,18 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
             );
         }
     }
+    // Where its server is now.
+    if let Some(cores) = ways.last() {
+        let caption = format!("The server's own time, {}", cores.name);
+        tables.push(cores.on_client(|| server_time(&caption, options, &server))?);
+    }
     Ok(Section {
         title: "A pair on Redis".to_owned(),
         text: format!(
             "An acquire and a release of a lock that nobody else wants, each thread its own, over TCP. *{RAW}*: `SET NX PX` and a \
              compare-and-delete script, without fencing token. *{BY_HAND}*: the very bytes that dlock sends, recorded once and sent again. \
-             These and the PING are prepared bytes through the same pool and sockets as dlock's, and the reply is only compared."
+             These and the PING are prepared bytes through the same pool and sockets as dlock's, and the reply is only compared. *The server's own \
+             time* is what INFO commandstats says of its commands; that of EVALSHA is with what the script calls."
         ),
         tables,
         ..Section::default()
@@ -88,6 +96,20 @@ fn table(
         subjects.push(Box::new(pairs));
     }
     pairs::table(caption, options, subjects, threads, &[RAW, BY_HAND])
+}
+
+/// Where the difference between the raw pair and dlock's scripts comes from.
+fn server_time(caption: &str, options: &Options, server: &RedisServer) -> Result<Table, Failure> {
+    let by_hand = Arc::new(ByHand::to(server.address(), 1)?);
+    let pair = |name, requests: Vec<Vec<Step>>| -> Box<dyn Subject> {
+        let one = |steps| sent(&by_hand, steps);
+        Box::new(Threads::new(name, requests.into_iter().map(one).collect()))
+    };
+    let mut subjects = [
+        pair(RAW, raw(server, 1)?),
+        pair(BY_HAND, recorded(server, 1)?),
+    ];
+    server_time::table(caption, options, server, &mut subjects)
 }
 
 /// A request, and what its reply begins with.

@@ -173,6 +173,22 @@ mod tests {
     }
 
     #[test]
+    fn servers_that_tell_no_settings_are_judged_by_the_rest() {
+        for refusal in ["ERROR", "CLIENT_ERROR bad command line", "RESET"] {
+            let read = |version: &str, no_operation: &str| {
+                let stats = format!("STAT version {version}\r\nEND\r\n{refusal}\r\n");
+                let greeting = stats + no_operation + "\r\n";
+                read_stats(&mut crate::fuzzing::wire(greeting.as_bytes(), 0))
+            };
+            read("1.6.18", "MN").unwrap().check("here:1").unwrap();
+            let error = read("1.2.8", "ERROR").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let reason = std::error::Error::source(&error).unwrap().to_string();
+            assert!(reason.contains("memcached 1.2.8"), "{reason}");
+        }
+    }
+
+    #[test]
     fn servers_that_cannot_keep_locks_are_refused() {
         for (name, value, refused) in [
             ("version", "1.6.18", false),

@@ -94,7 +94,17 @@ fn a_grant_without_a_number_is_taken_back_and_unsupported() {
     let error = store.acquire(&claim(&key("zero")), LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(!error.may_have_executed(), "the key was deleted");
-    assert!(text(&error).contains("-C"), "{}", text(&error));
+    let reason = format!("{address} runs with -C");
+    assert!(text(&error).contains(&reason), "{}", text(&error));
+}
+
+#[test]
+fn a_grant_without_a_number_that_could_not_be_taken_back_may_stand() {
+    let address = scripted(&[GREETING, b"HD c0\r\n", b"SERVER_ERROR busy\r\n"], false);
+    let store = store_at(&format!("memcache://{address}"));
+    let error = store.acquire(&claim(&key("zero")), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.may_have_executed(), "{}", text(&error));
 }
 
 #[test]

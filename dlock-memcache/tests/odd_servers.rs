@@ -128,6 +128,18 @@ fn a_connection_on_which_nothing_was_found_is_used_again() {
     let _ = granted(store.acquire(&claim(&key("next")), LONG));
 }
 
+#[test]
+fn a_release_that_had_only_looked_when_its_connection_broke_freed_nothing() {
+    let breaks: Script = &[GREETING, b"EN\r\n", b""];
+    let finds_nothing: Script = &[GREETING, b"EN\r\n"];
+    let address = scripted_in_turn([breaks, finds_nothing], true);
+    let store = store_at(&format!("memcache://{address}"));
+    let lease = Lease::new(claim(&key("looked")), Grant::new(LONG));
+    for sequence in [1, 2] {
+        not_ours(store.release(&call(&lease, sequence)));
+    }
+}
+
 /// The answer to a get that finds the claim's record, as its call numbered `sequence` left it: [`LONG`] is two seconds more on the wire, and
 /// one of them has passed.
 fn found(claim: &Claim, sequence: u64, cas: u64) -> &'static [u8] {

@@ -86,3 +86,31 @@ impl fmt::Debug for Signal {
         f.debug_struct("Signal").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+
+    #[test]
+    fn who_is_nudged_looks_at_the_clock_again_and_is_not_notified() {
+        let signal = Signal::new();
+        let (looks, looked) = mpsc::channel();
+        let sleeper = signal.clone();
+        thread::spawn(move || {
+            let mut left = [Duration::MAX, Duration::ZERO].into_iter();
+            let notified = sleeper.wait(Duration::MAX, || {
+                looks.send(None).unwrap();
+                left.next().unwrap()
+            });
+            looks.send(Some(notified)).unwrap();
+        });
+        let next = || looked.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(next(), None);
+        // It looks under the lock that a nudge takes: so it sleeps by then.
+        signal.nudge();
+        assert_eq!((next(), next()), (None, Some(false)));
+        assert!(!signal.take());
+    }
+}

@@ -237,7 +237,7 @@ impl Acquisition {
                 let lost_request = self.lost_request.take().max(copy);
                 if now < until {
                     self.outcome = Outcome::Won(Granted {
-                        grant,
+                        grant: grant.with_copy_to_follow(lost_request.is_some()),
                         until,
                         lost_request,
                     });

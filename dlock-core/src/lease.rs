@@ -76,8 +76,8 @@ pub struct Grant {
     pub ttl: Duration,
     /// What the store wants to be given back.
     pub revision: Revision,
-    /// Whether a copy of the claim, sent on a connection that broke, may yet be carried out. After an early release it would take the key again;
-    /// core sees to that.
+    /// Whether a copy of the claim may yet be carried out: sent on a connection that broke, which the store tells, or in a call that was not
+    /// answered, which core adds. After an early release it would take the key again; core sees to that.
     pub copy_may_follow: bool,
 }
 

@@ -155,7 +155,8 @@ impl Datastore for RedisDatastore {
     }
 
     fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        match self.call(lease.claim(), release_of(lease.claim(), None)) {
+        let release = release_of(lease.claim(), self.waiters.may_be_queued(lease));
+        match self.call(lease.claim(), release) {
             // The first copy may have freed it.
             Ok((Answer::Released(false), true)) => Err(lost_reply()),
             Ok((Answer::Released(ours), _)) => Ok(Released::from(ours)),

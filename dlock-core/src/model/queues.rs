@@ -17,6 +17,22 @@ pub(super) fn behind_a_holder(clients: u8, ticks: u64, faults: Faults) -> Bounds
     }
 }
 
+/// A waiter may be granted the lock and lose it, to another one, before a copy of its claim arrives. Too large to be explored to the end.
+pub(super) fn copies_after_leases() -> Bounds {
+    let faults = Faults {
+        losses: 1,
+        lates: 1,
+        ..NO_FAULTS
+    };
+    Bounds {
+        ttl: seconds(1),
+        call_timeout: seconds(2),
+        renew: false,
+        rounds: 2,
+        ..behind_a_holder(2, 2, faults)
+    }
+}
+
 /// All of them, with their names.
 pub(super) fn all() -> Vec<(&'static str, Bounds)> {
     let none = NO_FAULTS;

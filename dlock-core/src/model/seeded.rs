@@ -3,7 +3,7 @@
 use super::explored;
 use super::memcache::Memcached;
 use super::protocol::Protocol;
-use super::queues::behind_a_holder;
+use super::queues::{behind_a_holder, copies_after_leases};
 use super::redis::Redis;
 use super::scenarios::{NO_FAULTS, plain, seconds};
 use super::types::{Property, Seed};
@@ -12,7 +12,7 @@ use super::world::{Bounds, Faults};
 /// More states than any of them needs.
 const MOST: usize = 1_000_000;
 /// No counterexample is longer.
-const LONGEST: usize = 16;
+const LONGEST: usize = 17;
 
 /// Breaks the model, looks at one property, and expects it broken; with the mistake left out it must hold as far.
 fn shows<P: Protocol>(property: Property, seed: Seed, bounds: &Bounds) {
@@ -412,6 +412,12 @@ fn nothing_stays_shows_a_leave_that_is_not_repeated() {
         )
     };
     shows::<Redis>(Property::NothingStays, Seed::LeaveNotRepeated, &bounds);
+}
+
+#[test]
+fn nothing_stays_shows_a_late_copy_of_a_claim_that_won_and_lost() {
+    let bounds = copies_after_leases();
+    shows::<Redis>(Property::NothingStays, Seed::CopyStaysQueued, &bounds);
 }
 
 #[test]

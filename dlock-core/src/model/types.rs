@@ -215,6 +215,8 @@ pub(super) enum Seed {
     LeaveAfterGrant,
     /// Redis: a leave that failed is not repeated.
     LeaveNotRepeated,
+    /// Redis: a winner's release leaves a late copy of its claim in the queue.
+    CopyStaysQueued,
     /// Redis: a look that shows a new generation wakes nobody.
     GenerationIgnored,
     /// Redis: who is told that the lock was handed to it holds it from then on.

@@ -76,11 +76,14 @@ impl<P: Protocol> World<P> {
         P::WAKES
     }
 
-    /// waiting/mod.rs, `process_of` and `gives_up`
+    /// waiting/mod.rs, `process_of`, `gives_up` and `may_be_queued`
     pub(super) fn names_process(&mut self, id: u8, verb: Verb) -> bool {
         let owner = self.owner(id);
         let waits = self.bounds.waits.is_some();
-        let waiting = &mut self.client_mut(id).waiting;
+        let seed = self.bounds.seed;
+        let client = self.client_mut(id);
+        let copy_may_follow = client.lost_request.is_some() && seed != Seed::CopyStaysQueued;
+        let waiting = &mut client.waiting;
         match verb {
             Verb::Acquire => match &mut waiting.waiter {
                 Some(waiter) if waiter.owner == owner => {
@@ -93,6 +96,7 @@ impl<P: Protocol> World<P> {
                 waiting.forget();
                 true
             }
+            Verb::Release if copy_may_follow => waits && waiting.watched,
             _ => false,
         }
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, OwnerToken, Signal, Watch};
+use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, Lease, OwnerToken, Signal, Watch};
 use dlock_net::{Pool, deadline_in};
 
 use crate::pool::ConnectionManager;
@@ -80,6 +80,14 @@ impl Waiters {
             .state()
             .asks(claim.owner())
             .then_some(&*shared.process)
+    }
+
+    /// The name of this process for the release of a claim that won, if a copy of it may have been queued after its lease had ended.
+    pub(crate) fn may_be_queued(&self, lease: &Lease) -> Option<&str> {
+        let may_be = lease.grant().copy_may_follow;
+        may_be
+            .then(|| self.of(lease.claim()))?
+            .map(|shared| &*shared.process)
     }
 
     /// The claim is given up. The name of this process, if the claim waited and may be in the queue: who asks tells the server.

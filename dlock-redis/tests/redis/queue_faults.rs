@@ -4,7 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dlock_core::{
-    AcquireError, Backoff, Datastore, ErrorKind, Lock, LockOptions, Once, Signal, Store, Wait,
+    AcquireError, Attempt, Backoff, Claim, Clock, Datastore, ErrorKind, Lease, Lock, LockOptions,
+    Once, Released, Signal, Store, Wait,
 };
 use dlock_redis::RedisDatastore;
 use dlock_testkit::faults::{Fault, Proxy};
@@ -22,7 +23,7 @@ fn short(url: &str, call_timeout: Duration) -> RedisDatastore {
 }
 
 fn late() -> dlock_core::Time {
-    dlock_core::Clock::BOOTTIME.now().saturating_add(LONG)
+    Clock::BOOTTIME.now().saturating_add(LONG)
 }
 
 #[test]
@@ -42,6 +43,32 @@ fn who_gives_up_on_a_full_server_leaves_its_queue() {
         guard.release().unwrap();
         stays.join().unwrap().unwrap().release().unwrap();
     });
+}
+
+#[test]
+fn a_winner_that_a_late_copy_of_its_claim_queued_leaves_with_its_release() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let claim = Claim::new(KEY, &Clock::BOOTTIME, LONG).unwrap();
+    let claim = claim.waiting_until(late());
+    // The claim names its process, and the copy does.
+    let watch = store.watch(&claim, &Signal::new()).unwrap().unwrap();
+    let Attempt::Granted(grant) = store.acquire(&claim, LONG).unwrap() else {
+        panic!("nobody else wants it")
+    };
+    let lease = Lease::new(claim.clone(), grant.with_copy_to_follow(true));
+
+    server.command(["DEL", KEY]);
+    let other = lock(&server).try_acquire().unwrap();
+    let copy = store.acquire(&claim, LONG).unwrap();
+    assert!(matches!(copy, Attempt::Held(_)));
+    assert_eq!(waiting(&server), 1, "it lost its lease, so it is a waiter");
+
+    let released = store.release(&lease.for_call(1, late())).unwrap();
+    assert_eq!(released, Released::NotOurs);
+    assert_eq!(waiting(&server), 0);
+    drop(watch);
+    other.release().unwrap();
 }
 
 #[test]

@@ -106,6 +106,8 @@ fn a_grant_after_a_lost_answer_needs_no_cleaning_up() {
         },
     );
     assert!(matches!(action, Action::Finish) && !acquisition.needs_abandon());
+    let won = acquisition.into_outcome().unwrap();
+    assert!(won.grant.copy_may_follow, "the store is told of it");
 }
 
 #[test]

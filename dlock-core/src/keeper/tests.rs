@@ -6,6 +6,39 @@ use std::time::Duration;
 use super::*;
 use crate::{FakeClock, Lock, MemoryDatastore, Store};
 
+fn inner() -> Inner {
+    Inner {
+        clock: FakeClock::new().clock(),
+        state: Mutex::default(),
+        timing: Signal::new(),
+        work: Signal::new(),
+    }
+}
+
+/// Until when the timing thread sleeps if nobody wakes it.
+fn sleeps_until(inner: Inner) -> Time {
+    let keeper = Keeper(Arc::new(inner));
+    let timing = Arc::clone(&keeper.0);
+    // Its own size, for a process in which no thread of the usual size is to be had.
+    let thread = thread::Builder::new().stack_size(1 << 20);
+    let thread = thread.spawn(move || timing::run(&timing)).unwrap();
+    let until = loop {
+        assert!(!thread.is_finished(), "it runs until it is stopped");
+        if let Some(until) = keeper.0.state().next_look {
+            break until;
+        }
+        thread::yield_now();
+    };
+    keeper.stop();
+    thread.join().unwrap();
+    until
+}
+
+#[test]
+fn who_has_nothing_to_keep_sleeps_until_it_is_woken() {
+    assert_eq!(sleeps_until(inner()), Time::MAX);
+}
+
 #[test]
 fn a_released_lease_is_kept_no_longer() {
     let fake = FakeClock::new();
@@ -23,12 +56,7 @@ fn a_released_lease_is_kept_no_longer() {
 
 #[test]
 fn a_callback_that_got_its_thread_is_not_kept_to_be_called_again() {
-    let inner = Inner {
-        clock: FakeClock::new().clock(),
-        state: Mutex::default(),
-        timing: Signal::new(),
-        work: Signal::new(),
-    };
+    let inner = inner();
     let (sender, called) = mpsc::channel();
     let callback = Callback::new(move || sender.send(()).unwrap());
     assert!(inner.try_call(vec![callback]));
@@ -65,4 +93,8 @@ fn where_no_thread_is_to_be_had_callbacks_wait_and_locks_are_not_taken() {
     keeper.call(vec![Callback::new(|| panic!("there is a thread"))]);
     assert_eq!(keeper.0.state().undelivered.len(), 1);
     assert!(keeper.0.timing.take(), "the timing thread tries again");
+
+    let inner = inner();
+    inner.call(vec![Callback::new(|| panic!("there is a thread"))]);
+    assert!(sleeps_until(inner) < Time::MAX, "and again");
 }

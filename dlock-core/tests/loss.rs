@@ -128,10 +128,15 @@ fn a_loss_is_told_when_the_clock_stands_at_the_end_of_the_lease() {
     let lock = Lock::with_options(&store, "job", short().with_renew(false)).unwrap();
     let guard = lock.try_acquire().unwrap();
     let (sender, told) = mpsc::channel();
-    guard.on_lost(move || sender.send(()).unwrap());
-    fake.advance(guard.remaining());
-    told.recv_timeout(Duration::from_secs(20))
-        .expect("told of the loss without a look");
+    let at_risk = sender.clone();
+    guard.on_at_risk(move || at_risk.send("at risk").unwrap());
+    guard.on_lost(move || sender.send("lost").unwrap());
+    let instant = Duration::from_nanos(1);
+    for (passes, expected) in [(guard.remaining() - instant, "at risk"), (instant, "lost")] {
+        fake.advance(passes);
+        let told = told.recv_timeout(Duration::from_secs(20));
+        assert_eq!(told, Ok(expected), "without a look");
+    }
 }
 
 #[test]

@@ -133,3 +133,45 @@ fn no_answer() -> Result<Extension, DatastoreError> {
         "the store panicked or gave no answer",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::Keeper;
+    use crate::{Lock, MemoryDatastore, Store};
+    use std::sync::Arc;
+
+    /// The order of so many jobs that wait, in which each `c` is a confirmation and each number a batch of at most two extends.
+    fn order(extends: usize, confirms: usize) -> String {
+        let store = Store::new(MemoryDatastore::new());
+        let _guard = Lock::new(&store, "job").try_acquire().unwrap();
+        let kept = &store.keeper().0.state().kept;
+        let (ticket, kept) = kept.iter().next().unwrap();
+        let lease = kept.lease.upgrade().unwrap();
+        let jobs = |count| {
+            (0..count).map(|_| Job {
+                ticket: *ticket,
+                lease: Arc::clone(&lease),
+            })
+        };
+
+        let keeper = Keeper::new(store.clock());
+        keeper.0.state().extends.extend(jobs(extends));
+        keeper.0.state().confirms.extend(jobs(confirms));
+        let batches = std::iter::from_fn(|| next_batch(&keeper.0, 2));
+        batches
+            .map(|batch| match batch {
+                Batch::Extends(jobs) => jobs.len().to_string(),
+                Batch::Confirm(_) => "c".to_owned(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn extends_and_confirmations_take_turns_until_none_is_left() {
+        assert_eq!(order(5, 0), "221");
+        assert_eq!(order(0, 3), "ccc");
+        assert_eq!(order(5, 2), "2c2c1");
+        assert_eq!(order(3, 4), "2c1ccc");
+    }
+}

@@ -38,6 +38,35 @@ fn a_release_by_a_third_counts_between_the_two_only() {
     }
 }
 
+/// Of a store that may declare a lease shorter itself.
+fn violated_where_confirmed(events: &[&[Event]]) -> Vec<Property> {
+    let mut opened = opened();
+    if let What::Opened { confirms, .. } = &mut opened.what {
+        *confirms = true;
+    }
+    let mut all = vec![opened];
+    all.extend(events.concat());
+    let report = History::of(all).check(&Rules::default());
+    report.violations.iter().map(|v| v.property).collect()
+}
+
+#[test]
+fn a_release_by_a_third_counts_only_after_its_own_lease() {
+    let holders = [
+        granted("c", 0, 5, 10),
+        granted("a", 310, 315, 11),
+        granted("b", 450, 455, 12),
+    ];
+    let third = released("c", 400, 400, End::Unknown);
+    let cut_short = [lost("c", 300)];
+    assert_eq!(
+        violated_where_confirmed(&[&holders, &cut_short, &third]),
+        [Property::Own]
+    );
+    let found = violated_where_confirmed(&[&holders, &third]);
+    assert_eq!(found, [Property::Exclusion; 2], "of c and a, of a and b");
+}
+
 #[test]
 fn of_two_grants_at_one_instant_neither_was_first() {
     assert_eq!(violated(&[&two_grants(5, 9)]), NOTHING);
@@ -80,6 +109,10 @@ fn a_key_may_be_granted_at_the_end_of_a_minimum_hold() {
         let next = granted("b", before, before + 10, 11);
         assert_eq!(violated(&[&[first.clone(), next], &release]), found);
     }
+    // What was not released is not kept.
+    let next = granted("b", 300, 305, 11);
+    let cut_short = [first, lost("a", 100), next];
+    assert_eq!(violated_where_confirmed(&[&cut_short]), NOTHING);
 }
 
 #[test]
@@ -94,5 +127,16 @@ fn a_job_may_run_at_the_instant_at_which_another_run_of_it_ends() {
     };
     for (second, found) in [(10, &[][..]), (11, &[Property::Once])] {
         assert_eq!(violated(&[&[ran("a", 0), ran("b", second)]]), found);
+    }
+    // A fault before both or after both excuses neither.
+    let twice = [ran("a", 100), ran("b", 200)];
+    for (before, after, found) in [
+        (90, 99, &[Property::Once][..]),
+        (90, 100, &[]),
+        (200, 210, &[]),
+        (201, 210, &[Property::Once]),
+    ] {
+        let fault = [fault(before, after, Harm::Loss)];
+        assert_eq!(violated(&[&twice, &fault]), found);
     }
 }

@@ -48,8 +48,8 @@ pub(crate) struct Item {
 
 /// The answer to a store.
 pub(crate) fn stored<S: Transport>(wire: &mut Wire<S>) -> Result<Stored, DatastoreError> {
-    let answer = one_line(wire)?;
-    stored_from(wire, &answer)
+    let answer = read_line(wire).and_then(|answer| stored_from(wire, &answer));
+    ended(wire, answer)
 }
 
 /// The answers to `count` stores that went out together, as far as they came.
@@ -59,13 +59,13 @@ pub(crate) fn many_stored<S: Transport>(
 ) -> Result<Vec<Result<Stored, DatastoreError>>, DatastoreError> {
     let mut answers = Vec::with_capacity(count);
     for _ in 0..count {
-        let answer = read_line(wire);
-        let lost = !is_in_step(&answer);
-        match answer {
+        let answer = match read_line(wire) {
             // Nothing was answered: a dead connection, which can be replaced.
-            Err(error) if lost && answers.is_empty() => return Err(error),
-            answer => answers.push(answer.and_then(|answer| stored_from(wire, &answer))),
-        }
+            Err(error) if answers.is_empty() && !is_in_step(&error) => return Err(error),
+            answer => answer.and_then(|answer| stored_from(wire, &answer)),
+        };
+        let lost = answer.as_ref().is_err_and(|error| !is_in_step(error));
+        answers.push(answer);
         if lost {
             return Ok(answers);
         }
@@ -76,30 +76,34 @@ pub(crate) fn many_stored<S: Transport>(
 
 /// The answer to a delete.
 pub(crate) fn deleted<S: Transport>(wire: &mut Wire<S>) -> Result<Deleted, DatastoreError> {
-    match one_line(wire)?.rc() {
+    let answer = read_line(wire).and_then(|answer| match answer.rc() {
         ReturnCode::Hd => Ok(Deleted::Done),
         ReturnCode::Nf => Ok(Deleted::NotFound),
         ReturnCode::Ex => Ok(Deleted::Other),
         other => Err(odd(wire, &format!("{other:?}"))),
-    }
+    });
+    ended(wire, answer)
 }
 
-/// The answer to a command, whatever it says.
+/// The answer of one line to a command, whatever it says.
 pub(crate) fn acknowledged<S: Transport>(wire: &mut Wire<S>) -> Result<(), DatastoreError> {
-    one_line(wire).map(drop)
+    let answer = read_line(wire).and_then(|answer| match answer.rc() {
+        ReturnCode::Va => Err(odd(wire, "a value")),
+        _ => Ok(()),
+    });
+    ended(wire, answer)
 }
 
 /// The answer to a get; `None` if the key is not there.
 pub(crate) fn item<S: Transport>(wire: &mut Wire<S>) -> Result<Option<Item>, DatastoreError> {
     let line = wire.line(MAX_LINE)?.to_vec();
     let answer = MetaResponse::parse_header(&line);
-    let answer = answer.map_err(|error| answered(wire.peer(), error));
-    if is_in_step(&answer) {
-        wire.finish();
-    }
-    let answer = answer?;
+    let answer = match answer.map_err(|error| answered(wire.peer(), error)) {
+        Err(error) => return ended(wire, Err(error)),
+        Ok(answer) => answer,
+    };
     match answer.rc() {
-        ReturnCode::En => return Ok(None),
+        ReturnCode::En => return ended(wire, Ok(None)),
         ReturnCode::Va => {}
         other => return Err(odd(wire, &format!("{other:?}"))),
     }
@@ -140,27 +144,26 @@ pub(crate) fn odd<S: Transport>(wire: &Wire<S>, answer: &str) -> DatastoreError 
     DatastoreError::maybe_executed(ErrorKind::Protocol, problem)
 }
 
-/// The answer to a command that is answered with one line.
-fn one_line<S: Transport>(wire: &mut Wire<S>) -> Result<MetaResponse, DatastoreError> {
-    let answer = read_line(wire);
-    if is_in_step(&answer) {
-        wire.finish();
-    }
-    answer
-}
-
 fn read_line<S: Transport>(wire: &mut Wire<S>) -> Result<MetaResponse, DatastoreError> {
     let answer = MetaResponse::parse_header(wire.line(MAX_LINE)?);
     answer.map_err(|error| answered(wire.peer(), error))
 }
 
-/// Whether the next line will be the next command's answer. So it is after an error that the server answers a store with; after one about the
-/// command itself the server may go on to take the value for a command. After the line before a value the value comes first.
-fn is_in_step(answer: &Result<MetaResponse, DatastoreError>) -> bool {
-    match answer {
-        Ok(answer) => answer.rc() != ReturnCode::Va,
-        Err(error) => error.kind() == ErrorKind::Refused,
+/// The end of an answer: tells the wire, unless the next line may be something else than the next command's answer.
+fn ended<T, S: Transport>(
+    wire: &mut Wire<S>,
+    answer: Result<T, DatastoreError>,
+) -> Result<T, DatastoreError> {
+    if answer.as_ref().err().is_none_or(is_in_step) {
+        wire.finish();
     }
+    answer
+}
+
+/// Whether the next line will be the next command's answer. So it is after an error that the server answers a store with; after one about the
+/// command itself the server may go on to take the value for a command, and after an odd answer nobody knows what comes.
+fn is_in_step(error: &DatastoreError) -> bool {
+    error.kind() == ErrorKind::Refused
 }
 
 fn stored_from<S: Transport>(

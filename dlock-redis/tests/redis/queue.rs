@@ -3,6 +3,7 @@
 use crate::support::*;
 use dlock_core::{AcquireError, Datastore, ErrorKind, Lock, LockOptions, Signal, Store};
 use dlock_testkit::servers::{RedisServer, Reply};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,6 +84,41 @@ fn fifty_waiters_of_five_processes_are_served_in_the_order_of_their_coming() {
     assert_eq!(order, (0..50).collect::<Vec<_>>());
     drop(stores);
     nothing_is_left(&server);
+}
+
+#[test]
+fn nobody_starves_over_ten_thousand_hand_overs() {
+    const GRANTS: usize = 10_000;
+    const THREADS: usize = 20;
+    let server = RedisServer::start();
+    let stores: Vec<_> = (0..5).map(|_| Store::new(store(&server))).collect();
+    let grants = AtomicUsize::new(0);
+    let contend = |store: &Store| {
+        let lock = Lock::new(store, "import");
+        let (mut own, mut longest) = (0, 0);
+        loop {
+            let before = grants.load(Ordering::SeqCst);
+            if before >= GRANTS {
+                return (own, longest);
+            }
+            let guard = lock.acquire_within(LONG * 3).unwrap();
+            let others = grants.fetch_add(1, Ordering::SeqCst) - before;
+            guard.release().unwrap();
+            (own, longest) = (own + 1, longest.max(others));
+        }
+    };
+    let served: Vec<(usize, usize)> = thread::scope(|scope| {
+        let (contend, stores) = (&contend, &stores);
+        let start = |n| scope.spawn(move || contend(&stores[n % stores.len()]));
+        let threads: Vec<_> = (0..THREADS).map(start).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().unwrap());
+        joined.collect()
+    });
+    for (own, longest) in served {
+        // A fair share is 500, and 19 others come before. A thread that is not run by the system misses turns all the same.
+        assert!(own > GRANTS / THREADS / 4, "{own} grants");
+        assert!(longest < GRANTS / 4, "{longest} others came before");
+    }
 }
 
 #[test]

@@ -6,25 +6,13 @@ use super::*;
 fn a_lost_answer_is_asked_for_again_at_once_and_only_once() {
     let (plan, now) = plan(None);
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let action = acquisition.on(
-        later(now, 1),
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
+    let action = answered(&mut acquisition, later(now, 1), now, lost_reply());
     assert!(
         matches!(action, Action::Claim { fresh: false, .. }),
         "the same token: {action:?}"
     );
     assert!(acquisition.needs_abandon());
-    let action = acquisition.on(
-        later(now, 2),
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
+    let action = answered(&mut acquisition, later(now, 2), now, lost_reply());
     let Action::Sleep {
         until,
         wakeable: false,
@@ -49,7 +37,7 @@ fn an_answer_that_is_lost_at_the_deadline_is_not_asked_for_again() {
     let deadline = plan.deadline;
     let (mut acquisition, _) = Acquisition::start(plan, now);
     let reply = lost_reply();
-    let action = acquisition.on(deadline, Event::Answered { sent: now, reply });
+    let action = answered(&mut acquisition, deadline, now, reply);
     assert!(matches!(action, Action::Abandon), "{action:?}");
 }
 
@@ -57,20 +45,8 @@ fn an_answer_that_is_lost_at_the_deadline_is_not_asked_for_again() {
 fn a_refusal_after_a_lost_answer_does_not_prove_that_the_request_is_dead() {
     let (plan, now) = plan(None);
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
-    let action = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(TTL),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, lost_reply());
+    let action = answered(&mut acquisition, now, now, held(TTL));
     assert!(
         matches!(
             action,
@@ -91,20 +67,8 @@ fn a_refusal_after_a_lost_answer_does_not_prove_that_the_request_is_dead() {
 fn a_grant_after_a_lost_answer_needs_no_cleaning_up() {
     let (plan, now) = plan(None);
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
-    let action = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: granted(),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, lost_reply());
+    let action = answered(&mut acquisition, now, now, granted());
     assert!(matches!(action, Action::Finish) && !acquisition.needs_abandon());
     let won = acquisition.into_outcome().unwrap();
     assert!(won.grant.copy_may_follow, "the store is told of it");
@@ -117,7 +81,7 @@ fn a_winner_learns_of_a_copy_that_the_store_sent_before() {
     let grant = Grant::new(TTL).with_copy_to_follow(true);
     let reply = Ok(Attempt::Granted(grant));
     assert!(matches!(
-        acquisition.on(now, Event::Answered { sent: now, reply }),
+        answered(&mut acquisition, now, now, reply),
         Action::Finish
     ));
     assert_eq!(
@@ -130,24 +94,12 @@ fn a_winner_learns_of_a_copy_that_the_store_sent_before() {
 fn a_late_grant_after_a_lost_answer_is_undone_for_good_before_a_new_token_is_drawn() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, lost_reply());
     let short = Ok(Attempt::granted(
         Duration::from_millis(300),
         crate::FencingToken::new(1),
     ));
-    let action = acquisition.on(
-        later(now, 400),
-        Event::Answered {
-            sent: now,
-            reply: short,
-        },
-    );
+    let action = answered(&mut acquisition, later(now, 400), now, short);
     assert!(matches!(action, Action::Discard(_)));
     let action = acquisition.on(later(now, 400), Event::Undone);
     let Action::Sleep {
@@ -172,29 +124,11 @@ fn a_late_grant_after_a_lost_answer_is_undone_for_good_before_a_new_token_is_dra
 fn a_second_lost_answer_is_asked_for_again_if_there_was_an_answer_in_between() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(TTL),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, lost_reply());
+    let _ = answered(&mut acquisition, now, now, held(TTL));
     let _ = acquisition.on(now, Event::Watched(false));
     let _ = acquisition.on(later(now, 10), Event::Woken);
-    let action = acquisition.on(
-        later(now, 10),
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
+    let action = answered(&mut acquisition, later(now, 10), now, lost_reply());
     assert!(
         matches!(action, Action::Claim { fresh: false, .. }),
         "{action:?}"

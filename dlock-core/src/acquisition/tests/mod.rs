@@ -52,18 +52,22 @@ fn later(now: Time, millis: u64) -> Time {
     now.saturating_add(Duration::from_millis(millis))
 }
 
+/// What follows, at `now`, from the reply to the claim that was sent at `sent`.
+fn answered(
+    acquisition: &mut Acquisition,
+    now: Time,
+    sent: Time,
+    reply: Result<Attempt, DatastoreError>,
+) -> Action {
+    acquisition.on(now, Event::Answered { sent, reply })
+}
+
 #[test]
 fn a_grant_is_valid_from_before_it_was_asked_for() {
     let (plan, now) = plan(None);
     let (mut acquisition, action) = Acquisition::start(plan, now);
     assert!(matches!(action, Action::Claim { fresh: false, .. }));
-    let action = acquisition.on(
-        later(now, 500),
-        Event::Answered {
-            sent: now,
-            reply: granted(),
-        },
-    );
+    let action = answered(&mut acquisition, later(now, 500), now, granted());
     assert!(matches!(action, Action::Finish));
     let until = acquisition.into_outcome().unwrap().until;
     assert_eq!(until, now.saturating_add(TTL - crate::drift(TTL)));
@@ -73,13 +77,7 @@ fn a_grant_is_valid_from_before_it_was_asked_for() {
 fn who_only_tries_is_refused_after_one_claim() {
     let (plan, now) = plan(None);
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let action = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(TTL),
-        },
-    );
+    let action = answered(&mut acquisition, now, now, held(TTL));
     assert!(matches!(action, Action::Finish));
     assert!(acquisition.into_outcome().unwrap_err().is_held());
 }
@@ -89,13 +87,7 @@ fn a_grant_that_arrives_after_its_end_is_released_and_reported_as_a_timeout() {
     let (plan, now) = plan(None);
     let (mut acquisition, _) = Acquisition::start(plan, now);
     let late = now.saturating_add(TTL);
-    let action = acquisition.on(
-        late,
-        Event::Answered {
-            sent: now,
-            reply: granted(),
-        },
-    );
+    let action = answered(&mut acquisition, late, now, granted());
     assert!(matches!(action, Action::Discard(_)), "{action:?}");
     assert!(matches!(
         acquisition.on(late, Event::Undone),
@@ -111,25 +103,13 @@ fn a_waiter_starts_over_under_a_new_token_after_a_late_grant() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan, now);
     let late = now.saturating_add(TTL);
-    let _ = acquisition.on(
-        late,
-        Event::Answered {
-            sent: now,
-            reply: granted(),
-        },
-    );
+    let _ = answered(&mut acquisition, late, now, granted());
     let action = acquisition.on(late, Event::Undone);
     assert!(
         matches!(action, Action::Claim { fresh: true, .. }),
         "{action:?}"
     );
-    let action = acquisition.on(
-        late,
-        Event::Answered {
-            sent: late,
-            reply: granted(),
-        },
-    );
+    let action = answered(&mut acquisition, late, late, granted());
     assert!(matches!(action, Action::Finish));
     assert!(acquisition.into_outcome().is_ok());
 }
@@ -140,7 +120,7 @@ fn a_waiter_does_not_start_over_at_its_deadline() {
     let deadline = plan.deadline;
     let (mut acquisition, _) = Acquisition::start(plan, now);
     let reply = granted();
-    let action = acquisition.on(deadline, Event::Answered { sent: now, reply });
+    let action = answered(&mut acquisition, deadline, now, reply);
     assert!(matches!(action, Action::Discard(_)), "{action:?}");
     let action = acquisition.on(deadline, Event::Undone);
     assert!(matches!(action, Action::Finish), "{action:?}");
@@ -155,7 +135,7 @@ fn an_error_that_repeating_cannot_mend_ends_the_wait() {
         "a list",
     ));
     assert!(matches!(
-        acquisition.on(now, Event::Answered { sent: now, reply }),
+        answered(&mut acquisition, now, now, reply),
         Action::Finish
     ));
 }
@@ -166,6 +146,6 @@ fn a_grant_that_arrives_just_at_its_end_is_none() {
     let (mut acquisition, _) = Acquisition::start(plan, now);
     let end = valid_until(now, TTL);
     let reply = granted();
-    let action = acquisition.on(end, Event::Answered { sent: now, reply });
+    let action = answered(&mut acquisition, end, now, reply);
     assert!(matches!(action, Action::Discard(_)), "{action:?}");
 }

@@ -6,26 +6,14 @@ use super::*;
 fn a_waiter_claims_again_after_it_asked_to_be_woken() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let action = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(TTL),
-        },
-    );
+    let action = answered(&mut acquisition, now, now, held(TTL));
     assert!(matches!(action, Action::Watch));
     let action = acquisition.on(now, Event::Watched(true));
     assert!(
         matches!(action, Action::Claim { .. }),
         "the key may have become free in between"
     );
-    let action = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(TTL),
-        },
-    );
+    let action = answered(&mut acquisition, now, now, held(TTL));
     let Action::Sleep {
         until,
         wakeable: true,
@@ -47,13 +35,7 @@ fn a_poller_sleeps_no_longer_than_the_holders_lease() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan, now);
     let soon = Duration::from_millis(3);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(soon),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, held(soon));
     let action = acquisition.on(now, Event::Watched(false));
     let Action::Sleep { until, .. } = action else {
         panic!("{action:?}")
@@ -114,13 +96,7 @@ fn a_waiter_retries_an_unreachable_store_until_its_deadline_and_then_says_so() {
             Action::Claim { not_after, .. } => {
                 assert!(now < not_after && not_after <= deadline);
                 claims += 1;
-                acquisition.on(
-                    now,
-                    Event::Answered {
-                        sent: now,
-                        reply: refused_connection(),
-                    },
-                )
+                answered(&mut acquisition, now, now, refused_connection())
             }
             Action::Sleep { until, .. } => {
                 now = until;
@@ -143,13 +119,7 @@ fn a_last_claim_that_its_deadline_cut_short_does_not_hide_who_holds_the_lock() {
         let (plan, start) = plan(Some(Duration::from_secs(5)));
         let deadline = plan.deadline;
         let (mut acquisition, _) = Acquisition::start(plan, start);
-        let _ = acquisition.on(
-            start,
-            Event::Answered {
-                sent: start,
-                reply: held(TTL),
-            },
-        );
+        let _ = answered(&mut acquisition, start, start, held(TTL));
         let _ = acquisition.on(start, Event::Watched(false));
         let sent = deadline.saturating_sub(Duration::from_millis(left));
         let _ = acquisition.on(sent, Event::Woken);
@@ -168,13 +138,7 @@ fn a_last_claim_that_its_deadline_cut_short_does_not_hide_who_holds_the_lock() {
 fn a_cancelled_wait_ends_at_once_and_cleans_up_only_what_may_be_there() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan.clone(), now);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(TTL),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, held(TTL));
     let _ = acquisition.on(now, Event::Watched(false));
     assert!(matches!(
         acquisition.on(now, Event::Cancelled),
@@ -186,20 +150,8 @@ fn a_cancelled_wait_ends_at_once_and_cleans_up_only_what_may_be_there() {
     ));
 
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: lost_reply(),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, lost_reply());
+    let _ = answered(&mut acquisition, now, now, lost_reply());
     let action = acquisition.on(now, Event::Cancelled);
     assert!(
         matches!(
@@ -224,7 +176,7 @@ fn only_the_wait_for_a_mark_ends_with_what_is_done() {
         let (mut acquisition, _) = Acquisition::start(Plan { until_done, ..plan }, now);
         let done = "dlock1 web-3 4121 00000000000000aa 1764000271000 done";
         let reply = Ok(Attempt::Held(Held::new().with_holder_text(done)));
-        let action = acquisition.on(now, Event::Answered { sent: now, reply });
+        let action = answered(&mut acquisition, now, now, reply);
         assert_eq!(matches!(action, Action::Finish), ends, "{action:?}");
     }
 }
@@ -233,16 +185,10 @@ fn only_the_wait_for_a_mark_ends_with_what_is_done() {
 fn who_is_woken_after_an_error_pauses_before_the_next_claim_fails_too() {
     let (plan, now) = plan(Some(Duration::from_secs(60)));
     let (mut acquisition, _) = Acquisition::start(plan, now);
-    let _ = acquisition.on(
-        now,
-        Event::Answered {
-            sent: now,
-            reply: held(TTL),
-        },
-    );
+    let _ = answered(&mut acquisition, now, now, held(TTL));
     let _ = acquisition.on(now, Event::Watched(true));
     let reply = refused_connection();
-    let action = acquisition.on(now, Event::Answered { sent: now, reply });
+    let action = answered(&mut acquisition, now, now, reply);
     let Action::Sleep {
         until,
         wakeable: true,

@@ -1,23 +1,35 @@
-//! Counts allocations: where a clock says something else each time, a count says whether the work became more.
+//! Counts allocations and their bytes. Times vary from run to run; a count shows whether there is
+//! more work.
 //!
-//! Whoever links this crate allocates through it. It costs an increment of a number of the thread's own.
+//! Every program that links this crate allocates through it. The cost is two additions to numbers
+//! of the thread.
 
-// An allocator cannot be written without; all that it does is to pass on to the system's.
+// An allocator needs unsafe code. This one only forwards to the system's.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    // Without a destructor, so it is there as long as the thread may allocate.
+    // It has no destructor, so it exists as long as the thread may allocate.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many times this thread allocates while `f` runs; growing an allocation counts as one.
+/// Counts the allocations of this thread while `f` runs. Growing an allocation counts as one.
 pub fn during<T>(f: impl FnOnce() -> T) -> (u64, T) {
     let before = ALLOCATIONS.get();
     let result = f();
     (ALLOCATIONS.get() - before, result)
+}
+
+/// Counts the bytes that this thread allocates while `f` runs and does not free, at least zero.
+pub fn bytes_kept<T>(f: impl FnOnce() -> T) -> (usize, T) {
+    let before = BYTES.get();
+    let result = f();
+    // It wraps around: a thread may free what another one has allocated.
+    let kept = BYTES.get().wrapping_sub(before).cast_signed();
+    (usize::try_from(kept).unwrap_or(0), result)
 }
 
 struct Counting;
@@ -25,34 +37,41 @@ struct Counting;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// SAFETY: each call is passed on to `System` as it is, which keeps the contract; counting does not allocate.
+// SAFETY: each call is forwarded to `System` unchanged, which keeps the contract; counting does not
+// allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(0, layout.size());
         // SAFETY: the caller keeps the contract of this very function.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(0, layout.size());
         // SAFETY: the caller keeps the contract of this very function.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(layout.size(), size);
         // SAFETY: the caller keeps the contract of this very function.
         unsafe { System.realloc(old, layout, size) }
     }
 
     unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        change_bytes(layout.size(), 0);
         // SAFETY: the caller keeps the contract of this very function.
         unsafe { System.dealloc(old, layout) }
     }
 }
 
-fn count() {
+fn count(from: usize, to: usize) {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+    change_bytes(from, to);
+}
+
+fn change_bytes(from: usize, to: usize) {
+    BYTES.set(BYTES.get().wrapping_add(to).wrapping_sub(from));
 }
 
 #[cfg(test)]
@@ -69,5 +88,17 @@ mod tests {
         assert_eq!((again, boxes, *kept.0), (2, 0, 1));
         assert!(count > 0, "starting a thread allocates");
         assert_eq!(during(|| 7), (0, 7));
+    }
+
+    #[test]
+    fn bytes_that_are_freed_again_are_not_kept() {
+        let (bytes, kept) = bytes_kept(|| {
+            drop(vec![0_u8; 1000]);
+            let mut grown = Vec::<u8>::with_capacity(10);
+            grown.reserve_exact(70);
+            grown
+        });
+        assert_eq!((bytes, kept.capacity()), (70, 70));
+        assert_eq!(bytes_kept(|| drop(kept)).0, 0);
     }
 }

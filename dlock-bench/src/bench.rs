@@ -1,4 +1,4 @@
-//! One run: what was asked for, and the servers that its measurements share.
+//! One run: its options, and the servers that its measurements share.
 
 use std::cell::OnceCell;
 
@@ -19,7 +19,7 @@ impl Bench {
         }
     }
 
-    /// The rivals, started when they are asked for the first time.
+    /// The competitors. They are started at the first call.
     pub(crate) fn entries(&self) -> Result<&[Entry], Failure> {
         match self.entries.get() {
             Some(entries) => Ok(entries),

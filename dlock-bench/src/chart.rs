@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
-/// Left, right, top and bottom of the area of the lines; the names stand to the right of it.
+/// The edges of the area of the lines. The names are to the right of it.
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 480.0;
 const TOP: f64 = 52.0;
 const BOTTOM: f64 = 340.0;
-/// Names do not come nearer to each other.
+/// The least distance between two names.
 const LINE_HEIGHT: f64 = 16.0;
-/// Told apart by people who see few colours, too (Okabe and Ito).
+/// Colours that people with colour blindness can tell apart (Okabe and Ito).
 const COLOURS: [&str; 6] = [
     "#888888", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7",
 ];
@@ -24,7 +24,8 @@ pub(crate) struct Chart {
     pub(crate) lines: Vec<Line>,
 }
 
-/// Points from left to right, all above zero. One without points is not drawn, but has its colour, so that charts of the same things agree.
+/// Points from left to right, all above zero. A line without points is not drawn but keeps its
+/// colour, so that several charts use the same colours.
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
@@ -101,7 +102,7 @@ impl Chart {
         svg
     }
 
-    /// At which height the name of each line stands: at its end, pushed down from the one above it if need be.
+    /// The height of each line's name: at the end of the line, but below the name above it.
     fn labels(&self, y: &Axis) -> Vec<f64> {
         let end = |line: &Line| line.points.last().map_or(BOTTOM, |point| y.at(point.1));
         let mut heights: Vec<f64> = self.lines.iter().map(end).collect();
@@ -148,7 +149,7 @@ impl Axis {
         self.from + part * (self.to - self.from)
     }
 
-    /// The powers of ten, and where they are.
+    /// The powers of ten and their positions.
     fn ticks(&self) -> Vec<(f64, f64)> {
         let mut ticks = Vec::new();
         let mut power = self.low;

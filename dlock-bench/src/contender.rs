@@ -1,14 +1,15 @@
-//! One process of a crowd that contends for a lock. The program that measures tells it over its standard input what to do; it tells when
-//! things happened, on the clock that all processes of a machine share.
+//! One of several processes that contend for a lock. It reads commands of the measuring program
+//! from its standard input, and reports the times of events on the clock that all processes of a
+//! machine share.
 //!
 //! | line | |
 //! | --- | --- |
-//! | `ready` | said once |
-//! | `wait THREAD MILLIS` | told: the thread shall acquire, hold for so long and release |
-//! | `granted THREAD NANOS` | said as soon as it holds |
-//! | `released THREAD NANOS` | said when it is told to wait again: not at once, so that writing it delays nobody |
-//! | `pairs MILLIS` | told: acquire and release on the first thread for so long |
-//! | `turn NANOS TIME…` | said then: how long it took altogether, and each pair |
+//! | `ready` | sent once |
+//! | `wait THREAD MILLIS` | received: the thread acquires, holds for that time and releases |
+//! | `granted THREAD NANOS` | sent as soon as it holds |
+//! | `released THREAD NANOS` | sent when the next `wait` arrives: not at once, so that writing it delays nobody |
+//! | `pairs MILLIS` | received: acquire and release on the first thread for that time |
+//! | `turn NANOS TIME…` | sent then: how long it took altogether, and each pair |
 //!
 //! This file is also part of the programs of the peers, so it knows nothing of dlock.
 
@@ -19,40 +20,40 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What can go wrong.
+/// Any error.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Somebody who wants the lock, on a thread of his own.
+/// A client that contends for the lock, on its own thread.
 pub(crate) trait Contender: Send {
-    /// Waits for as long as it takes.
+    /// Waits until it has the lock.
     fn acquire(&mut self) -> Result<(), Failure>;
 
-    /// Only after [`acquire`](Self::acquire).
+    /// Called only after [`acquire`](Self::acquire).
     fn release(&mut self) -> Result<(), Failure>;
 }
 
-/// Does what it is told until its standard input ends.
+/// Carries out commands until the standard input ends.
 pub(crate) fn contend(contenders: Vec<Box<dyn Contender>>) -> Result<(), Failure> {
     let mut contenders = contenders.into_iter();
     let mut first = contenders.next().ok_or("nobody contends")?;
-    say("ready");
-    let mut told = io::stdin().lock().lines();
-    let mut line = told.next().transpose()?;
+    write_line("ready");
+    let mut commands = io::stdin().lock().lines();
+    let mut line = commands.next().transpose()?;
     while let Some(millis) = line.as_deref().and_then(|line| line.strip_prefix("pairs ")) {
-        say(&pairs(&mut *first, Duration::from_millis(millis.parse()?))?);
-        line = told.next().transpose()?;
+        write_line(&pairs(&mut *first, Duration::from_millis(millis.parse()?))?);
+        line = commands.next().transpose()?;
     }
     let threads: Vec<_> = std::iter::once(first)
         .chain(contenders)
         .enumerate()
         .map(|(number, mut contender)| {
-            let (tell, told) = channel();
+            let (send, holds) = channel();
             thread::spawn(move || {
-                if let Err(error) = take_turns(number, &mut *contender, &told) {
-                    say(&format!("failed {number} {error}"));
+                if let Err(error) = take_turns(number, &mut *contender, &holds) {
+                    write_line(&format!("failed {number} {error}"));
                 }
             });
-            tell
+            send
         })
         .collect();
     while let Some(text) = line {
@@ -60,25 +61,25 @@ pub(crate) fn contend(contenders: Vec<Box<dyn Contender>>) -> Result<(), Failure
         let mut number = || words.next().unwrap_or_default().parse::<u64>();
         let (thread, millis) = (usize::try_from(number()?)?, number()?);
         threads[thread].send(Duration::from_millis(millis))?;
-        line = told.next().transpose()?;
+        line = commands.next().transpose()?;
     }
-    // Whoever waits need not wait on.
+    // End even if threads still wait.
     std::process::exit(0);
 }
 
 fn take_turns(
     number: usize,
     contender: &mut dyn Contender,
-    told: &Receiver<Duration>,
+    holds: &Receiver<Duration>,
 ) -> Result<(), Failure> {
     let mut released = None;
-    for hold in told {
+    for hold in holds {
         if let Some(at) = released {
-            say(&format!("released {number} {at}"));
+            write_line(&format!("released {number} {at}"));
         }
         contender.acquire()?;
         let granted = now();
-        say(&format!("granted {number} {granted}"));
+        write_line(&format!("granted {number} {granted}"));
         thread::sleep(hold);
         contender.release()?;
         released = Some(now());
@@ -105,7 +106,7 @@ pub(crate) fn now() -> u64 {
     part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
-fn say(line: &str) {
-    // If nobody listens any more, the end of the standard input says so as well.
+fn write_line(line: &str) {
+    // If the reader is gone, the standard input ends too, which ends this process.
     let _ = writeln!(io::stdout().lock(), "{line}");
 }

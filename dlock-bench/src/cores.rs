@@ -1,7 +1,8 @@
-//! On which cores clients and servers run.
+//! Chooses the cores on which clients and servers run.
 //!
-//! A wake-up across cores costs several times one on the same core, and a run that is not pinned drifts between the two. So everything is
-//! measured both ways: server and clients share a core, or have one each.
+//! A wake-up across cores costs several times as much as one on the same core, and without pinning
+//! a run changes between the two. So everything is measured both ways: server and clients share a
+//! core, or have a core each.
 
 use std::fs;
 use std::thread;
@@ -11,7 +12,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Failure;
 
-/// One of the two ways.
+/// One of the two placements.
 #[derive(Clone, Copy)]
 pub(crate) struct Cores {
     pub(crate) name: &'static str,
@@ -20,7 +21,7 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// Both ways; on a machine of one core only the one.
+    /// Both placements; on a machine with one core only the first.
     pub(crate) fn both() -> Result<Vec<Self>, Failure> {
         let allowed = sched_getaffinity(None)?;
         let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
@@ -35,7 +36,7 @@ impl Cores {
         Ok(ways)
     }
 
-    /// Puts a server, with all the threads that it has, where servers run.
+    /// Moves a server with all its threads to the core of servers.
     pub(crate) fn pin_server(self, pid: u32) -> Result<(), Failure> {
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let id = thread?.file_name().to_string_lossy().parse()?;
@@ -44,7 +45,8 @@ impl Cores {
         Ok(())
     }
 
-    /// Runs `work` on a thread where clients run. The threads and processes that it starts run there too.
+    /// Runs `work` on a thread on the core of clients. The threads and processes that it starts run
+    /// there too.
     pub(crate) fn on_client<T: Send>(
         self,
         work: impl FnOnce() -> Result<T, Failure> + Send,

@@ -1,56 +1,58 @@
-//! Who contends where.
+//! The competitors on their stores.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use dlock_testkit::servers::{MemcachedServer, RedisServer};
+use dlock_test_servers::{MemcachedServer, RedisServer};
 
 use crate::Failure;
-use crate::by_hand::{ByHand, is_pong, packed};
+use crate::competitor::Competitor;
 use crate::contender::now;
-use crate::measure::wait_until_grown_up;
 use crate::options::Options;
-use crate::rival::Rival;
+use crate::raw_client::{RawClient, is_pong, packed};
 use crate::rounds::{Operation, Threads};
-use crate::stage::Stage;
+use crate::servers::{Servers, wait_until_it_grants};
 
-/// A rival, and where it keeps its locks.
+/// A competitor, and the store of its locks.
 pub(crate) struct Entry {
-    pub(crate) rival: Rival,
-    pub(crate) stage: Stage,
+    pub(crate) competitor: Competitor,
+    pub(crate) servers: Servers,
 }
 
 impl Entry {
-    /// How many commands clients have sent so far; `None` where there is no server.
+    /// The number of commands that clients have sent so far; `None` without a server.
     pub(crate) fn commands(&self) -> Option<u64> {
-        self.stage.commands(self.rival.plain)
+        self.servers.commands(self.competitor.plain)
     }
 }
 
-/// dlock on each of its stores, and the peers. The first one is on Redis.
+/// dlock on each of its stores, and the peers. The first entry is on Redis.
 pub(crate) fn all(options: &Options) -> Result<Vec<Entry>, Failure> {
-    let redis = || Stage::Redis(RedisServer::start());
+    let redis = || Servers::Redis(RedisServer::start());
     let memcached = MemcachedServer::start();
-    wait_until_grown_up(&memcached)?;
-    let memcached = Stage::Memcached(memcached);
-    let folder = Stage::Folder(tempfile::tempdir()?);
-    let entry = |rival, stage| Entry { rival, stage };
+    wait_until_it_grants(&memcached)?;
+    let memcached = Servers::Memcached(memcached);
+    let folder = Servers::Folder(tempfile::tempdir()?);
+    let entry = |competitor, servers| Entry {
+        competitor,
+        servers,
+    };
     let mut entries = vec![
-        entry(Rival::dlock("dlock, Redis")?, redis()),
-        entry(Rival::dlock("dlock, memcached")?, memcached),
-        entry(Rival::dlock("dlock, file")?, folder),
+        entry(Competitor::dlock("dlock, Redis")?, redis()),
+        entry(Competitor::dlock("dlock, memcached")?, memcached),
+        entry(Competitor::dlock("dlock, file")?, folder),
     ];
-    entries.extend(Rival::rslock(options)?.map(|rival| entry(rival, redis())));
+    entries.extend(Competitor::rslock(options)?.map(|competitor| entry(competitor, redis())));
     Ok(entries)
 }
 
-/// A PING to the first of them, over and over: the least that a message takes.
+/// Repeated PINGs to the server of the first entry: the least time of a message.
 pub(crate) fn round_trip(entries: &[Entry]) -> Result<Threads, Failure> {
     Ok(Threads::new("PING", vec![ping(entries)?]))
 }
 
-/// The same, each after a pause: a core that sleeps takes a while to begin.
+/// The same with a pause before each: an idle core takes a while to wake up.
 pub(crate) fn rested_round_trips(
     entries: &[Entry],
     pause: Duration,
@@ -68,10 +70,10 @@ pub(crate) fn rested_round_trips(
 }
 
 fn ping(entries: &[Entry]) -> Result<Operation, Failure> {
-    let Some(Stage::Redis(server)) = entries.first().map(|entry| &entry.stage) else {
+    let Some(Servers::Redis(server)) = entries.first().map(|entry| &entry.servers) else {
         return Err("the first entry is not on Redis".into());
     };
-    let by_hand = Arc::new(ByHand::to(server.address(), 1)?);
+    let raw_client = Arc::new(RawClient::to(server.address(), 1)?);
     let ping = packed(&["PING"]);
-    Ok(Box::new(move || Ok(by_hand.redis(&ping, is_pong)?)))
+    Ok(Box::new(move || Ok(raw_client.redis(&ping, is_pong)?)))
 }

@@ -1,29 +1,32 @@
-//! Measures dlock beside the bare wire and beside other libraries, in one run: `cargo run --release -p dlock-bench -- --help`.
+//! Measures dlock, the bare wire and other libraries in one run: `cargo run --release -p
+//! dlock-bench -- --help`.
 //!
-//! It is a library only for its own tests, which count, and for the programs of its peers.
+//! It is a library only for its own tests and for the programs of its peers.
 
 #![deny(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod allocations;
 mod bench;
-mod by_hand;
 mod chart;
+mod competitor;
+mod competitor_pairs;
 mod contender;
+mod contender_tasks;
+mod contenders;
 mod cores;
-mod crowd;
 mod entry;
-mod follower;
 mod machine;
 mod measure;
 mod options;
+mod raw_client;
+mod recording_proxy;
 mod report;
-mod rival;
-mod rival_pairs;
 mod rounds;
 mod series;
-mod stage;
-mod tap;
+mod servers;
+mod tasks;
+mod turn_tracker;
 
 use std::env;
 use std::process::ExitCode;
@@ -33,7 +36,7 @@ use bench::Bench;
 use options::Options;
 use report::Report;
 
-/// Whatever goes wrong ends the run: half a measurement is none.
+/// Any error. It ends the run, since a partial measurement is useless.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The whole program.
@@ -54,12 +57,20 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<(), Failure> {
     let words: Vec<String> = env::args().skip(1).collect();
-    if let Some(("contend", words)) = words.split_first().map(|(first, rest)| (&**first, rest)) {
-        return rival::contend(words);
+    // The parts of this program that measurements start as processes.
+    if let Some((part, words)) = words.split_first() {
+        match &**part {
+            "contend" => return competitor::contend(words),
+            "contend-tasks" => return contender_tasks::contend(words),
+            "job" => return measure::job(words),
+            "memory" => return measure::memory(words),
+            _ => {}
+        }
     }
-    let options = Options::parse(lexopt::Parser::from_env())?;
+    let names: Vec<_> = measure::ALL.iter().map(|(name, _)| *name).collect();
+    let options = Options::parse(lexopt::Parser::from_env(), &names)?;
     if options.help {
-        print!("{}", options::help());
+        print!("{}", options::help(&names));
         return Ok(());
     }
     let start = Instant::now();

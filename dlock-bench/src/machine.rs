@@ -1,4 +1,4 @@
-//! Where it was measured: without that no figure means anything.
+//! Describes the machine, without which the figures mean nothing.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use rustix::system::uname;
 use crate::Failure;
 use crate::options::Options;
 
-/// Lines of Markdown.
+/// The description as Markdown.
 pub(crate) fn describe(options: &Options) -> Result<String, Failure> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let cpu = cpu
@@ -41,7 +41,7 @@ pub(crate) fn describe(options: &Options) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// What a program says of its version, in its first line.
+/// The first line of a program's output about its version.
 pub(crate) fn version(program: &str, argument: &str) -> Result<String, Failure> {
     let output = Command::new(program).arg(argument).output();
     let output = output.map_err(|error| format!("cannot run `{program}`: {error}"))?;
@@ -49,17 +49,17 @@ pub(crate) fn version(program: &str, argument: &str) -> Result<String, Failure> 
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// How long a process, with all its threads, has run on a core so far, to a hundredth of a second.
+/// The CPU time of a process with all its threads so far, to a hundredth of a second.
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration, Failure> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name of the program, in parentheses, may hold anything.
+    // The name of the program, in parentheses, may contain any characters.
     let fields = stat
         .rsplit_once(')')
         .map(|(_, rest)| rest.split_whitespace());
     let ticks = |field: Option<&str>| field.and_then(|ticks| ticks.parse::<u64>().ok());
     // utime and stime, the 14th and 15th of all.
     let times = fields.and_then(|mut fields| Some((ticks(fields.nth(11))?, ticks(fields.next())?)));
-    let (user, system) = times.ok_or("an odd line in /proc")?;
+    let (user, system) = times.ok_or("a malformed line in /proc")?;
     Ok(Duration::from_millis(
         (user + system) * 1000 / clock_ticks_per_second(),
     ))

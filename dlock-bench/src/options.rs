@@ -1,4 +1,4 @@
-//! What the command line says.
+//! The command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,17 +6,15 @@ use std::time::Duration;
 use lexopt::Arg::{Long, Short};
 use lexopt::ValueExt;
 
-use crate::measure;
-
 const HELP: &str = "\
-Measures dlock beside the bare wire and beside other libraries, on servers of its own, and prints Markdown.
+Measures dlock, the bare wire and other libraries, on servers of its own, and prints Markdown.
 
 usage: dlock-bench [OPTIONS]
 
-  --only NAME    this measurement and no other; may be given more than once
+  --only NAME    only this measurement; may be given more than once
   --out FOLDER   write the tables (results.md) and the charts (*.svg) there as well
-  --no-peers     without other libraries, which are built from the registry
-  --quick        without them, a few seconds in all: shows that everything runs, and says nothing about speed
+  --no-peers     leave out other libraries, which are built from the registry
+  --quick        a few seconds, without peers: shows that everything runs; the figures mean nothing
 
 measurements:";
 
@@ -29,13 +27,14 @@ pub(crate) struct Options {
     pub(crate) help: bool,
 }
 
-pub(crate) fn help() -> String {
-    let names: Vec<_> = measure::ALL.iter().map(|(name, _)| *name).collect();
+/// What `--help` prints, with the names of the measurements.
+pub(crate) fn help(names: &[&str]) -> String {
     format!("{HELP} {}\n", names.join(", "))
 }
 
 impl Options {
-    pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Self, lexopt::Error> {
+    /// Reads the command line of a program that has these measurements.
+    pub(crate) fn parse(mut parser: lexopt::Parser, names: &[&str]) -> Result<Self, lexopt::Error> {
         let mut options = Options {
             peers: true,
             ..Options::default()
@@ -44,7 +43,7 @@ impl Options {
             match argument {
                 Long("only") => {
                     let name = parser.value()?.string()?;
-                    if !measure::ALL.iter().any(|(known, _)| *known == name) {
+                    if !names.contains(&&*name) {
                         return Err(format!("there is no measurement {name:?}; see --help").into());
                     }
                     options.only.push(name);
@@ -59,17 +58,17 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether this measurement is wanted.
+    /// Returns whether to run this measurement.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
 
-    /// The first in a full run, the second in a quick one.
+    /// The first value in a full run, the second in a quick one.
     pub(crate) fn either<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
     }
 
-    /// How often variants take turns.
+    /// The number of rounds, in each of which every subject has a turn.
     pub(crate) fn rounds(&self) -> usize {
         self.either(15, 2)
     }
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<Options, lexopt::Error> {
-        Options::parse(lexopt::Parser::from_args(words))
+        Options::parse(lexopt::Parser::from_args(words), &["redis-pairs"])
     }
 
     #[test]
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn a_wrong_command_line_is_refused() {
         for words in [&["--only", "x"][..], &["--only"], &["x"], &["--fast"]] {
             assert!(parse(words).is_err(), "{words:?}");
         }

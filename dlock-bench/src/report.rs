@@ -1,4 +1,4 @@
-//! What is told: Markdown, with charts beside it.
+//! The report: Markdown, and charts in files of their own.
 
 use std::fmt;
 use std::fs;
@@ -6,20 +6,23 @@ use std::path::Path;
 
 use crate::Failure;
 
-/// The whole of it.
+/// The widest line of a page, but for tables.
+const COLUMNS: usize = 100;
+
+/// The whole report.
 pub(crate) struct Report {
     machine: String,
     sections: Vec<Section>,
 }
 
-/// What one measurement says.
+/// The results of one measurement.
 #[derive(Default)]
 pub(crate) struct Section {
     pub(crate) title: String,
-    /// What was done, in a sentence or two.
+    /// What was measured, in a sentence or two.
     pub(crate) text: String,
     pub(crate) tables: Vec<Table>,
-    /// File names, and what is in them.
+    /// The names and contents of files.
     pub(crate) charts: Vec<(String, String)>,
 }
 
@@ -71,7 +74,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "## {}\n\n{}\n", self.title, self.text)?;
+        writeln!(f, "## {}\n\n{}\n", self.title, wrapped(&self.text))?;
         for (name, _) in &self.charts {
             writeln!(f, "![{}]({name})\n", self.title)?;
         }
@@ -93,7 +96,26 @@ impl fmt::Display for Table {
     }
 }
 
-/// Nanoseconds as microseconds, or milliseconds where those are many, to three digits.
+/// The same words in lines of at most [`COLUMNS`], as all pages have them.
+fn wrapped(text: &str) -> String {
+    let mut wrapped = String::with_capacity(text.len());
+    let mut columns = 0;
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        if columns > 0 && columns + 1 + width > COLUMNS {
+            wrapped.push('\n');
+            columns = 0;
+        } else if columns > 0 {
+            wrapped.push(' ');
+            columns += 1;
+        }
+        wrapped.push_str(word);
+        columns += width;
+    }
+    wrapped
+}
+
+/// Formats nanoseconds as microseconds or milliseconds, to three digits.
 pub(crate) fn time(nanos: f64) -> String {
     let micros = nanos / 1e3;
     match micros.abs() {
@@ -119,6 +141,17 @@ pub(crate) fn or_dash(cell: Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_wrapped_as_the_pages_are_and_keeps_its_words() {
+        let text = "*raw*: ".to_owned() + &"`µ` zzzz ".repeat(40);
+        let wrapped = wrapped(&text);
+        assert!(wrapped.split_whitespace().eq(text.split_whitespace()));
+        let widths: Vec<_> = wrapped.lines().map(|line| line.chars().count()).collect();
+        assert_eq!(widths.iter().max(), Some(&COLUMNS), "{wrapped}");
+        assert!(widths[..widths.len() - 1].iter().all(|width| *width > 90));
+        assert_eq!(super::wrapped(""), "");
+    }
 
     #[test]
     fn times_are_readable() {

@@ -1,4 +1,5 @@
-//! Turn and turn about: what is compared is measured in the same seconds, so that a machine that slows down slows all of it.
+//! Lets subjects take turns: what is compared is measured in the same seconds, so that a slow
+//! machine slows down all of it.
 
 use std::sync::Barrier;
 use std::thread;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::series::{Series, Turn};
 
-/// Something that can be measured for a turn.
+/// A subject of a measurement, which runs in turns.
 pub(crate) trait Subject {
     /// Its name in the table.
     fn name(&self) -> &str;
@@ -23,7 +24,7 @@ pub(crate) type Operation = Box<dyn FnMut() -> Result<(), Failure> + Send>;
 pub(crate) struct Threads {
     name: String,
     operations: Vec<Operation>,
-    /// How many times it is run between two looks at the clock.
+    /// The number of operations between two readings of the clock.
     batch: u32,
 }
 
@@ -36,7 +37,8 @@ impl Threads {
         }
     }
 
-    /// Looks at the clock after this many operations only, for what takes hardly longer than the look.
+    /// Reads the clock only after `of` operations, for operations that take hardly longer than a
+    /// reading.
     pub(crate) fn in_batches(mut self, of: u32) -> Self {
         self.batch = of;
         self
@@ -85,7 +87,7 @@ fn repeat(operation: &mut Operation, lasts: Duration, batch: u32) -> Result<Turn
         for _ in 0..batch {
             operation()?;
         }
-        // The end of one is the beginning of the next: one look at the clock each.
+        // The end of one operation is the beginning of the next: one reading of the clock each.
         let elapsed = start.elapsed();
         turn.times.push(nanos((elapsed - turn.elapsed) / batch));
         turn.operations += u64::from(batch);
@@ -98,7 +100,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Lets them take turns, after one that does not count.
+/// Lets the subjects take turns. The first turn of each does not count.
 pub(crate) fn interleaved(
     subjects: &mut [Box<dyn Subject + '_>],
     rounds: usize,
@@ -114,7 +116,7 @@ pub(crate) fn interleaved(
     }
     for round in 0..rounds {
         for place in 0..subjects.len() {
-            // Another one begins each time: nobody always comes after the same one.
+            // Another subject begins each round, so that no subject always follows the same one.
             let at = (place + round) % subjects.len();
             series[at].turns.push(subjects[at].turn(lasts)?);
         }
@@ -127,9 +129,9 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
 
-    struct Told<'a>(&'a str, &'a RefCell<String>);
+    struct Recorded<'a>(&'a str, &'a RefCell<String>);
 
-    impl Subject for Told<'_> {
+    impl Subject for Recorded<'_> {
         fn name(&self) -> &str {
             self.0
         }
@@ -144,7 +146,7 @@ mod tests {
     fn each_has_its_turn_in_each_round_and_another_one_begins() {
         let order = RefCell::new(String::new());
         let mut subjects =
-            ["a", "b", "c"].map(|name| Box::new(Told(name, &order)) as Box<dyn Subject + '_>);
+            ["a", "b", "c"].map(|name| Box::new(Recorded(name, &order)) as Box<dyn Subject + '_>);
         let series = interleaved(&mut subjects, 3, Duration::ZERO).unwrap();
         assert_eq!(
             *order.borrow(),
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_in_batches_is_counted_one_by_one() {
+    fn operations_in_batches_are_counted_one_by_one() {
         let nothing: Operation = Box::new(|| Ok(()));
         let mut threads = Threads::new("nothing", vec![nothing]).in_batches(10);
         let turn = threads.turn(Duration::from_millis(1)).unwrap();

@@ -1,8 +1,8 @@
-//! What was measured of one thing, turn by turn, and what is said of it.
+//! The measurements of one subject, turn by turn, and statistics about them.
 
 use std::time::Duration;
 
-/// One turn: how long each operation took, and all of them together.
+/// One turn: the time of each operation, and of all together.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Turn {
     /// In nanoseconds.
@@ -22,7 +22,7 @@ impl Turn {
     }
 }
 
-/// All turns of one thing.
+/// All turns of one subject.
 #[derive(Debug, Clone)]
 pub(crate) struct Series {
     pub(crate) name: String,
@@ -46,12 +46,13 @@ impl Series {
         quantile_of(self.turns.iter().map(Turn::rate).collect(), 0.5)
     }
 
-    /// How many times as long an operation takes as one of `base`: of each turn's median beside the other's of the same round.
+    /// The ratio of an operation's time to that of `base`. Each round gives one ratio, of the
+    /// medians of the two turns.
     pub(crate) fn latency_ratio(&self, base: &Series) -> Spread {
         self.ratio(base, Turn::median)
     }
 
-    /// How many times as many operations are done.
+    /// The ratio of the rates.
     pub(crate) fn rate_ratio(&self, base: &Series) -> Spread {
         self.ratio(base, Turn::rate)
     }
@@ -62,7 +63,7 @@ impl Series {
     }
 }
 
-/// A median, and between what eight of ten lie.
+/// A median, and the range of the middle eight tenths.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -71,7 +72,9 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    pub(crate) fn of(values: Vec<f64>) -> Self {
+    /// Leaves out rounds without a result, which a short run on an overloaded machine has.
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
+        values.retain(|value| value.is_finite());
         Spread {
             low: quantile_of(values.clone(), 0.1),
             high: quantile_of(values.clone(), 0.9),
@@ -83,11 +86,15 @@ impl Spread {
 impl std::fmt::Display for Spread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Spread { median, low, high } = self;
+        if median.is_nan() {
+            return write!(f, "–");
+        }
         write!(f, "{median:.2} ({low:.2}–{high:.2})")
     }
 }
 
-/// The smallest value that this part of all is not above; not a number if there is none.
+/// The quantile `at`: the smallest value that this part of all values does not exceed; not a number
+/// without values.
 pub(crate) fn quantile(times: &[u64], at: f64) -> f64 {
     quantile_of(times.iter().copied().map(float).collect(), at)
 }
@@ -106,7 +113,7 @@ pub(crate) fn quantile_of(mut values: Vec<f64>, at: f64) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// As a float; nothing that is counted here is so large that it loses a digit.
+/// Converts a count to a float. No count here is so large that it loses a digit.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn float(count: u64) -> f64 {
     count as f64
@@ -138,8 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_round_without_a_result_is_left_out() {
+        let spread = Spread::of(vec![f64::NAN, 2.0, f64::INFINITY]);
+        assert_eq!(spread.to_string(), "2.00 (2.00–2.00)");
+        assert_eq!(Spread::of(vec![f64::NAN]).to_string(), "–");
+    }
+
+    #[test]
     fn a_ratio_compares_turns_of_the_same_round() {
-        // The machine became three times as slow meanwhile, for both.
+        // The machine becomes three times as slow meanwhile, for both.
         let (base, ours) = (series(&[10, 20, 30]), series(&[20, 40, 60]));
         assert_eq!(ours.latency_ratio(&base).to_string(), "2.00 (2.00–2.00)");
         assert_eq!(ours.rate_ratio(&base).to_string(), "0.50 (0.50–0.50)");

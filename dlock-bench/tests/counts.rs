@@ -1,41 +1,191 @@
-//! What a pair of acquire and release costs, counted. A clock says something else on each machine; these numbers do not, so they are bounds
-//! that hold everywhere. Whoever makes a pair cheaper lowers them.
+//! The counted cost of a pair of acquire and release. Times differ from machine to machine, but
+//! these numbers do not, so the bounds hold everywhere. Lower them when a pair becomes cheaper.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dlock_bench::allocations;
-use dlock_core::{Lock, MemoryDatastore, Store};
+use dlock_core::aio::{self, AsyncDatastore};
+use dlock_core::{
+    AcquireOutcome, Claim, Clock, Datastore, Lock, LockEvent, MemoryDatastore, Store,
+};
 use dlock_file::FileDatastore;
 use dlock_memcache::MemcacheDatastore;
 use dlock_redis::RedisDatastore;
-use dlock_testkit::faults::Proxy;
-use dlock_testkit::servers::{MemcachedServer, RedisServer};
+use dlock_test_servers::faults::Proxy;
+use dlock_test_servers::{MemcachedServer, RedisServer};
+use tokio::runtime::Builder;
 
-/// Round trips of a pair, and so commands: one to acquire and one to release.
+/// The round trips of a pair, which are also its commands: one to acquire and one to release.
 const TRIPS: u64 = 2;
-/// For a machine with more work than cores.
+/// Generous, for an overloaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-// Allocations of a pair on the calling thread: a little above what was counted, since a name may be longer elsewhere. In memory it is core alone.
+// The most allocations of a pair on the calling thread: a little above the counted number, since a
+// host name may be longer elsewhere. The store in memory shows core alone.
 const CORE_ALLOCATIONS: u64 = 4;
 const REDIS_ALLOCATIONS: u64 = 4;
 const MEMCACHED_ALLOCATIONS: u64 = 10;
 const FILE_ALLOCATIONS: u64 = 52;
+// An async pair, with all that a runtime of one thread does for it: exactly the counted numbers. It
+// has more than a blocking pair, since the futures of the acquire, of the release and of the calls
+// in them are boxed: they go on in the background when they are dropped.
+const ASYNC_CORE_ALLOCATIONS: u64 = 8;
+const ASYNC_REDIS_ALLOCATIONS: u64 = 10;
+const ASYNC_MEMCACHED_ALLOCATIONS: u64 = 14;
 
-/// Acquires and releases; a fresh memcached grants nothing for its first seconds.
+/// Acquires and releases. The first acquire may have to wait: a fresh memcached grants nothing for
+/// its first seconds.
 fn pair(lock: &Lock) {
-    let guard = lock.acquire_within(PATIENCE).expect("nobody else wants it");
-    guard.release().expect("nobody else had it");
+    let guard = lock
+        .acquire_within(PATIENCE)
+        .expect("there is no other claimant");
+    guard.release().expect("there is no other holder");
 }
 
-/// Allocations of a pair, but for the first one, which opens a connection, starts threads and fills buffers.
+/// The allocations of a pair after the first one, which opens a connection, starts threads and
+/// fills buffers.
 fn allocations_of_a_pair(store: impl Into<Store>) -> u64 {
     let lock = Lock::new(store, "counted");
     pair(&lock);
-    // The least of some: now and then a map grows.
+    // The least of several, since now and then a map grows.
     let counts = (0..20).map(|_| allocations::during(|| pair(&lock)).0);
     counts.min().unwrap_or_default()
+}
+
+/// An async pair, as [`pair`].
+async fn async_pair(lock: &aio::Lock) {
+    let guard = lock.acquire_within(PATIENCE).await;
+    let guard = guard.expect("there is no other claimant");
+    guard.release().await.expect("there is no other holder");
+}
+
+/// The allocations of an async pair on a runtime of one thread, as [`allocations_of_a_pair`].
+fn allocations_of_an_async_pair(store: impl Into<aio::Store>) -> u64 {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime starts");
+    let lock = aio::Lock::new(store, "counted");
+    runtime.block_on(async_pair(&lock));
+    let counted = || allocations::during(|| runtime.block_on(async_pair(&lock))).0;
+    (0..20).map(|_| counted()).min().unwrap_or_default()
+}
+
+/// How many locks are held, and how many tasks wait.
+const MANY: usize = 10_000;
+/// The most bytes of a held lock, with its guard.
+const HELD_BYTES: usize = 1024;
+/// The most bytes of a task that waits, with tokio's part of it.
+const WAITING_BYTES: usize = 4096;
+
+/// The bytes that each of many held locks keeps, on a runtime of one thread.
+fn bytes_of_a_held_lock(store: impl Into<aio::Store>) -> usize {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime starts");
+    let store = store.into();
+    // The first one starts threads and opens connections.
+    let first = runtime.block_on(aio::Lock::new(&store, "first").try_acquire());
+    let hold_many = async {
+        let mut guards = Vec::with_capacity(MANY);
+        for number in 0..MANY {
+            let lock = aio::Lock::new(&store, format!("counted-{number}"));
+            guards.push(lock.try_acquire().await.expect("nobody else wants it"));
+        }
+        guards
+    };
+    let (bytes, guards) = allocations::bytes_kept(|| runtime.block_on(hold_many));
+    drop((guards, first));
+    bytes / MANY
+}
+
+/// The bytes that each of many tasks keeps while it waits for one lock, on a runtime of one thread.
+fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static) -> usize {
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&waiting);
+    let observer = move |event: &LockEvent<'_>| {
+        count.fetch_add(
+            matches!(event, LockEvent::Waiting { .. }).into(),
+            Ordering::Relaxed,
+        );
+    };
+    let store = aio::Store::builder(datastore).observer(observer).build();
+    let lock = aio::Lock::new(&store, "counted");
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime starts");
+    let guard = runtime.block_on(lock.try_acquire());
+    let wait = async |wanted: usize| {
+        for _ in waiting.load(Ordering::Relaxed)..wanted {
+            let lock = lock.clone();
+            tokio::spawn(async move { lock.acquire().await.map(drop) });
+        }
+        let start = Instant::now();
+        while waiting.load(Ordering::Relaxed) < wanted {
+            assert!(start.elapsed() < PATIENCE * 6, "{waiting:?} tasks wait");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // The first ones start what wakes waiters. The others come a hundred at a time: buffers for all
+    // requests at once would depend on how fast the socket takes them.
+    runtime.block_on(wait(100));
+    let (bytes, ()) = allocations::bytes_kept(|| {
+        for wanted in (100..=MANY).step_by(100) {
+            runtime.block_on(wait(100 + wanted));
+        }
+    });
+    drop(runtime);
+    drop(guard);
+    bytes / MANY
+}
+
+/// The bytes that the store in memory keeps for each of many keys, as a server does elsewhere.
+fn bytes_of_a_record() -> usize {
+    let store = MemoryDatastore::new();
+    let claim = |number| {
+        let key = format!("dlock:counted-{number}");
+        let claim = Claim::new(&*key, &Clock::BOOTTIME, PATIENCE).expect("a valid claim");
+        let granted = Datastore::acquire(&store, &claim, PATIENCE).expect("memory does not fail");
+        assert!(matches!(granted, AcquireOutcome::Granted(_)));
+    };
+    allocations::bytes_kept(|| (0..MANY).for_each(claim)).0 / MANY
+}
+
+#[test]
+fn a_held_async_lock_keeps_at_most_a_kilobyte() {
+    let bytes = bytes_of_a_held_lock(MemoryDatastore::new()) - bytes_of_a_record();
+    assert!((64..=HELD_BYTES).contains(&bytes), "in memory {bytes}");
+    let server = RedisServer::start();
+    let bytes = bytes_of_a_held_lock(RedisDatastore::open(&server.url()).unwrap());
+    assert!((64..=HELD_BYTES).contains(&bytes), "on Redis {bytes}");
+}
+
+#[test]
+fn a_waiting_task_keeps_at_most_four_kilobytes() {
+    let bytes = bytes_of_a_waiting_task(MemoryDatastore::new());
+    assert!((64..=WAITING_BYTES).contains(&bytes), "in memory {bytes}");
+    let server = RedisServer::start();
+    let bytes = bytes_of_a_waiting_task(RedisDatastore::open(&server.url()).unwrap());
+    assert!((64..=WAITING_BYTES).contains(&bytes), "on Redis {bytes}");
+}
+
+#[test]
+fn an_async_pair_in_memory_makes_few_allocations() {
+    let count = allocations_of_an_async_pair(MemoryDatastore::new());
+    assert!(count <= ASYNC_CORE_ALLOCATIONS, "{count}");
+}
+
+#[test]
+fn an_async_pair_on_redis_makes_few_allocations() {
+    let server = RedisServer::start();
+    let count = allocations_of_an_async_pair(RedisDatastore::open(&server.url()).unwrap());
+    assert!(count <= ASYNC_REDIS_ALLOCATIONS, "{count}");
+}
+
+#[test]
+fn an_async_pair_on_memcached_makes_few_allocations() {
+    let server = MemcachedServer::start();
+    let count = allocations_of_an_async_pair(MemcacheDatastore::open(&server.url()).unwrap());
+    assert!(count <= ASYNC_MEMCACHED_ALLOCATIONS, "{count}");
 }
 
 #[test]
@@ -47,14 +197,14 @@ fn a_pair_in_memory_makes_few_allocations() {
 #[test]
 fn a_pair_on_redis_makes_few_allocations() {
     let server = RedisServer::start();
-    let count = allocations_of_a_pair(RedisDatastore::connect(&server.url()).unwrap());
+    let count = allocations_of_a_pair(RedisDatastore::open(&server.url()).unwrap());
     assert!(count <= REDIS_ALLOCATIONS, "{count}");
 }
 
 #[test]
 fn a_pair_on_memcached_makes_few_allocations() {
     let server = MemcachedServer::start();
-    let count = allocations_of_a_pair(MemcacheDatastore::connect(&server.url()).unwrap());
+    let count = allocations_of_a_pair(MemcacheDatastore::open(&server.url()).unwrap());
     assert!(count <= MEMCACHED_ALLOCATIONS, "{count}");
 }
 
@@ -70,7 +220,7 @@ fn a_pair_on_redis_is_two_commands_in_two_round_trips() {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.address());
     let url = format!("redis://{}/", proxy.address());
-    let lock = Lock::new(RedisDatastore::connect(&url).unwrap(), "counted");
+    let lock = Lock::new(RedisDatastore::open(&url).unwrap(), "counted");
     pair(&lock);
     server.reset_calls();
     proxy.reset_counts();
@@ -80,7 +230,7 @@ fn a_pair_on_redis_is_two_commands_in_two_round_trips() {
     let counts = proxy.counts();
     assert_eq!((counts.connections, counts.round_trips), (0, TRIPS));
     let calls = server.calls();
-    // What the scripts call is counted as well; these are sent by clients only.
+    // The server also counts the commands that scripts call. Only clients send these.
     let sent = |names: &[&str]| -> u64 { names.iter().filter_map(|name| calls.get(*name)).sum() };
     assert_eq!(sent(&["evalsha", "eval", "evalsha_ro", "eval_ro"]), TRIPS);
     assert_eq!(
@@ -101,7 +251,7 @@ fn a_pair_on_memcached_is_two_commands_and_one_more_if_it_is_held_for_long() {
     let server = MemcachedServer::start();
     let proxy = Proxy::to(server.address());
     let url = format!("memcache://{}", proxy.address());
-    let lock = Lock::new(MemcacheDatastore::connect(&url).unwrap(), "counted");
+    let lock = Lock::new(MemcacheDatastore::open(&url).unwrap(), "counted");
     pair(&lock);
 
     let before = commands(&server);
@@ -115,14 +265,14 @@ fn a_pair_on_memcached_is_two_commands_and_one_more_if_it_is_held_for_long() {
     while commands(&server) - before < 2 && start.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(20));
     }
-    // Looked at once, and not again.
+    // The lease is confirmed once, and not again.
     thread::sleep(Duration::from_millis(500));
     assert_eq!(commands(&server) - before, 2);
     guard.release().unwrap();
     assert_eq!(commands(&server) - before, TRIPS + 1);
 }
 
-/// How many commands that have to do with keys a memcached has carried out.
+/// The number of commands on keys that a memcached has carried out.
 fn commands(server: &MemcachedServer) -> u64 {
     let names = [
         "cmd_get",

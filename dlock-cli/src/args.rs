@@ -8,11 +8,11 @@ use dlock_core::duration;
 use lexopt::Arg::{Long, Short, Value};
 
 use crate::exit_code;
-use crate::say::plain;
+use crate::message::escaped;
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum Invocation {
     /// `dlock --help`.
     Help,
     /// `dlock run --help`.
@@ -28,17 +28,17 @@ pub enum Request {
 pub struct Run {
     /// The id of the lock.
     pub name: String,
-    /// The program, looked for as the shell does.
+    /// The program, looked up in `PATH` as a shell does.
     pub program: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// `--store`; without it `DLOCK_STORE`, and without that the file store.
+    /// `--store`. Without it `DLOCK_STORE` is used, and without that the file store.
     pub store: Option<String>,
-    /// `--prefix`, which stands before the name in the key.
+    /// `--prefix`: the start of the key, before the name.
     pub prefix: Option<String>,
-    /// `--label`, shown to those who are refused.
+    /// `--label`: text shown to processes that are refused.
     pub label: Option<String>,
-    /// `--ttl`: how long a crashed holder bars the others.
+    /// `--ttl`: how long the lock stays taken if its holder crashes.
     pub ttl: Option<Duration>,
     /// `--wait`.
     pub wait: Patience,
@@ -46,7 +46,7 @@ pub struct Run {
     pub min_hold: Option<Duration>,
     /// `--once` with its `--keep`.
     pub once: Option<Once>,
-    /// `--kill-after`: how long before the lease's end the command is told to end.
+    /// `--kill-after`: how long before the end of the lease the command is asked to end.
     pub kill_after: Option<Duration>,
     /// `--pass-store`: whether the command inherits `DLOCK_STORE`.
     pub pass_store: bool,
@@ -63,12 +63,12 @@ pub enum Patience {
     Forever,
 }
 
-/// A job that shall be done once.
+/// A job that is to run once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Once {
-    /// Which job, `2026-11-24T19` for example.
+    /// The job's id, for example `2026-11-24T19`.
     pub job: String,
-    /// How long it is remembered as done.
+    /// How long the job counts as done.
     pub keep: Duration,
 }
 
@@ -96,10 +96,10 @@ impl Default for Codes {
     }
 }
 
-/// How long a job is remembered as done if `--keep` does not say.
+/// How long a job counts as done without `--keep`.
 pub const DEFAULT_KEEP: Duration = Duration::from_secs(86_400);
 
-/// A command line that cannot be understood; its text says what to write instead.
+/// A command line that is wrong. Its text says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageError(String);
 
@@ -116,30 +116,30 @@ impl std::error::Error for UsageError {}
 /// # Errors
 ///
 /// [`UsageError`] for anything that `dlock --help` does not describe.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let help = "`dlock --help` tells what there is";
+    let help = "see `dlock --help`";
     match parser.next().map_err(|error| usage(&error, help))? {
         None => Err(UsageError(
-            "say what to do, for example: dlock run NAME -- COMMAND; `dlock --help` tells more"
+            "there is no subcommand; write for example: dlock run NAME -- COMMAND; see `dlock --help`"
                 .to_owned(),
         )),
-        Some(Short('h') | Long("help")) => Ok(Request::Help),
-        Some(Short('V') | Long("version")) => Ok(Request::Version),
+        Some(Short('h') | Long("help")) => Ok(Invocation::Help),
+        Some(Short('V') | Long("version")) => Ok(Invocation::Version),
         Some(Value(word)) if word == "run" => parse_run(parser),
         Some(Value(word)) if word == "help" => Ok(match parser.next() {
-            Ok(Some(Value(word))) if word == "run" => Request::RunHelp,
-            _ => Request::Help,
+            Ok(Some(Value(word))) if word == "run" => Invocation::RunHelp,
+            _ => Invocation::Help,
         }),
         Some(Value(word)) => Err(UsageError(format!(
-            "there is no `{}`; did you mean `dlock run NAME -- COMMAND`? {help}",
-            plain(&word.to_string_lossy())
+            "there is no subcommand `{}`; did you mean `dlock run NAME -- COMMAND`? {help}",
+            escaped(&word.to_string_lossy())
         ))),
         Some(other) => Err(usage(&other.unexpected(), help)),
     }
 }
 
-fn parse_run(mut parser: lexopt::Parser) -> Result<Request, UsageError> {
+fn parse_run(mut parser: lexopt::Parser) -> Result<Invocation, UsageError> {
     let mut name = None;
     let mut command = Vec::new();
     let mut job = None;
@@ -159,7 +159,7 @@ fn parse_run(mut parser: lexopt::Parser) -> Result<Request, UsageError> {
         pass_store: false,
         codes: Codes::default(),
     };
-    let help = "`dlock run --help` tells what there is";
+    let help = "see `dlock run --help`";
     loop {
         if let Some(mut rest) = parser.try_raw_args()
             && rest.peek().is_some_and(|next| next == "--")
@@ -172,7 +172,7 @@ fn parse_run(mut parser: lexopt::Parser) -> Result<Request, UsageError> {
             break;
         };
         match argument {
-            Short('h') | Long("help") => return Ok(Request::RunHelp),
+            Short('h') | Long("help") => return Ok(Invocation::RunHelp),
             Long("store") => run.store = Some(text(&mut parser, "--store")?),
             Long("prefix") => run.prefix = Some(text(&mut parser, "--prefix")?),
             Long("label") => run.label = Some(text(&mut parser, "--label")?),
@@ -194,8 +194,8 @@ fn parse_run(mut parser: lexopt::Parser) -> Result<Request, UsageError> {
             Value(word) if name.is_none() => name = Some(utf8(word, "the lock's name")?),
             Value(word) => {
                 return Err(UsageError(format!(
-                    "`{}` stands where `--` should; write: dlock run NAME -- COMMAND",
-                    plain(&word.to_string_lossy())
+                    "found `{}` where `--` was expected; write: dlock run NAME -- COMMAND",
+                    escaped(&word.to_string_lossy())
                 )));
             }
             other => return Err(usage(&other.unexpected(), help)),
@@ -208,7 +208,7 @@ fn parse_run(mut parser: lexopt::Parser) -> Result<Request, UsageError> {
     run.program = command.next().ok_or_else(|| {
         UsageError(format!(
             "there is no command to run; write: dlock run {} -- COMMAND",
-            plain(&run.name)
+            escaped(&run.name)
         ))
     })?;
     run.arguments = command.collect();
@@ -219,24 +219,22 @@ fn parse_run(mut parser: lexopt::Parser) -> Result<Request, UsageError> {
         }),
         (None, Some(_)) => {
             return Err(UsageError(
-                "--keep says how long --once remembers; give --once ID too".to_owned(),
+                "--keep has no effect without --once; give --once ID too".to_owned(),
             ));
         }
         (None, None) => None,
     };
-    Ok(Request::Run(Box::new(run)))
+    Ok(Invocation::Run(Box::new(run)))
 }
 
 fn usage(error: &lexopt::Error, help: &str) -> UsageError {
-    UsageError(format!("{}; {help}", plain(&error.to_string())))
+    UsageError(format!("{}; {help}", escaped(&error.to_string())))
 }
 
 fn value(parser: &mut lexopt::Parser, flag: &str) -> Result<OsString, UsageError> {
-    parser.value().map_err(|_| {
-        UsageError(format!(
-            "{flag} wants a value; `dlock run --help` shows which"
-        ))
-    })
+    parser
+        .value()
+        .map_err(|_| UsageError(format!("{flag} needs a value; see `dlock run --help`")))
 }
 
 fn text(parser: &mut lexopt::Parser, flag: &str) -> Result<String, UsageError> {
@@ -247,14 +245,22 @@ fn utf8(word: OsString, what: &str) -> Result<String, UsageError> {
     word.into_string().map_err(|word| {
         UsageError(format!(
             "{what} must be UTF-8 text, not {}",
-            plain(&word.to_string_lossy())
+            escaped(&word.to_string_lossy())
         ))
     })
 }
 
 fn time(parser: &mut lexopt::Parser, flag: &str) -> Result<Duration, UsageError> {
     let text = text(parser, flag)?;
-    duration::parse(&text).map_err(|error| UsageError(format!("{flag}: {error}")))
+    duration_of(&text).map_err(|error| UsageError(format!("{flag}: {error}")))
+}
+
+/// A zero needs no unit.
+fn duration_of(text: &str) -> Result<Duration, duration::ParseDurationError> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        text => duration::parse(text),
+    }
 }
 
 fn patience(parser: &mut lexopt::Parser) -> Result<Patience, UsageError> {
@@ -262,7 +268,7 @@ fn patience(parser: &mut lexopt::Parser) -> Result<Patience, UsageError> {
     if text == "forever" {
         return Ok(Patience::Forever);
     }
-    duration::parse(&text)
+    duration_of(&text)
         .map(Patience::AtMost)
         .map_err(|error| UsageError(format!("--wait: {error}, or `forever`")))
 }
@@ -271,8 +277,8 @@ fn code(parser: &mut lexopt::Parser, flag: &str) -> Result<u8, UsageError> {
     let text = text(parser, flag)?;
     text.parse().map_err(|_| {
         UsageError(format!(
-            "{flag}: `{}` is no exit code; write a number from 0 to 255",
-            plain(&text)
+            "{flag}: `{}` is not an exit code; write a number from 0 to 255",
+            escaped(&text)
         ))
     })
 }
@@ -281,13 +287,13 @@ fn code(parser: &mut lexopt::Parser, flag: &str) -> Result<u8, UsageError> {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Request, UsageError> {
+    fn parsed(line: &str) -> Result<Invocation, UsageError> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
     fn run(line: &str) -> Run {
         match parsed(line) {
-            Ok(Request::Run(run)) => *run,
+            Ok(Invocation::Run(run)) => *run,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -330,10 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_it_tries_once_and_remembers_a_day() {
-        let plain = run("run n -- true");
-        assert_eq!(plain.wait, Patience::AtMost(Duration::ZERO));
-        assert_eq!(plain.codes, Codes::default());
+    fn without_flags_it_tries_once_and_a_job_counts_as_done_for_a_day() {
+        let default = run("run n -- true");
+        assert_eq!(default.wait, Patience::AtMost(Duration::ZERO));
+        assert_eq!(default.codes, Codes::default());
+        assert_eq!(run("run --wait 0 n -- true").wait, default.wait);
         assert_eq!(
             run("run --once j n -- true").once.map(|once| once.keep),
             Some(DEFAULT_KEEP)
@@ -343,33 +350,33 @@ mod tests {
     #[test]
     fn help_and_version_need_nothing_else() {
         for (line, request) in [
-            ("--help", Request::Help),
-            ("-h", Request::Help),
-            ("help", Request::Help),
-            ("help run", Request::RunHelp),
-            ("run --help", Request::RunHelp),
-            ("run n -h", Request::RunHelp),
-            ("--version", Request::Version),
-            ("-V", Request::Version),
+            ("--help", Invocation::Help),
+            ("-h", Invocation::Help),
+            ("help", Invocation::Help),
+            ("help run", Invocation::RunHelp),
+            ("run --help", Invocation::RunHelp),
+            ("run n -h", Invocation::RunHelp),
+            ("--version", Invocation::Version),
+            ("-V", Invocation::Version),
         ] {
             assert_eq!(parsed(line), Ok(request), "{line}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_what_to_write() {
+    fn each_error_names_the_mistake_and_what_to_write() {
         for (line, expected) in [
             ("", "dlock run NAME -- COMMAND"),
-            ("lock n", "there is no `lock`"),
+            ("lock n", "there is no subcommand `lock`"),
             ("--frob", "--frob"),
             ("run", "the lock has no name"),
             ("run -- true", "the lock has no name"),
             ("run n", "no command to run; write: dlock run n -- COMMAND"),
             ("run n --", "no command to run"),
-            ("run n true", "`true` stands where `--` should"),
+            ("run n true", "found `true` where `--` was expected"),
             ("run --frob n -- true", "--frob"),
-            ("run --ttl", "--ttl wants a value"),
-            ("run --ttl 30 n -- true", "--ttl: `30` is no duration"),
+            ("run --ttl", "--ttl needs a value"),
+            ("run --ttl 30 n -- true", "--ttl: `30` is not a duration"),
             ("run --wait 30 n -- true", "or `forever`"),
             ("run --keep 1d n -- true", "give --once ID too"),
             ("run --lost-exit-code 256 n -- true", "number from 0 to 255"),

@@ -1,8 +1,11 @@
-//! The command while it runs: passes signals on, and ends it before the lease ends.
+//! Runs the command: passes signals on, and ends it before the lease ends.
+//!
+//! One loop watches the command and the lease. It checks both at least once a second, even if no
+//! event wakes it: the command ends with its lease although a signal, thread or callback fails. To
+//! end it the loop makes system calls only, which need no memory and no mutex.
 
 use std::io;
 use std::process::Command;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,14 +13,15 @@ use dlock_core::LockGuard;
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use crate::exit_code;
-use crate::group::Group;
-use crate::say::{plain, say};
+use crate::group::{Group, OutOfReach};
+use crate::lease::{LeaseWatch, Loss, State};
+use crate::message::{escaped, report, report_if_writable};
 use crate::signals::{Event, Signals};
 use crate::sys::{self, Change};
 use crate::terminal::Terminal;
 use crate::watcher::Watcher;
 
-/// What people send when they want a command to end.
+/// The signals that people send to end a command.
 const ASKS_TO_END: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 /// How a command ended.
@@ -25,28 +29,35 @@ const ASKS_TO_END: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal
 pub(crate) enum Ended {
     /// By itself, with this status.
     Exited(u8),
-    /// By a signal; and whether the command had the terminal, from which the signal then probably came.
+    /// By a signal. If the command had the terminal, the signal probably came from there.
     Killed { signal: i32, had_terminal: bool },
     /// A signal came before it was started.
-    NotStarted(i32),
-    /// It could not be started; exit code and reason.
+    NotStarted,
+    /// It could not be started: exit code and reason.
     CannotRun(u8, String),
-    /// The lease was lost or about to be, and the command was ended for it.
-    Lost,
+    /// The lease was lost before the command was started.
+    LostBefore(Loss),
+    /// The lease was lost or about to be lost, so dlock ended the command.
+    Lost(Loss),
+    /// The lease was lost, and the command could not be ended. This was reported.
+    RunsOn,
 }
 
-/// Runs the command under the lock that `guard` holds; returns when it ended. `grace` is how long what is left of a command
-/// that was told to end may take.
+/// Runs the command under the lock that `guard` holds, and returns when it has ended. When only
+/// `grace` of the lease is left, the command is asked to end. `cannot_end` is called at once if the
+/// command outlives the lease.
 ///
-/// The watcher, if it came to one, is on its way home; dropping it waits for it.
+/// The watcher that is returned, if one was started, is dismissed already. Dropping it waits for
+/// its end.
 pub(crate) fn run(
     mut command: Command,
     guard: &LockGuard,
     grace: Duration,
     signals: &Signals,
+    cannot_end: &dyn Fn(Loss, Unkillable),
 ) -> (Ended, Option<Watcher>) {
     match start(&mut command, guard, grace, signals) {
-        Ok(running) => running.watch(),
+        Ok(running) => running.watch(cannot_end),
         Err(ended) => (ended, None),
     }
 }
@@ -58,24 +69,28 @@ fn start<'a>(
     signals: &'a Signals,
 ) -> Result<Running<'a>, Ended> {
     let cannot = |what: &str, error: &io::Error| {
-        Ended::CannotRun(exit_code::LOST, format!("cannot {what}: {error}"))
+        Ended::CannotRun(
+            exit_code::SYSTEM,
+            format!("cannot {what}: {error}; the command was not started"),
+        )
     };
-    if let Some(signal) = signals.first() {
-        return Err(Ended::NotStarted(signal.as_raw()));
+    match signals.command_starts() {
+        Ok(true) => {}
+        Ok(false) => return Err(Ended::NotStarted),
+        Err(error) => return Err(cannot("catch signals", &error)),
     }
-    signals
-        .command_starts()
-        .map_err(|error| cannot("catch signals", &error))?;
     let watcher = Watcher::start().map_err(|error| cannot("start the watcher process", &error))?;
     let terminal = Terminal::controlling();
     let tty = terminal.as_ref().and_then(Terminal::to_lend);
-    if let Some(line) = watcher.line() {
-        sys::prepare(command, line, tty);
+    if let Some(pipe) = watcher.pipe() {
+        sys::prepare(command, pipe, tty, signals.inherited());
     }
     let lent = tty.is_some();
+    guard.on_lost(Signals::lost);
+    let mut lease = LeaseWatch::new(guard, grace);
     // The process may have been stopped since the grant.
-    if !guard.is_valid() {
-        return Err(Ended::Lost);
+    if lease.check() == State::Lost {
+        return Err(Ended::LostBefore(lease.loss()));
     }
     let spawned = command.spawn();
     let leader = spawned
@@ -89,35 +104,47 @@ fn start<'a>(
         let error = spawned
             .err()
             .unwrap_or_else(|| io::Error::other("no process"));
-        return Err(cannot_execute(command, &error));
+        return Err(if is_resource_shortage(&error) {
+            cannot("start a process", &error)
+        } else {
+            cannot_execute(command, &error)
+        });
     };
-    let group = Arc::new(Group::new(leader));
-    guard.on_at_risk(Signals::at_risk);
-    guard.on_lost({
-        let group = Arc::clone(&group);
-        move || {
-            // Here and not in the main thread, which could be busy, writing to a full pipe for example.
-            group.signal(Signal::KILL);
-            Signals::lost();
-        }
-    });
     Ok(Running {
-        guard,
+        lease,
         grace,
         signals,
         leader,
-        group,
+        group: Group::new(leader),
         watcher,
         terminal,
+        asked_to_end: false,
+        suspending: false,
         kill_at: None,
-        told_to_end: false,
-        lost: false,
+        loss: None,
+        reported_unreachable: false,
     })
 }
 
+/// Returns whether the system lacks resources for a process. Then nothing is wrong with the
+/// program.
+fn is_resource_shortage(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [libc::EAGAIN, libc::ENOMEM, libc::EMFILE, libc::ENFILE]
+        .iter()
+        .any(|room| number == Some(*room))
+}
+
 fn cannot_execute(command: &Command, error: &io::Error) -> Ended {
-    let program = plain(&command.get_program().to_string_lossy());
+    let program = escaped(&command.get_program().to_string_lossy());
     match error.kind() {
+        io::ErrorKind::NotFound if is_for_a_shell(&program) => Ended::CannotRun(
+            exit_code::NOT_FOUND,
+            format!(
+                "cannot run {program}: {error}; dlock starts no shell; \
+                 a line for a shell is written -- sh -c 'cd x && y'"
+            ),
+        ),
         io::ErrorKind::NotFound => Ended::CannotRun(
             exit_code::NOT_FOUND,
             format!("cannot run {program}: {error}; is it installed, and in PATH?"),
@@ -129,172 +156,301 @@ fn cannot_execute(command: &Command, error: &io::Error) -> Ended {
     }
 }
 
+/// Returns whether only a shell could run this: a line of several words, or a built-in command.
+fn is_for_a_shell(program: &str) -> bool {
+    const BUILT_IN: [&str; 14] = [
+        "cd", "export", "source", ".", "set", "unset", "ulimit", "umask", "alias", "eval", "exec",
+        "trap", "if", "for",
+    ];
+    BUILT_IN.contains(&program)
+        || program.contains(|c: char| c.is_whitespace() || "&|;<>$`*(){}=".contains(c))
+}
+
 struct Running<'a> {
-    guard: &'a LockGuard,
+    lease: LeaseWatch<'a>,
     grace: Duration,
     signals: &'a Signals,
     leader: Pid,
-    group: Arc<Group>,
+    group: Group,
     watcher: Watcher,
     terminal: Option<Terminal>,
-    /// When SIGTERM has had its time.
-    kill_at: Option<Instant>,
     /// Whether the command was asked to end.
-    told_to_end: bool,
-    /// Whether the lease was lost, or so near its end that the command was ended for it.
-    lost: bool,
+    asked_to_end: bool,
+    /// Whether SIGTSTP was just passed on. A stop that is noticed now is attributed to it.
+    suspending: bool,
+    /// When to kill a command that has received SIGTERM.
+    kill_at: Option<Instant>,
+    /// Set once the lease is lost, or so near its end that the command was asked to end.
+    loss: Option<Loss>,
+    /// Whether it was reported that the command cannot be signalled.
+    reported_unreachable: bool,
+}
+
+/// Why a command that has lost its lease cannot be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unkillable {
+    /// It runs as another user.
+    OtherUser,
+    /// It was killed but does not end: it hangs in the kernel.
+    Hangs,
 }
 
 impl Running<'_> {
-    fn watch(mut self) -> (Ended, Option<Watcher>) {
+    fn watch(mut self, cannot_end: &dyn Fn(Loss, Unkillable)) -> (Ended, Option<Watcher>) {
         loop {
-            let event = self.signals.next(self.kill_at);
-            self.handle(event);
-            if event == Some(Event::Signal(Signal::CHILD))
-                && let Some(change) = self.news()
-            {
-                return self.finish(change);
+            if let Err(OutOfReach) = self.enforce_lease() {
+                return match self.reap_children() {
+                    // A process of another user that has ended is out of reach too.
+                    Some(change) => self.finish(change, cannot_end),
+                    None => self.give_up(Unkillable::OtherUser, cannot_end),
+                };
             }
+            let event = self.signals.next(Some(self.next_check()));
+            self.handle(event);
+            let change = self.reap_children();
+            self.suspending = false;
+            if let Some(change) = change {
+                return self.finish(change, cannot_end);
+            }
+        }
+    }
+
+    /// Acts on the state of the lease: sends SIGTERM when only the grace period is left, and
+    /// SIGKILL shortly before the end, since a killed process takes a moment to be gone.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfReach`] if the lease has ended and the command cannot be killed.
+    fn enforce_lease(&mut self) -> Result<(), OutOfReach> {
+        match self.lease.check() {
+            State::Lost => {
+                self.loss.get_or_insert(self.lease.loss());
+                self.group.kill_with_leader()
+            }
+            _ if self.kill_at.is_some_and(|at| Instant::now() >= at) => {
+                // If it is out of reach, try again: the lease has not ended yet.
+                let _ = self.group.kill_with_leader();
+                Ok(())
+            }
+            State::AtRisk if self.loss.is_none() => {
+                self.end_early();
+                Ok(())
+            }
+            State::AtRisk | State::Lasts => Ok(()),
+        }
+    }
+
+    fn end_early(&mut self) {
+        if self.group.signal(Signal::TERM).is_err() {
+            // The command runs on while the lease lasts: a renewal may still succeed.
+            return self.report_once("the command cannot be asked to end: it runs as another user");
+        }
+        self.loss = Some(self.lease.loss());
+        self.kill_at = Some(self.lease.kill_at());
+        // A stopped process handles a signal only when it is continued.
+        let _ = self.group.signal(Signal::CONT);
+    }
+
+    fn next_check(&self) -> Instant {
+        let look = self.lease.next_check();
+        match self.kill_at {
+            Some(at) if at > Instant::now() => look.min(at),
+            _ => look,
         }
     }
 
     fn handle(&mut self, event: Option<Event>) {
         match event {
-            None => {
-                self.group.signal(Signal::KILL);
-                self.kill_at = None;
+            // The loop checks for changes after each event.
+            None | Some(Event::Lost | Event::Signal(Signal::CHILD)) => {}
+            Some(Event::Signal(Signal::CONT)) => self.resume(),
+            Some(Event::Signal(Signal::TSTP)) => {
+                // If the command waits for the terminal, continue it for that first: a later
+                // continue would discard this signal.
+                self.reap_children();
+                self.suspending = true;
+                let _ = self.group.signal(Signal::TSTP);
             }
-            Some(Event::AtRisk) => self.end_early(),
-            Some(Event::Lost) => self.lost = true,
-            Some(Event::Signal(Signal::CHILD)) => {}
-            Some(Event::Signal(Signal::CONT)) => self.go_on(),
             Some(Event::Signal(signal)) => {
-                self.told_to_end |= ASKS_TO_END.contains(&signal);
-                self.group.signal(signal);
+                self.asked_to_end |= ASKS_TO_END.contains(&signal);
+                if self.group.signal(signal).is_err() && self.reap_children().is_none() {
+                    self.report_once(
+                        "a signal could not be passed to the command: it runs as another user",
+                    );
+                }
             }
         }
     }
 
-    /// SIGTERM now, SIGKILL shortly before the lease ends: a killed process takes a moment to be gone.
-    fn end_early(&mut self) {
-        const MOMENT: Duration = Duration::from_millis(500);
-        self.lost = true;
-        let left = self.guard.remaining();
-        self.kill_at = Some(Instant::now() + left.saturating_sub(MOMENT.min(left / 4)));
-        self.group.signal(Signal::TERM);
-        // A stopped process takes note of a signal when it is continued.
-        self.group.signal(Signal::CONT);
+    fn report_once(&mut self, message: &str) {
+        if !self.reported_unreachable {
+            self.reported_unreachable = true;
+            report_if_writable(message);
+        }
     }
 
-    /// Looks after the children; how the command ended, if it did.
-    fn news(&mut self) -> Option<Change> {
+    /// Reaps children, and handles a stop of the command. Returns how the command ended, if it did.
+    fn reap_children(&mut self) -> Option<Change> {
         while let Ok(Some((child, change))) = sys::next_change() {
             match change {
                 Change::Exited(_) | Change::Killed(_) if child == self.leader => {
                     return Some(change);
                 }
                 Change::Stopped(signal) if child == self.leader => {
-                    take_note_of(child);
+                    reap(child);
                     self.stopped(signal);
                 }
-                // As process 1 dlock inherits all orphans.
-                _ => take_note_of(child),
+                // As process 1, dlock inherits all orphans.
+                _ => reap(child),
             }
         }
         None
     }
 
-    /// What a shell would do if the command were its own child: it takes the terminal, and waits for `fg` or `bg`. Here dlock stops
-    /// too, with its group, so that the shell does so.
+    /// Handles a stop of the command. If the command were the shell's own child, the shell would
+    /// take the terminal and wait for `fg` or `bg`. So dlock stops too, with its group, and the
+    /// shell does that.
     fn stopped(&mut self, signal: i32) {
         let (Some(terminal), Some(signal)) = (&mut self.terminal, Signal::from_named_raw(signal))
         else {
             return;
         };
+        let signal = if self.suspending {
+            Signal::TSTP
+        } else {
+            signal
+        };
         match signal {
             Signal::TTIN | Signal::TTOU if terminal.lend_on_request(self.leader) => {
-                return self.go_on();
+                return self.resume();
             }
             Signal::TTIN | Signal::TTOU | Signal::TSTP => {}
-            // Somebody stopped the command by hand and will continue it by hand; its lease goes on.
+            // A user has stopped the command and will continue it. Its lease is renewed meanwhile.
             _ => return,
         }
         terminal.take_back(self.leader);
         let before = Instant::now();
         let _ = sys::take_default_action_with_group(signal);
         let _ = sys::catch(Signal::TSTP.as_raw());
-        // Where there is no shell to continue it, the system does not stop a group at all. Without a pause the command would be
-        // stopped and continued without end.
+        // Without a shell that could continue it, the system does not stop the group at all. The
+        // pause keeps the command from being stopped and continued in a busy loop.
         if signal != Signal::TSTP && before.elapsed() < Duration::from_millis(10) {
             thread::sleep(Duration::from_millis(200));
         }
-        self.go_on();
+        self.resume();
     }
 
-    /// Continues the command if the lease lasts. While dlock was stopped nobody renewed it.
-    fn go_on(&mut self) {
-        if !self.guard.is_valid() {
-            self.lost = true;
-            self.group.signal(Signal::KILL);
+    /// Continues the command if the lease lasts. It was not renewed while dlock was stopped; if it
+    /// has ended, the loop ends the command.
+    fn resume(&mut self) {
+        if self.lease.check() == State::Lost {
             return;
         }
         if let Some(terminal) = &self.terminal {
             terminal.lend(self.leader);
         }
-        self.group.signal(Signal::CONT);
+        let _ = self.group.signal(Signal::CONT);
     }
 
-    fn finish(mut self, change: Change) -> (Ended, Option<Watcher>) {
-        let had_terminal = self.terminal.as_ref().is_some_and(|terminal| {
+    fn take_back_terminal(&self) -> bool {
+        self.terminal.as_ref().is_some_and(|terminal| {
             let had_it = terminal.belongs_to(self.leader);
             terminal.take_back(self.leader);
             had_it
-        });
+        })
+    }
+
+    /// Returns although the command runs: the lease is over, and dlock cannot end the command.
+    fn give_up(
+        mut self,
+        why: Unkillable,
+        cannot_end: &dyn Fn(Loss, Unkillable),
+    ) -> (Ended, Option<Watcher>) {
+        self.take_back_terminal();
+        self.watcher.dismiss();
+        let loss = self.loss.unwrap_or(self.lease.loss());
+        cannot_end(loss, why);
+        (Ended::RunsOn, Some(self.watcher))
+    }
+
+    fn finish(
+        mut self,
+        change: Change,
+        cannot_end: &dyn Fn(Loss, Unkillable),
+    ) -> (Ended, Option<Watcher>) {
+        let had_terminal = self.take_back_terminal();
         let killed = matches!(change, Change::Killed(_));
-        if killed || self.told_to_end || self.lost {
-            take_note_of(self.leader);
-            self.wait_for_the_rest();
+        if killed || self.asked_to_end || self.loss.is_some() {
+            reap(self.leader);
+            if let Err(why) = self.wait_for_group() {
+                return self.give_up(why, cannot_end);
+            }
         }
         self.watcher.dismiss();
-        self.group.forget();
-        take_note_of(self.leader);
-        let ended = match change {
-            _ if self.lost => Ended::Lost,
-            Change::Killed(signal) | Change::Stopped(signal) => Ended::Killed {
+        reap(self.leader);
+        let ended = match (self.loss, change) {
+            (Some(loss), _) => Ended::Lost(loss),
+            (None, Change::Killed(signal) | Change::Stopped(signal)) => Ended::Killed {
                 signal,
                 had_terminal,
             },
-            Change::Exited(status) => Ended::Exited(u8::try_from(status & 0xff).unwrap_or(u8::MAX)),
+            (None, Change::Exited(status)) => {
+                Ended::Exited(u8::try_from(status & 0xff).unwrap_or(u8::MAX))
+            }
         };
         (ended, Some(self.watcher))
     }
 
-    /// In `sh -c 'a; b'` a signal ends the shell at once, while `a` may take its time to clean up. The lock is held meanwhile.
+    /// Waits for the rest of the command's group, and holds the lock meanwhile. In `sh -c 'a; b'` a
+    /// signal ends the shell at once, while `a` may still be cleaning up.
     ///
-    /// The leader was waited for, but as long as the group has members its number is nobody else's.
-    fn wait_for_the_rest(&mut self) {
+    /// The leader was reaped already, but its number is not reused while the group has members.
+    ///
+    /// # Errors
+    ///
+    /// If the lease was lost and the rest of the group could not be ended.
+    fn wait_for_group(&mut self) -> Result<(), Unkillable> {
         const STEP: Duration = Duration::from_millis(20);
-        let patience = Instant::now() + self.grace;
+        /// How long a killed process may take to be gone.
+        const DYING: Duration = Duration::from_secs(1);
+        let wait_until = Instant::now() + self.grace;
+        let mut killed = None;
         while self.group.runs() {
             let now = Instant::now();
-            if self.lost {
-                if self.kill_at.is_none_or(|kill_at| now >= kill_at) {
-                    return self.group.signal(Signal::KILL);
+            match self.lease.check() {
+                State::Lost => {
+                    self.loss.get_or_insert(self.lease.loss());
+                    let killed = *killed.get_or_insert(now);
+                    if self.group.signal(Signal::KILL).is_err() && self.group.runs() {
+                        return Err(Unkillable::OtherUser);
+                    }
+                    if now >= killed + DYING {
+                        return Err(Unkillable::Hangs);
+                    }
                 }
-            } else if now >= patience {
-                return say(
-                    "the command ended, but processes that it started do not; the lock is released all the same",
-                );
+                _ if self.kill_at.is_some_and(|at| now >= at) => {
+                    killed.get_or_insert(now);
+                    let _ = self.group.signal(Signal::KILL);
+                }
+                State::AtRisk if self.loss.is_none() => self.end_early(),
+                _ if self.loss.is_none() && now >= wait_until => {
+                    report(
+                        "the command has ended, but processes that it started still run; the lock is released anyway",
+                    );
+                    return Ok(());
+                }
+                _ => {}
             }
             if let Some(event) = self.signals.next(Some(now + STEP)) {
                 self.handle(Some(event));
-                self.news();
+                self.reap_children();
             }
         }
+        Ok(())
     }
 }
 
-/// Takes a child's change of state off the system's list; if it ended it is gone then.
-fn take_note_of(child: Pid) {
+/// Acknowledges a child's change of state to the system. A child that has ended disappears.
+fn reap(child: Pid) {
     let _ = waitpid(Some(child), WaitOptions::NOHANG | WaitOptions::UNTRACED);
 }

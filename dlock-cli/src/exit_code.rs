@@ -1,8 +1,8 @@
-//! What `dlock run` exits with.
+//! The exit codes of `dlock run`.
 //!
-//! The numbers are those of `sysexits.h` and of the shells, so that a script that knows them needs no table. A command may use
-//! the same numbers for itself: [`HELD`], [`DONE`], [`UNREACHABLE`] and [`LOST`] can be replaced by flags, and what dlock
-//! itself says on standard error begins with `dlock: `.
+//! The numbers follow `sysexits.h` and the shells. The command may use the same numbers, so flags
+//! can replace [`HELD`], [`DONE`], [`UNREACHABLE`] and [`LOST`]. Messages of dlock itself on
+//! standard error begin with `dlock: `.
 //!
 //! ```no_run
 //! use dlock_cli::exit_code;
@@ -15,30 +15,38 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-/// The command line cannot be understood, or a value in it cannot work with this store.
+/// The command line is wrong, or this store does not accept a value in it.
 pub const USAGE: u8 = 64;
 
-/// The store cannot be used: it cannot be reached, does not answer in time, or refuses. The command was not started.
-/// `--unreachable-exit-code` replaces it.
+/// The store cannot be used: it cannot be reached, does not answer in time, or declines, or no
+/// thread could be started for it. The command was not started. `--unreachable-exit-code` replaces
+/// it.
 pub const UNREACHABLE: u8 = 69;
 
-/// The lease was lost before the command ended; the command was ended for it. Also: dlock itself could not go on.
+/// The lease was lost before the command ended. dlock ended the command if it could.
 /// `--lost-exit-code` replaces it.
 pub const LOST: u8 = 70;
 
-/// Somebody else holds the lock, for longer than `--wait`. The command was not started. `--conflict-exit-code` replaces it.
+/// The system was out of a resource that dlock needs: a descriptor or a process. The command was
+/// not started.
+pub const SYSTEM: u8 = 71;
+
+/// Somebody else held the lock for longer than `--wait`. The command was not started.
+/// `--conflict-exit-code` replaces it.
 pub const HELD: u8 = 75;
 
-/// The job of `--once` is done already. The command was not started. `--done-exit-code` replaces it.
+/// The job of `--once` is done already. The command was not started. `--done-exit-code` replaces
+/// it.
 pub const DONE: u8 = HELD;
 
-/// The command was found but cannot be executed, as in shells.
+/// The command was found but cannot be executed. Shells use the same code.
 pub const CANNOT_EXECUTE: u8 = 126;
 
-/// The command was not found, as in shells.
+/// The command was not found. Shells use the same code.
 pub const NOT_FOUND: u8 = 127;
 
-/// What a signal adds to: a command that signal n ended gives `128 + n`, and so does a wait that signal n ended.
+/// The base of the codes for signals: if signal n ended the command, or the wait for the lock, the
+/// exit code is `128 + n`.
 pub const SIGNAL_BASE: u8 = 128;
 
 /// `128 + n` for signal `n`.

@@ -1,78 +1,112 @@
 //! The process group of the command.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 
-/// A process group that is known to be ours.
-pub(crate) struct Group(Mutex<Option<Pid>>);
+/// The process group of the command. Its number is not reused, because its leader is not reaped yet
+/// or the group still has members.
+#[derive(Clone, Copy)]
+pub(crate) struct Group(Pid);
+
+/// A member that signals cannot reach: it runs as another user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutOfReach;
 
 impl Group {
     pub(crate) fn new(leader: Pid) -> Self {
-        Group(Mutex::new(Some(leader)))
+        Group(leader)
     }
 
     /// Sends the signal to all members.
-    pub(crate) fn signal(&self, signal: Signal) {
-        if let Some(group) = *self.known() {
-            let _ = kill_process_group(group, signal);
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfReach`] if no member can be reached.
+    pub(crate) fn signal(self, signal: Signal) -> Result<(), OutOfReach> {
+        match kill_process_group(self.0, signal) {
+            Err(Errno::PERM) => Err(OutOfReach),
+            // No member is left.
+            _ => Ok(()),
         }
     }
 
-    /// From now on its number could be somebody else's: no signal is sent any more.
-    pub(crate) fn forget(&self) {
-        *self.known() = None;
+    /// Kills all members. The leader must not be reaped yet.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfReach`] if the leader cannot be reached, even if others can.
+    pub(crate) fn kill_with_leader(self) -> Result<(), OutOfReach> {
+        self.signal(Signal::KILL)?;
+        match kill_process(self.0, Signal::KILL) {
+            Err(Errno::PERM) => Err(OutOfReach),
+            _ => Ok(()),
+        }
     }
 
-    /// Whether a member still runs.
-    pub(crate) fn runs(&self) -> bool {
-        let group = *self.known();
-        group.is_some_and(|group| {
-            // This counts zombies too, and not every process 1 waits for its orphans soon.
-            test_kill_process_group(group) != Err(Errno::SRCH) && has_living_member(group)
-        })
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<Pid>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns whether a member still runs.
+    pub(crate) fn runs(self) -> bool {
+        match test_kill_process_group(self.0) {
+            Err(Errno::SRCH) => false,
+            // This also counts zombies, and not every process 1 reaps its orphans soon.
+            result => match members(self.0) {
+                Members::Living => true,
+                Members::Ended => false,
+                // The system may hide the processes of other users.
+                Members::NotListed => result == Err(Errno::PERM),
+            },
+        }
     }
 }
 
-/// Whether a member of a group that exists is no zombie; yes if the system does not tell.
+/// What the list of processes shows of a group that exists.
+enum Members {
+    Living,
+    Ended,
+    NotListed,
+}
+
+/// Looks for a member that is not a zombie in a group that exists. Without a list of processes,
+/// assumes that there is one.
 #[cfg(target_os = "linux")]
-fn has_living_member(group: Pid) -> bool {
+fn members(group: Pid) -> Members {
     let this = rustix::process::getpid().as_raw_nonzero().to_string();
-    // Another process namespace's list would say nothing about ours.
+    // The list of another process namespace says nothing about ours.
     let ours = std::fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == this.as_str());
     let Some(list) = std::fs::read_dir("/proc").ok().filter(|_| ours) else {
-        return true;
+        return Members::Living;
     };
     let group = group.as_raw_nonzero().to_string();
-    list.flatten()
+    let mut found = Members::NotListed;
+    let stats = list
+        .flatten()
         .filter(|entry| {
             let name = entry.file_name();
             name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
         })
-        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
-        .any(|stat| is_living_member(&stat, &group))
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    for stat in stats {
+        match is_living_member(&stat, &group) {
+            Some(true) => return Members::Living,
+            Some(false) => found = Members::Ended,
+            None => {}
+        }
+    }
+    found
 }
 
 #[cfg(not(target_os = "linux"))]
-fn has_living_member(_: Pid) -> bool {
-    true
+fn members(_: Pid) -> Members {
+    Members::Living
 }
 
-/// Reads `pid (name) state parent group …`.
+/// Reads `pid (name) state parent group …`; `None` for a process of another group.
 #[cfg(target_os = "linux")]
-fn is_living_member(stat: &str, group: &str) -> bool {
+fn is_living_member(stat: &str, group: &str) -> Option<bool> {
     // The name may hold spaces and parentheses.
-    let Some((_, rest)) = stat.rsplit_once(") ") else {
-        return false;
-    };
+    let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let (state, its_group) = (fields.next(), fields.nth(1));
-    its_group == Some(group) && !matches!(state, Some("Z" | "X"))
+    (its_group == Some(group)).then_some(!matches!(state, Some("Z" | "X")))
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -80,13 +114,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zombies_are_no_living_members() {
+    fn zombies_do_not_count_as_living_members() {
         for (stat, living) in [
-            ("7 (job) S 1 42 42 0 -1", true),
-            ("7 (a) Z (b) R 1 42 42 0 -1", true),
-            ("7 (job) Z 1 42 42 0 -1", false),
-            ("7 (job) S 42 7 42 0 -1", false),
-            ("", false),
+            ("7 (job) S 1 42 42 0 -1", Some(true)),
+            ("7 (a) Z (b) R 1 42 42 0 -1", Some(true)),
+            ("7 (job) Z 1 42 42 0 -1", Some(false)),
+            ("7 (job) S 42 7 42 0 -1", None),
+            ("", None),
         ] {
             assert_eq!(is_living_member(stat, "42"), living, "{stat}");
         }

@@ -1,7 +1,8 @@
 //! The `dlock` command: `flock(1)` for many hosts.
 //!
-//! `dlock run hourly-import -- ./import.sh` runs a command while it holds a lock that many hosts share. This library is the
-//! command itself, so that its [exit codes](exit_code) and its [command line](args) can be used and tested from Rust.
+//! `dlock run hourly-import -- ./import.sh` runs a command while it holds a lock that many hosts
+//! share. This library is the command itself, so that its [exit codes](exit_code) and its [command
+//! line](args) can be used and tested from Rust.
 
 #[cfg(not(unix))]
 compile_error!(
@@ -12,9 +13,10 @@ pub mod args;
 mod command;
 pub mod exit_code;
 mod group;
+mod lease;
+mod lock_events;
+mod message;
 mod run;
-mod say;
-mod seen;
 mod signals;
 mod store;
 mod sys;
@@ -25,19 +27,19 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use args::Request;
+use args::Invocation;
 
-/// Does what the arguments say (without the program's own name), and tells what to exit with.
+/// Runs the command line `arguments`, without the program's own name. Returns the exit code.
 ///
-/// It catches signals, forks, and waits for children: it takes over the process and is to be called once.
+/// It takes over the process: it catches signals, forks, and waits for children. Call it only once.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match args::parse(arguments) {
-        Ok(Request::Run(run)) => run::run(&run),
-        Ok(Request::Help) => print(include_str!("help.txt")),
-        Ok(Request::RunHelp) => print(include_str!("help_run.txt")),
-        Ok(Request::Version) => print(concat!("dlock ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Invocation::Run(run)) => run::run(&run),
+        Ok(Invocation::Help) => print(include_str!("help.txt")),
+        Ok(Invocation::RunHelp) => print(include_str!("help_run.txt")),
+        Ok(Invocation::Version) => print(concat!("dlock ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(error) => {
-            say::say(error);
+            message::report(error);
             exit_code::USAGE
         }
     };
@@ -45,7 +47,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn print(text: &str) -> u8 {
-    // A reader that closed the pipe has seen enough.
+    // If the reader has closed the pipe, it needs no more.
     let _ = std::io::stdout().write_all(text.as_bytes());
     0
 }

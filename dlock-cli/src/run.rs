@@ -1,127 +1,145 @@
-//! `dlock run`: gets the lock, runs the command, releases the lock, and says how it went.
+//! `dlock run`: acquires the lock, runs the command, releases the lock, and reports the outcome.
 
 use std::cell::Cell;
-use std::io;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dlock_core::{
-    AcquireError, Cancel, ErrorKind, Lock, LockEvent, LockGuard, LockOptions, Once, Store, Wait,
-    duration,
+    AcquireError, Cancel, Datastore, ErrorKind, HeldBy, Lock, LockEvent, LockGuard, LockOptions,
+    LockOptionsBuilder, OnceOutcome, OptionName, OptionsError, Store, Wait, duration,
 };
 
 use rustix::process::Signal;
 
 use crate::args::{Once as Job, Patience, Run};
-use crate::command::{self, Ended};
+use crate::command::{self, Ended, Unkillable};
 use crate::exit_code;
-use crate::say::{chain, plain, say};
-use crate::seen::{ReleaseFailure, Seen};
+use crate::lease::Loss;
+use crate::lock_events::{RecordedEvents, ReleaseFailure};
+use crate::message::{escaped, report, report_if_writable, with_causes};
 use crate::signals::Signals;
 use crate::store;
 use crate::sys;
 use crate::watcher::Watcher;
 
-/// Runs; the exit code.
+/// Runs the command under the lock. Returns the exit code.
 pub(crate) fn run(run: &Run) -> u8 {
-    let result = Attempt::prepare(run).and_then(|attempt| {
-        let result = attempt.make();
-        drop(attempt.watcher.take());
-        // The process is about to end, which ends the store's threads sooner than telling them to.
-        std::mem::forget(attempt);
+    let result = LockedRun::prepare(run).and_then(|locked| {
+        let result = locked.execute();
+        drop(locked.watcher.take());
+        // The process is about to end. That ends the store's threads sooner than an orderly
+        // shutdown.
+        std::mem::forget(locked);
         result
     });
     match result {
         Ok(code) => code,
-        Err(Failure { code, message }) => {
+        Err(ExitReason { code, message }) => {
             if let Some(message) = message {
-                say(message);
+                report(message);
             }
             code
         }
     }
 }
 
-/// Why there is an exit code that is not the command's.
-struct Failure {
+/// An exit code that is not the command's, and why.
+struct ExitReason {
     code: u8,
     message: Option<String>,
 }
 
-impl Failure {
+impl ExitReason {
     fn new(code: u8, message: impl Into<String>) -> Self {
-        Failure {
+        ExitReason {
             code,
             message: Some(message.into()),
         }
     }
 
-    /// Who asked for exit code 0 does not want to read about it either: cron sends a mail for every line.
+    /// A caller that replaced the exit code by 0 does not want a message either: cron sends a mail
+    /// for every line.
     fn unless_zero(code: u8, message: impl Into<String>) -> Self {
-        Failure {
+        ExitReason {
             code,
             message: (code != 0).then(|| message.into()),
         }
     }
 }
 
-struct Attempt<'a> {
+/// One execution of `dlock run`.
+struct LockedRun<'a> {
     run: &'a Run,
     name: String,
     signals: Signals,
-    /// As messages show it, without secrets.
-    place: String,
-    /// As the command gets it if it shall.
+    /// Ends the wait for the lock when a signal comes.
+    cancel: Cancel,
+    datastore: Arc<dyn Datastore>,
+    /// The store's URL without secrets, for messages.
+    shown_url: String,
+    /// The store's full URL, for a command that gets it (`--pass-store`).
     url: Option<String>,
     lock: Lock,
-    seen: Arc<Seen>,
-    /// Waited for at the end, so that it has the time of the release to end.
+    events: Arc<RecordedEvents>,
+    /// Waited for at the end, so that it can end during the release.
     watcher: Cell<Option<Watcher>>,
 }
 
-impl<'a> Attempt<'a> {
-    fn prepare(run: &'a Run) -> Result<Self, Failure> {
-        let name = plain(&run.name);
-        let signals = Signals::listen().map_err(|error| cannot_catch_signals(&error))?;
+impl<'a> LockedRun<'a> {
+    fn prepare(run: &'a Run) -> Result<Self, ExitReason> {
+        let name = escaped(&run.name);
+        let signals = Signals::catch().map_err(|error| {
+            let message = format!("cannot catch signals: {error}; the command was not started");
+            ExitReason::new(exit_code::SYSTEM, message)
+        })?;
+        let cancel = Cancel::new();
+        // Before the store is opened: from here on a signal ends the process even if a call hangs.
+        signals.end_wait_with(&cancel).map_err(|error| {
+            let message = format!("cannot start a thread: {error}; the command was not started");
+            ExitReason::unless_zero(run.codes.unreachable, message)
+        })?;
         let opened = store::open(run.store.as_deref()).map_err(|error| match error {
-            store::OpenError::Usage(message) => Failure::new(exit_code::USAGE, message),
+            store::OpenError::Usage(message) => ExitReason::new(exit_code::USAGE, message),
             store::OpenError::Unusable(message) => {
-                Failure::unless_zero(run.codes.unreachable, message)
+                ExitReason::unless_zero(run.codes.unreachable, message)
             }
         })?;
-        let seen = Arc::new(Seen::new(name.clone(), run.wait));
-        let store = Store::builder(opened.datastore)
+        let events = Arc::new(RecordedEvents::new(name.clone(), run.wait));
+        let datastore: Arc<dyn Datastore> = Arc::from(opened.datastore);
+        let store = Store::builder(Arc::clone(&datastore))
             .observer({
-                let seen = Arc::clone(&seen);
-                move |event: &LockEvent<'_>| seen.note(event)
+                let events = Arc::clone(&events);
+                move |event: &LockEvent<'_>| events.record(event)
             })
             .build();
         let lock = Lock::with_options(store, &run.name, options(run)).map_err(|error| {
-            let error = with_flags(&error.to_string());
-            Failure::new(exit_code::USAGE, format!("cannot lock {name}: {error}"))
+            let error = with_flags(&error);
+            ExitReason::new(exit_code::USAGE, format!("cannot lock {name}: {error}"))
         })?;
-        seen.is_about(lock.key());
-        Ok(Attempt {
+        events.set_key(lock.key());
+        Ok(LockedRun {
             run,
             name,
             signals,
-            place: opened.shown,
+            cancel,
+            datastore,
+            shown_url: opened.redacted_url,
             url: opened.url,
             lock,
-            seen,
+            events,
             watcher: Cell::default(),
         })
     }
 
-    fn make(&self) -> Result<u8, Failure> {
-        let wait = self.wait()?;
+    fn execute(&self) -> Result<u8, ExitReason> {
+        let wait = self.wait();
         let ended = match &self.run.once {
-            Some(job) => self.make_once(&wait, job)?,
+            Some(job) => self.execute_once(&wait, job)?,
             None => {
                 let guard = self.acquired(self.lock.acquire_with(&wait))?;
                 let ended = self.command(&guard);
-                // What goes wrong is told to `seen`.
+                // `events` records a failure.
                 let _ = guard.release();
                 ended
             }
@@ -129,22 +147,16 @@ impl<'a> Attempt<'a> {
         self.code(ended)
     }
 
-    fn wait(&self) -> Result<Wait, Failure> {
+    fn wait(&self) -> Wait {
         let wait = match self.run.wait {
-            // One try is over before a signal could matter; it is looked for before the command is started.
-            Patience::AtMost(Duration::ZERO) => return Ok(Wait::none()),
             Patience::AtMost(time) => Wait::within(time),
             Patience::Forever => Wait::forever(),
         };
-        let cancel = Cancel::new();
-        self.signals
-            .cancel_with(&cancel)
-            .map_err(|error| cannot_catch_signals(&error))?;
-        Ok(wait.cancelled_by(&cancel))
+        wait.cancelled_by(&self.cancel)
     }
 
-    fn make_once(&self, wait: &Wait, job: &Job) -> Result<Ended, Failure> {
-        let shown = format!("job {} of {}", plain(&job.job), self.name);
+    fn execute_once(&self, wait: &Wait, job: &Job) -> Result<Ended, ExitReason> {
+        let job_name = format!("job {} of {}", escaped(&job.job), self.name);
         let done = self.acquired(self.lock.once_with(wait, &job.job, job.keep, |guard| {
             match self.command(guard) {
                 Ended::Exited(0) => Ok(()),
@@ -152,16 +164,16 @@ impl<'a> Attempt<'a> {
             }
         }))?;
         match done {
-            Ok(Once::Ran(())) => Ok(Ended::Exited(0)),
-            Ok(Once::RanUnmarked(())) => {
-                say(format_args!(
-                    "{shown} succeeded but could not be marked as done: it may run again"
+            Ok(OnceOutcome::Ran(())) => Ok(Ended::Exited(0)),
+            Ok(OnceOutcome::RanUnmarked(())) => {
+                report(format_args!(
+                    "{job_name} succeeded, but could not be marked as done: it may run again"
                 ));
                 Ok(Ended::Exited(0))
             }
-            Ok(Once::AlreadyDone { since }) => Err(Failure::unless_zero(
+            Ok(OnceOutcome::AlreadyDone { since }) => Err(ExitReason::unless_zero(
                 self.run.codes.done,
-                format!("{shown} was done {}", ago(since)),
+                format!("{job_name} was done {}", ago(since)),
             )),
             Err(ended) => Ok(ended),
         }
@@ -179,133 +191,216 @@ impl<'a> Attempt<'a> {
             Some(url) if self.run.pass_store => command.env("DLOCK_STORE", url),
             _ => command.env_remove("DLOCK_STORE"),
         };
-        let options = self.lock.options();
-        let grace = options.grace.unwrap_or(options.ttl / 6);
-        let (ended, watcher) = command::run(command, guard, grace, &self.signals);
+        let grace = self.lock.options().grace();
+        self.events.record_remaining(guard.remaining());
+        let cannot_end = |loss, why| {
+            let fate = match why {
+                Unkillable::OtherUser => "the command could not be ended: it runs as another user",
+                Unkillable::Hangs => {
+                    "the command could not be ended: it was killed and does not end"
+                }
+            };
+            // Reading who holds the key now would take one more call to the store. This message
+            // must not wait.
+            let cause = self.cause(loss, None);
+            report_if_writable(self.lost(&cause, &format!("{fate}; it runs on without the lock")));
+        };
+        let (ended, watcher) = command::run(command, guard, grace, &self.signals, &cannot_end);
         self.watcher.set(watcher);
         ended
     }
 
-    fn acquired<T>(&self, result: Result<T, AcquireError>) -> Result<T, Failure> {
+    fn acquired<T>(&self, result: Result<T, AcquireError>) -> Result<T, ExitReason> {
         let name = &self.name;
+        let ended_by_signal = || ExitReason {
+            code: self.code_of_signal(),
+            message: None,
+        };
         result.map_err(|error| match error {
+            // A signal ends the wait, and may be the reason why a call failed.
+            _ if self.signals.first().is_some() => ended_by_signal(),
             AcquireError::Held(held) => {
-                Failure::unless_zero(self.run.codes.held, format!("{name} is {held}"))
+                ExitReason::unless_zero(self.run.codes.held, self.refused(&held))
             }
-            AcquireError::Cancelled => Failure {
-                code: self.signals.first().map_or(exit_code::LOST, |signal| {
-                    exit_code::of_signal(signal.as_raw())
-                }),
-                message: None,
-            },
-            AcquireError::Datastore(error) if error.kind() == ErrorKind::Invalid => Failure::new(
-                exit_code::USAGE,
-                format!("cannot lock {name} in {}: {}", self.place, chain(&error)),
-            ),
-            AcquireError::Datastore(error) => Failure::unless_zero(
+            AcquireError::Cancelled => ended_by_signal(),
+            AcquireError::Datastore(error) if error.kind() == ErrorKind::Invalid => {
+                ExitReason::new(
+                    exit_code::USAGE,
+                    format!(
+                        "cannot lock {name} in {}: {}",
+                        self.shown_url,
+                        with_causes(&error)
+                    ),
+                )
+            }
+            AcquireError::Datastore(error) => ExitReason::unless_zero(
                 self.run.codes.unreachable,
                 format!(
                     "cannot lock {name} in {}: {}; the command was not started",
-                    self.place,
-                    chain(&error)
+                    self.shown_url,
+                    with_causes(&error)
                 ),
             ),
-            error => {
-                let error = with_flags(&error.to_string());
-                Failure::new(exit_code::USAGE, format!("cannot lock {name}: {error}"))
+            AcquireError::Invalid(error) => {
+                let error = with_flags(&error);
+                ExitReason::new(exit_code::USAGE, format!("cannot lock {name}: {error}"))
             }
+            error => ExitReason::new(exit_code::USAGE, format!("cannot lock {name}: {error}")),
         })
     }
 
+    /// Says who holds the lock, and where. If the lock has no expiry, also says how to free it.
+    fn refused(&self, held: &HeldBy) -> String {
+        let (name, url, key) = (&self.name, &self.shown_url, escaped(self.lock.key()));
+        if held.expires_in().is_some() {
+            return format!("{name} is {held} (key {key} in {url})");
+        }
+        format!(
+            "{name} is {held}, and does not expire: only its holder frees it; \
+             if the holder is gone, delete the key {key} in {url}"
+        )
+    }
+
+    /// The exit code for the signal that ended the wait.
+    fn code_of_signal(&self) -> u8 {
+        self.signals
+            .first()
+            .map_or(exit_code::SYSTEM, exit_code::of_signal)
+    }
+
+    /// Says why the lease was lost. `now` is the present holder of the key, if the store was asked.
+    fn cause(&self, loss: Loss, now: Option<Option<HeldBy>>) -> String {
+        let key = escaped(self.lock.key());
+        match (loss, now) {
+            (Loss::TimeRanOut, _) => match self.events.renewal_failure() {
+                Some(error) => format!("its lease could not be renewed ({error})"),
+                None => "its lease ended before it was renewed".to_owned(),
+            },
+            (Loss::KeyGone, Some(Some(held))) => {
+                format!("its key {key} was taken away before the lease ended, and is now {held}")
+            }
+            (Loss::KeyGone, Some(None)) => {
+                format!("its key {key} was deleted before the lease ended, and nobody holds it now")
+            }
+            (Loss::KeyGone, None) => {
+                format!("its key {key} was deleted or taken away before the lease ended")
+            }
+        }
+    }
+
+    /// [`cause`](Self::cause) with the present holder, if the store can be inspected and answers.
+    fn cause_with_holder(&self, loss: Loss) -> String {
+        let ask = || self.datastore.inspect()?.holder(self.lock.key()).ok();
+        self.cause(loss, (loss == Loss::KeyGone).then(ask).flatten())
+    }
+
+    fn lost(&self, cause: &str, fate: &str) -> String {
+        format!("lost {} in {}: {cause}; {fate}", self.name, self.shown_url)
+    }
+
     /// The exit code, after the lock was released.
-    fn code(&self, ended: Ended) -> Result<u8, Failure> {
+    fn code(&self, ended: Ended) -> Result<u8, ExitReason> {
         let name = &self.name;
+        let lost = self.run.codes.lost;
         let code = match ended {
             Ended::Exited(code) => code,
             Ended::Killed { signal, .. } => exit_code::of_signal(signal),
-            Ended::NotStarted(signal) => return Ok(exit_code::of_signal(signal)),
-            Ended::CannotRun(code, message) => return Err(Failure::new(code, message)),
-            Ended::Lost => {
-                let why = match self.seen.renewal_failure() {
-                    Some(error) => format!("its lease could not be renewed ({error})"),
-                    None => "its lease ended".to_owned(),
-                };
-                let place = &self.place;
-                return Err(Failure::new(
-                    self.run.codes.lost,
-                    format!("lost {name} in {place}: {why}; the command was ended"),
+            Ended::NotStarted => return Ok(self.code_of_signal()),
+            Ended::CannotRun(code, message) => return Err(ExitReason::new(code, message)),
+            Ended::LostBefore(loss) => {
+                let cause = self.cause_with_holder(loss);
+                let message = self.lost(&cause, "the command was not started");
+                return Err(ExitReason::unless_zero(self.run.codes.unreachable, message));
+            }
+            Ended::Lost(loss) => {
+                let cause = self.cause_with_holder(loss);
+                return Err(ExitReason::new(
+                    lost,
+                    self.lost(&cause, "the command was ended"),
                 ));
             }
+            Ended::RunsOn => return Ok(lost),
         };
-        match self.seen.release_failure() {
-            Some(ReleaseFailure::Lost) => {
-                return Err(Failure::new(
-                    self.run.codes.lost,
-                    format!(
-                        "lost {name} in {} before the command ended: the store does not know our lease any more; \
-                         another may have run at the same time",
-                        self.place
-                    ),
-                ));
+        match self.events.release_failure() {
+            Some(ReleaseFailure::Lost(at)) => {
+                let loss = if self.events.was_running_at(at) {
+                    Loss::KeyGone
+                } else {
+                    Loss::TimeRanOut
+                };
+                let cause = self.cause_with_holder(loss);
+                let fate = format!(
+                    "the command had already ended, with exit code {code}; \
+                     another one may have run at the same time"
+                );
+                return Err(ExitReason::new(lost, self.lost(&cause, &fate)));
             }
-            Some(ReleaseFailure::NotReleased(error)) => say(format_args!(
+            Some(ReleaseFailure::NotReleased(error)) => report(format_args!(
                 "could not release {name} in {} ({error}); others have to wait for at most {}",
-                self.place,
-                duration::format(self.lock.options().ttl)
+                self.shown_url,
+                duration::format(self.lock.options().ttl())
             )),
             None => {}
         }
         if matches!(ended, Ended::Killed { signal, had_terminal: true } if signal == Signal::INT.as_raw())
         {
             drop(self.watcher.take());
-            // Ctrl-C went to the command's group alone. Without dlock the script around it would have got it too.
+            // Ctrl-C went to the command's process group only. Without dlock, the script around it
+            // would have received it too.
             let _ = sys::take_default_action_with_group(Signal::INT);
         }
         Ok(code)
     }
 }
 
-fn cannot_catch_signals(error: &io::Error) -> Failure {
-    Failure::new(exit_code::LOST, format!("cannot catch signals: {error}"))
+/// What is wrong with an option, by the name of its flag.
+fn with_flags(error: &OptionsError) -> String {
+    match error {
+        OptionsError::OutOfRange {
+            option,
+            value,
+            least,
+            most,
+        } => {
+            let [value, least, most] = [value, least, most].map(|time| duration::format(*time));
+            format!("{} {value} is outside {least} to {most}", flag(*option))
+        }
+        error => error.to_string(),
+    }
 }
 
-/// The library's words for its options, as the command calls them.
-fn with_flags(error: &str) -> String {
-    let flags = [
-        ("ttl ", "--ttl "),
-        ("min_hold ", "--min-hold "),
-        ("grace ", "--kill-after "),
-        ("keep ", "--keep "),
-    ];
-    let named = flags.iter().find_map(|(option, flag)| {
-        error
-            .strip_prefix(option)
-            .map(|rest| format!("{flag}{rest}"))
-    });
-    named.unwrap_or_else(|| error.to_owned())
+fn flag(option: OptionName) -> &'static str {
+    match option {
+        OptionName::Ttl => "--ttl",
+        OptionName::MinHold => "--min-hold",
+        OptionName::Grace => "--kill-after",
+        OptionName::Keep => "--keep",
+        other => other.as_str(),
+    }
 }
 
-fn options(run: &Run) -> LockOptions {
-    let mut options = LockOptions::default();
+fn options(run: &Run) -> LockOptionsBuilder {
+    let mut options = LockOptions::builder();
     if let Some(prefix) = &run.prefix {
-        options = options.with_key_prefix(prefix);
+        options = options.key_prefix(prefix);
     }
     if let Some(label) = &run.label {
-        options = options.with_label(label);
+        options = options.label(label);
     }
     if let Some(ttl) = run.ttl {
-        options = options.with_ttl(ttl);
+        options = options.ttl(ttl);
     }
     if let Some(min_hold) = run.min_hold {
-        options = options.with_min_hold(min_hold);
+        options = options.min_hold(min_hold);
     }
     if let Some(grace) = run.kill_after {
-        options = options.with_grace(grace);
+        options = options.grace(grace);
     }
     options
 }
 
-/// "12m5s ago": the hosts' clocks agree well enough for that, and no time zone is needed.
+/// Formats a time like "12m5s ago". It needs no time zone, and the clocks of the hosts agree well
+/// enough.
 fn ago(since: SystemTime) -> String {
     let age = since.elapsed().unwrap_or(Duration::ZERO);
     format!(
@@ -320,21 +415,33 @@ mod tests {
 
     #[test]
     fn messages_name_the_flags_that_were_given() {
-        for (error, shown) in [
+        let day = Duration::from_secs(86_400);
+        for (option, message) in [
+            (OptionName::Ttl, "--ttl 366d is outside 10ms to 365d"),
             (
-                "grace 29s is outside 0s to 15s",
-                "--kill-after 29s is outside 0s to 15s",
+                OptionName::MinHold,
+                "--min-hold 366d is outside 10ms to 365d",
             ),
             (
-                "keep 366d is outside 10ms to 365d",
-                "--keep 366d is outside 10ms to 365d",
+                OptionName::Grace,
+                "--kill-after 366d is outside 10ms to 365d",
             ),
-            (
-                "the lock's id is empty; give it a name",
-                "the lock's id is empty; give it a name",
-            ),
+            (OptionName::Keep, "--keep 366d is outside 10ms to 365d"),
+            // There is no flag for it.
+            (OptionName::MaxHold, "max_hold 366d is outside 10ms to 365d"),
         ] {
-            assert_eq!(with_flags(error), shown);
+            let error = OptionsError::OutOfRange {
+                option,
+                value: day * 366,
+                least: Duration::from_millis(10),
+                most: day * 365,
+            };
+            assert_eq!(with_flags(&error), message);
         }
+        let option = OptionName::Id;
+        assert_eq!(
+            with_flags(&OptionsError::Empty { option }),
+            "the lock's id is empty; give it a name"
+        );
     }
 }

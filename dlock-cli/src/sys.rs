@@ -1,7 +1,9 @@
-//! The few calls that Rust has no safe form for: signal handlers, `fork`, and what runs between `fork` and `exec`.
+//! The few system calls that have no safe form in Rust: signal handlers, `fork`, and what runs
+//! between `fork` and `exec`.
 //!
-//! All of the command's unsafe code is in this file. What runs in a forked child, or in a signal handler, makes system calls only: other
-//! threads may have been in the middle of anything, an allocation for example, when the process was copied or interrupted.
+//! All unsafe code of the command is in this file. Code in a forked child or a signal handler makes
+//! system calls only: when the process was copied or interrupted, another thread may have been in
+//! the middle of an allocation, for example.
 
 #![allow(unsafe_code)]
 
@@ -12,10 +14,12 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::process::Pid;
 
-/// What happens to this process, one byte an event: the signals that it catches, and what [`note`] is told.
+/// The events of this process, one byte each: the signals that it catches, and the calls of
+/// [`note`].
 pub(crate) struct Pipe {
     pub(crate) reader: OwnedFd,
     writer: OwnedFd,
@@ -23,44 +27,152 @@ pub(crate) struct Pipe {
 
 static PIPE: OnceLock<Pipe> = OnceLock::new();
 
-/// Makes the pipe; once in the life of the process.
+/// Creates the pipe. Call it only once in a process.
 ///
 /// # Errors
 ///
-/// No descriptor is left.
+/// If the process has no free descriptor.
 pub(crate) fn signal_pipe() -> io::Result<&'static Pipe> {
     use rustix::pipe::{PipeFlags, pipe_with};
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-    // A handler must not wait for a reader. A signal that finds 64 KiB of unread ones is dropped.
+    // A handler must not wait for the reader. If 64 KiB of signals are unread, further ones are
+    // dropped.
     rustix::io::ioctl_fionbio(&writer, true)?;
     let pipe = Pipe { reader, writer };
     if PIPE.set(pipe).is_err() {
-        return Err(io::Error::other("signals are listened to already"));
+        return Err(io::Error::other("signals are already caught"));
     }
     PIPE.get().ok_or_else(|| io::Error::other("no pipe"))
 }
 
-/// Puts an event into the pipe. System calls only.
+/// Writes an event into the pipe. Makes system calls only.
 pub(crate) fn note(event: u8) {
     if let Some(pipe) = PIPE.get() {
         let _ = rustix::io::write(&pipe.writer, &[event]);
     }
 }
 
-/// It leaves `errno` alone: on Linux the call is made without the C library, and elsewhere it fails only if the pipe is full.
+/// The first signal that was caught; 0 if none was.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+
+/// The first signal that was caught, if one was.
+pub(crate) fn first_signal() -> Option<i32> {
+    Some(FIRST.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+}
+
+/// The signal handler. It leaves `errno` unchanged: on Linux the write bypasses the C library, and
+/// elsewhere it fails only if the pipe is full.
 extern "C" fn on_signal(signal: libc::c_int) {
+    let _ = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     let [number, ..] = signal.to_le_bytes();
     note(number);
 }
 
-/// Catches a signal: it is written to the [`signal_pipe`]. One that the process was started to ignore stays ignored, as `nohup` wants it.
+/// Catches a signal, which is then written to the [`signal_pipe`]. A signal that was ignored when
+/// the process started stays ignored, as `nohup` wants.
 pub(crate) fn catch(signal: libc::c_int) -> io::Result<()> {
     if is_ignored(signal)? && signal != libc::SIGCHLD {
         return Ok(());
     }
     let handler: extern "C" fn(libc::c_int) = on_signal;
-    // System calls of the other threads go on instead of failing.
+    // System calls of other threads are restarted instead of failing.
     set_action(signal, handler as libc::sighandler_t, libc::SA_RESTART)
+}
+
+/// How signals were handled when dlock was started. The command is started with the same handling.
+#[derive(Clone, Copy)]
+pub(crate) struct Inherited {
+    blocked: libc::sigset_t,
+    ignores_pipe: bool,
+    ignores_child: bool,
+}
+
+impl Inherited {
+    /// Reads the present state. Call it before the first signal is caught or unblocked.
+    pub(crate) fn take() -> io::Result<Self> {
+        let mut blocked = MaybeUninit::uninit();
+        // SAFETY: no new mask is given, and the old one is written to memory of its size. The call
+        // fails only for wrong arguments.
+        let blocked = unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), blocked.as_mut_ptr());
+            blocked.assume_init()
+        };
+        Ok(Inherited {
+            blocked,
+            ignores_pipe: IGNORED_PIPE.load(Ordering::Relaxed),
+            ignores_child: is_ignored(libc::SIGCHLD)?,
+        })
+    }
+
+    /// Restores the state. Makes system calls only.
+    fn restore(&self) -> io::Result<()> {
+        let action = |ignored| {
+            if ignored {
+                libc::SIG_IGN
+            } else {
+                libc::SIG_DFL
+            }
+        };
+        set_action(libc::SIGPIPE, action(self.ignores_pipe), 0)?;
+        set_action(libc::SIGCHLD, action(self.ignores_child), 0)?;
+        // SAFETY: the set was written by `pthread_sigmask`.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.blocked, ptr::null_mut())
+        };
+        Ok(())
+    }
+}
+
+/// Sends the signal to this thread: a handler has run when the call returns.
+#[cfg(test)]
+pub(crate) fn raise(signal: rustix::process::Signal) -> io::Result<()> {
+    // SAFETY: the call reads no memory of ours.
+    match unsafe { libc::raise(signal.as_raw()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Unblocks signals for this thread and the threads that it starts: the parent process may have
+/// left them blocked.
+pub(crate) fn unblock(signals: impl Iterator<Item = libc::c_int>) {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` initialises the set that the other calls read. They fail only for wrong
+    // arguments.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// Whether SIGPIPE was ignored at the start of the process, before Rust's runtime set it to be
+/// ignored.
+static IGNORED_PIPE: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn before_main() {
+    IGNORED_PIPE.store(
+        is_ignored(libc::SIGPIPE).unwrap_or(false),
+        Ordering::Relaxed,
+    );
+}
+
+// SAFETY: the loader calls the functions of this section before `main`. This one makes one system
+// call and sets a static.
+#[used]
+#[cfg_attr(
+    target_vendor = "apple",
+    unsafe(link_section = "__DATA,__mod_init_func")
+)]
+#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
+static BEFORE_MAIN: extern "C" fn() = before_main;
+
+/// Ends the process at once, with all its threads.
+pub(crate) fn exit_now(code: u8) -> ! {
+    // SAFETY: ends the process; nothing of it runs any more.
+    unsafe { libc::_exit(code.into()) }
 }
 
 fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
@@ -82,28 +194,30 @@ fn set_action(
     let mut new: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     new.sa_sigaction = action;
     new.sa_flags = flags;
-    // SAFETY: `new` is initialised; its handler, if it has one, makes one system call and touches no memory but a static that was
-    // set before the handler was installed.
+    // SAFETY: `new` is initialised; its handler, if it has one, makes one system call and touches
+    // no memory but a static that was set before the handler was installed.
     if unsafe { libc::sigaction(signal, &raw const new, ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-/// Does to this process and its whole group what the signal does to programs that do not catch it. Where it stops them the call returns
-/// when they are continued. It returns at once where the system ignores the signal, and the signal is not caught any more.
+/// Lets the signal take its default action on this process and its whole group. If it stops them,
+/// the call returns when they are continued; if the system ignores the signal, it returns at once.
+/// Afterwards the signal is no longer caught.
 pub(crate) fn take_default_action_with_group(signal: rustix::process::Signal) -> io::Result<()> {
     set_action(signal.as_raw(), libc::SIG_DFL, 0)?;
     Ok(rustix::process::kill_current_process_group(signal)?)
 }
 
-/// All signals, blocked in this thread until the value is dropped.
+/// Blocks all signals in this thread until it is dropped.
 struct Blocked(libc::sigset_t);
 
 impl Blocked {
     fn all() -> Self {
         let mut old = MaybeUninit::uninit();
-        // SAFETY: both sets have the right size; `sigfillset` initialises the one that is read. The calls fail only for wrong arguments.
+        // SAFETY: both sets have the right size; `sigfillset` initialises the one that is read. The
+        // calls fail only for wrong arguments.
         unsafe {
             let mut all = MaybeUninit::uninit();
             libc::sigfillset(all.as_mut_ptr());
@@ -120,26 +234,28 @@ impl Drop for Blocked {
     }
 }
 
-/// Makes `group` the foreground group of the terminal. Allowed from the background too: SIGTTOU is blocked meanwhile. System calls only.
+/// Makes `group` the foreground group of the terminal. It also works from the background, since
+/// SIGTTOU is blocked meanwhile. Makes system calls only.
 pub(crate) fn set_foreground(tty: impl AsFd, group: Pid) -> rustix::io::Result<()> {
     let _blocked = Blocked::all();
     rustix::termios::tcsetpgrp(tty, group)
 }
 
-/// Forks a child that runs `life` with all signals blocked and never returns from it. The child has a copy of this process's
-/// memory and descriptors, so `life` must make system calls only.
+/// Forks a child that runs `child`, with all signals blocked, and then exits. The child process has
+/// a copy of this process's memory and descriptors, so `child` must make system calls only.
 ///
 /// # Errors
 ///
-/// The system has no room for another process.
-pub(crate) fn fork(life: impl FnOnce() -> Gone) -> io::Result<Pid> {
-    // Before the fork, so that there is no moment in which the child could be hit.
+/// If the system cannot start another process.
+pub(crate) fn fork(child: impl FnOnce() -> Gone) -> io::Result<Pid> {
+    // Before the fork, so that no signal can hit the child.
     let blocked = Blocked::all();
-    // SAFETY: the child calls nothing but `life`, whose contract is above, and `_exit`, which runs no destructor.
+    // SAFETY: the child calls nothing but `child`, whose contract is above, and `_exit`, which runs
+    // no destructor.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            let Gone = life();
+            let Gone = child();
             // SAFETY: ends the process without running anything of the copied program.
             unsafe { libc::_exit(0) }
         }
@@ -150,10 +266,10 @@ pub(crate) fn fork(life: impl FnOnce() -> Gone) -> io::Result<Pid> {
     }
 }
 
-/// What a forked child's life ends with.
+/// The end of a forked child: proof that its code has run to its end.
 pub(crate) struct Gone;
 
-/// Closes every descriptor from `first` on. System calls only.
+/// Closes every descriptor from `first` on. Makes system calls only.
 pub(crate) fn close_from(first: u32) {
     #[cfg(target_os = "linux")]
     {
@@ -174,7 +290,7 @@ pub(crate) fn close_from(first: u32) {
     }
 }
 
-/// Gives a process a name of its own in lists; only Linux has this. System calls only.
+/// Gives the process its own name in process lists, on Linux only. Makes system calls only.
 pub(crate) fn set_name(name: &'static std::ffi::CStr) {
     #[cfg(target_os = "linux")]
     // SAFETY: the call reads a string that ends with a zero.
@@ -185,14 +301,21 @@ pub(crate) fn set_name(name: &'static std::ffi::CStr) {
     let _ = name;
 }
 
-/// Arranges that the command, before it is executed, becomes a process group of its own, tells its process id to `watcher`, and makes its
-/// group the foreground group of `tty`.
-pub(crate) fn prepare(command: &mut Command, watcher: BorrowedFd<'_>, tty: Option<BorrowedFd<'_>>) {
+/// Prepares the command. Before it is executed, its process becomes a process group of its own,
+/// writes its process id to `watcher`, makes its group the foreground group of `tty`, and restores
+/// the signal handling of `inherited`.
+pub(crate) fn prepare(
+    command: &mut Command,
+    watcher: BorrowedFd<'_>,
+    tty: Option<BorrowedFd<'_>>,
+    inherited: Inherited,
+) {
     let parent = rustix::process::getpid();
     let watcher = watcher.as_raw_fd();
     let tty = tty.map(|tty| tty.as_raw_fd());
     let before_exec = move || {
-        // SAFETY: both descriptors are open in the parent when it forks, so they are in the child until it executes the command.
+        // SAFETY: both descriptors are open in the parent when it forks, so they are in the child
+        // until it executes the command.
         let (watcher, tty) = unsafe {
             (
                 BorrowedFd::borrow_raw(watcher),
@@ -205,14 +328,16 @@ pub(crate) fn prepare(command: &mut Command, watcher: BorrowedFd<'_>, tty: Optio
         if let Some(tty) = tty {
             set_foreground(tty, me)?;
         }
-        die_with(parent)
+        die_with(parent)?;
+        inherited.restore()
     };
     // SAFETY: between fork and exec the closure makes system calls only.
     unsafe { command.pre_exec(before_exec) };
 }
 
-/// The second line behind the watcher, for the day when somebody kills dlock and watcher alike: the kernel kills the command itself when
-/// the thread that spawned it ends, which is dlock's main thread. Grandchildren it does not reach. System calls only.
+/// The second line of defence, in case both dlock and the watcher are killed: the kernel kills the
+/// command when the thread that spawned it ends, which is dlock's main thread. It does not reach
+/// grandchildren. Makes system calls only.
 fn die_with(parent: Pid) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -226,7 +351,7 @@ fn die_with(parent: Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// What became of a child.
+/// A child's change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It ended by itself, with this status.
@@ -237,12 +362,13 @@ pub(crate) enum Change {
     Stopped(i32),
 }
 
-/// The next child of which there is news; `None` if there is none. A child that ended is left as it is, a zombie, so that its process
-/// id stays its own.
+/// The next child whose state has changed; `None` if there is none. A child that has ended is left
+/// as a zombie, so that its process id is not reused.
 pub(crate) fn next_change() -> io::Result<Option<(Pid, Change)>> {
     let options = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
     loop {
-        // SAFETY: all zeros is a valid `siginfo_t`; the call writes one, and leaves the zeros where there is no news.
+        // SAFETY: all zeros is a valid `siginfo_t`; the call writes one, and leaves the zeros if no
+        // child has changed.
         let (result, info) = unsafe {
             let mut info: libc::siginfo_t = MaybeUninit::zeroed().assume_init();
             let result = libc::waitid(libc::P_ALL, 0, &raw mut info, options);
@@ -255,7 +381,8 @@ pub(crate) fn next_change() -> io::Result<Option<(Pid, Change)>> {
                 error => return Err(error),
             }
         }
-        // SAFETY: `waitid` fills the fields that belong to SIGCHLD; without news they are zero.
+        // SAFETY: `waitid` fills the fields that belong to SIGCHLD; if no child has changed they
+        // are zero.
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
         let change = match info.si_code {
             libc::CLD_EXITED => Change::Exited(status),

@@ -1,12 +1,14 @@
-//! Job control: who has the terminal.
+//! Job control: which process group has the terminal.
 //!
-//! The command is a process group of its own, so that all of it can be killed, and a terminal serves only one group: others that read
-//! from it are stopped, and its Ctrl-C and Ctrl-Z go to that one. So dlock lends the terminal to the command, as a shell does, and takes
-//! it back when the command stops or ends.
+//! The command is a process group of its own, so that all of it can be killed. But a terminal
+//! serves only one group: Ctrl-C and Ctrl-Z go to that group, and other groups that read from it
+//! are stopped. So dlock lends the terminal to the command, as a shell does, and takes it back when
+//! the command stops or ends.
 //!
-//! If dlock's standard input and output are the terminal, the command gets it from the start. Otherwise dlock may be part of a pipeline,
-//! `dlock run … | less`, whose other members need the terminal. Then it stays with dlock's group (Ctrl-C and Ctrl-Z come to dlock,
-//! which passes them on) until the command asks for it by being stopped for reading or changing it.
+//! If dlock's standard input and output are the terminal, the command gets it from the start.
+//! Otherwise dlock may be part of a pipeline, `dlock run … | less`, whose other members need the
+//! terminal. Then it stays with dlock's group, and dlock passes Ctrl-C and Ctrl-Z on, until the
+//! command is stopped because it reads or changes the terminal.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,9 +21,9 @@ use crate::sys;
 /// The terminal that controls dlock.
 pub(crate) struct Terminal {
     tty: File,
-    /// Dlock's group, to which the shell gives the terminal.
-    home: Pid,
-    /// Whether the command shall have the terminal whenever it is dlock's to lend.
+    /// dlock's own group, to which the shell gives the terminal.
+    own_group: Pid,
+    /// Whether the command gets the terminal whenever dlock has it to lend.
     wanted: bool,
 }
 
@@ -31,43 +33,48 @@ impl Terminal {
         let tty = File::open("/dev/tty").ok()?;
         Some(Terminal {
             tty,
-            home: getpgrp(),
+            own_group: getpgrp(),
             wanted: isatty(rustix::stdio::stdin()) && isatty(rustix::stdio::stdout()),
         })
     }
 
-    /// The terminal, if a command that is started now shall take it.
+    /// The terminal, if a command that is started now is to take it.
     pub(crate) fn to_lend(&self) -> Option<BorrowedFd<'_>> {
-        (self.wanted && self.belongs_to(self.home)).then(|| self.tty.as_fd())
+        (self.wanted && self.belongs_to(self.own_group)).then(|| self.tty.as_fd())
     }
 
-    /// Whether the group has it.
+    /// Returns whether the group has the terminal.
     pub(crate) fn belongs_to(&self, group: Pid) -> bool {
         tcgetpgrp(&self.tty) == Ok(group)
     }
 
-    /// Lends it to a group that could not go on without; whether it was there to lend.
+    /// Lends the terminal to a group that cannot continue without it. Returns whether dlock had it
+    /// to lend.
     pub(crate) fn lend_on_request(&mut self, group: Pid) -> bool {
         self.wanted = true;
         self.lend(group)
     }
 
-    /// Lends it if it is dlock's to lend and the command shall have it; whether the group has it now.
+    /// Lends the terminal if dlock has it and the command is to have it. Returns whether the group
+    /// has it now.
     pub(crate) fn lend(&self, group: Pid) -> bool {
-        self.wanted && self.belongs_to(self.home) && sys::set_foreground(&self.tty, group).is_ok()
+        self.wanted
+            && self.belongs_to(self.own_group)
+            && sys::set_foreground(&self.tty, group).is_ok()
     }
 
-    /// Takes it back, unless the shell gave it to somebody else meanwhile.
+    /// Takes the terminal back, unless the shell gave it to another group meanwhile.
     pub(crate) fn take_back(&self, group: Pid) {
         if self.belongs_to(group) {
-            let _ = sys::set_foreground(&self.tty, self.home);
+            let _ = sys::set_foreground(&self.tty, self.own_group);
         }
     }
 
-    /// Takes it back from a command that could not be executed but may have taken it first.
+    /// Takes the terminal back from a command that could not be executed but may have taken it
+    /// before.
     pub(crate) fn take_back_from_failed(&self, lent: bool) {
         if lent {
-            let _ = sys::set_foreground(&self.tty, self.home);
+            let _ = sys::set_foreground(&self.tty, self.own_group);
         }
     }
 }

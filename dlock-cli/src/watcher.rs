@@ -1,11 +1,13 @@
-//! The process that sees to it that a command does not outlive dlock.
+//! A process that makes sure that the command does not outlive dlock.
 //!
-//! It holds the reading end of a pipe whose writing end only dlock has, and for a moment the command before it is executed. If dlock ends in
-//! whatever way, `kill -9` included, the pipe ends, and the watcher kills the command's process group.
+//! It holds the reading end of a pipe. Only dlock has the writing end, and for a moment the command
+//! before it is executed. However dlock ends, even by `kill -9`, the pipe ends, and the watcher
+//! kills the command's process group.
 //!
-//! It is a fork of dlock that executes nothing, so it costs one `fork`. It must not be hit by what hits dlock or the command: it
-//! has a session of its own, and all signals are blocked. It keeps no descriptor but the pipe, so that no pipeline waits for
-//! its copy of standard output, no file system stays busy, and no lock that dlock held when it forked stays held.
+//! It is a fork of dlock without an `exec`, so it costs one `fork`. Signals to dlock or the command
+//! must not end it, so it has a session of its own and blocks all signals. It keeps no descriptor
+//! but the pipe: a pipepipe must not wait for its copy of standard output, a file system must not
+//! stay busy, and a file lock of dlock must not stay held.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,47 +17,48 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::sys;
 
-/// Dlock's end of the pipe, and the process at the other one.
+/// dlock's end of the pipe, and the process at the other end.
 pub(crate) struct Watcher {
     process: Pid,
-    /// `None` once it was sent home.
-    line: Option<OwnedFd>,
+    /// `None` once the watcher was dismissed.
+    pipe: Option<OwnedFd>,
 }
 
-/// Says that the command ended and its group is nobody's business any more.
+/// The byte that says that the command has ended and its group must not be killed.
 const DISMISSED: u8 = 0;
 
 impl Watcher {
-    /// Starts it.
+    /// Starts the watcher.
     ///
     /// # Errors
     ///
-    /// The system has no room for a pipe or a process.
+    /// If the system cannot create a pipe or a process.
     pub(crate) fn start() -> io::Result<Self> {
-        let (reader, line) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (reader, pipe) = pipe_with(PipeFlags::CLOEXEC)?;
         let process = sys::fork(|| watch(&reader))?;
         Ok(Watcher {
             process,
-            line: Some(line),
+            pipe: Some(pipe),
         })
     }
 
-    /// Where the command writes its process id before it is executed, see [`sys::prepare`]. It does so itself, since dlock could be killed
-    /// between the fork of the command and a message of its own. `None` once it was sent home.
-    pub(crate) fn line(&self) -> Option<BorrowedFd<'_>> {
-        self.line.as_ref().map(AsFd::as_fd)
+    /// The pipe into which the command writes its process id before it is executed, see
+    /// [`sys::prepare`]. dlock could not do that reliably: it could be killed between the fork of
+    /// the command and the write. `None` once the watcher was dismissed.
+    pub(crate) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Sends it home. To be called while the command's process id cannot be somebody else's yet.
+    /// Dismisses the watcher. Call it while the command's process id cannot be reused yet.
     pub(crate) fn dismiss(&mut self) {
-        if let Some(line) = self.line.take() {
-            let _ = rustix::io::write(line, &[DISMISSED]);
+        if let Some(pipe) = self.pipe.take() {
+            let _ = rustix::io::write(pipe, &[DISMISSED]);
         }
     }
 }
 
 impl Drop for Watcher {
-    /// Sends it home and waits for its end, which comes at once.
+    /// Dismisses the watcher and waits for its end, which comes at once.
     fn drop(&mut self) {
         self.dismiss();
         let wait = || rustix::process::waitpid(Some(self.process), WaitOptions::empty());
@@ -63,26 +66,28 @@ impl Drop for Watcher {
     }
 }
 
-/// The watcher's life. System calls only, see [`sys::fork`].
-fn watch(line: &OwnedFd) -> sys::Gone {
+/// The code of the watcher process. Makes system calls only, see [`sys::fork`].
+fn watch(pipe: &OwnedFd) -> sys::Gone {
     sys::set_name(NAME);
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir(c"/");
-    let _ = rustix::stdio::dup2_stdin(line);
+    let _ = rustix::stdio::dup2_stdin(pipe);
     sys::close_from(1);
-    let line = rustix::stdio::stdin();
+    let pipe = rustix::stdio::stdin();
     let mut group = [0; size_of::<i32>()];
-    if let Ok(Some(())) = read_whole(line, &mut group)
-        && let Ok(None) = read_whole(line, &mut [DISMISSED])
+    if let Ok(Some(())) = read_whole(pipe, &mut group)
+        && let Ok(None) = read_whole(pipe, &mut [DISMISSED])
         && let Some(group) = Pid::from_raw(i32::from_ne_bytes(group))
     {
-        // Once is enough: a fork in the group either sees the signal or has made a member that gets it.
+        // One signal is enough: a process that is forking either gets it first, or its child is
+        // already a member and gets it too.
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
     sys::Gone
 }
 
-/// Not `dlock…`, so that `killall -9 dlock` and `pkill -9 dlock` leave it alone to do its work.
+/// It does not begin with `dlock`, so that `killall -9 dlock` and `pkill -9 dlock` do not hit the
+/// watcher.
 const NAME: &std::ffi::CStr = c"lock-watcher";
 
 /// Fills the buffer; `None` if the pipe ended first.

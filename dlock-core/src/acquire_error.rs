@@ -1,82 +1,121 @@
 //! Why a lock was not acquired, or not released.
 
+use std::fmt;
+
 use thiserror::Error;
 
-use crate::{DatastoreError, Held, LockGuard, OptionsError};
+use crate::contract::error::DatastoreError;
+use crate::contract::outcome::HeldBy;
+use crate::options::OptionsError;
 
 /// Why a lock was not acquired.
-#[derive(Debug, Error)]
+#[derive(Clone, Error)]
 #[non_exhaustive]
 pub enum AcquireError {
-    /// Somebody else holds it, and did until the wait was over.
+    /// Somebody else holds it, and the wait is over.
     #[error("{0}")]
-    Held(Held),
+    Held(HeldBy),
     /// The store could not answer.
     #[error(transparent)]
     Datastore(#[from] DatastoreError),
-    /// The lock's id or options cannot work with this store.
+    /// The job of [`Lock::once`](crate::Lock::once) has no name, or this store cannot remember it
+    /// for that long.
     #[error(transparent)]
     Invalid(#[from] OptionsError),
-    /// The wait was ended by its [`Cancel`](crate::Cancel).
+    /// [`Cancel`](crate::Cancel) ended the wait.
     #[error("the wait was cancelled")]
     Cancelled,
 }
 
 impl AcquireError {
-    /// Whether it is the ordinary refusal: somebody else holds the lock.
+    /// Returns whether this is the ordinary refusal: somebody else holds the lock.
     pub fn is_held(&self) -> bool {
         matches!(self, AcquireError::Held(_))
     }
 }
 
-/// Why a release did not do what it says.
-#[derive(Debug, Error)]
+/// Why a release failed.
+#[derive(Clone, Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
-    /// The lease had ended before: somebody else may have held the lock while the guard lived.
+    /// The lease ended before the release: somebody else may have held the lock while the guard
+    /// lived.
     #[error(
-        "the lease had ended before the lock was released; somebody else may hold the lock since"
+        "the lease ended before the lock was released; somebody else may have held the lock since"
     )]
     Lost,
-    /// The store was not told. The key stays taken until the lease ends by itself.
-    #[error("the lock was not released and stays taken until its lease ends")]
+    /// The request did not reach the store. The key stays taken until the lease ends by itself.
+    #[error("the lock was not released and stays taken until its lease ends: {0}")]
     NotReleased(#[source] DatastoreError),
-    /// The store was told and did not answer. The key is free, or stays taken until the lease ends by itself.
-    #[error("the lock was released or stays taken until its lease ends: the answer is missing")]
+    /// The request was sent, but its answer is missing. The key is free, or stays taken until the
+    /// lease ends by itself.
+    #[error(
+        "the answer to the release is missing; the lock is free, or stays taken until its lease ends: {0}"
+    )]
     Unknown(#[source] DatastoreError),
 }
 
-/// `held` as `None`, for those to whom it is no error.
-///
-/// ```
-/// use dlock_core::{AcquireError, Lock, MemoryDatastore, Optional};
-///
-/// fn tick(lock: &Lock) -> Result<(), AcquireError> {
-///     let Some(_guard) = lock.try_acquire().optional()? else { return Ok(()) };
-///     Ok(())
-/// }
-/// tick(&Lock::new(MemoryDatastore::new(), "tick")).unwrap();
-/// ```
-pub trait Optional: sealed::Sealed {
-    /// The guard, or `None` if somebody else holds the lock.
-    ///
-    /// # Errors
-    ///
-    /// Every other reason why the lock was not acquired.
-    fn optional(self) -> Result<Option<LockGuard>, AcquireError>;
-}
-
-impl Optional for Result<LockGuard, AcquireError> {
-    fn optional(self) -> Result<Option<LockGuard>, AcquireError> {
-        match self {
-            Ok(guard) => Ok(Some(guard)),
-            Err(AcquireError::Held(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+/// Prints the text of [`Display`](fmt::Display), for a `main` that returns the error.
+impl fmt::Debug for AcquireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for Result<crate::LockGuard, crate::AcquireError> {}
+/// Prints the text of [`Display`](fmt::Display), for a `main` that returns the error.
+impl fmt::Debug for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use std::error::Error;
+
+    fn of_main(error: impl Into<Box<dyn Error>>) -> String {
+        format!("Error: {:?}", error.into())
+    }
+
+    #[test]
+    fn errors_can_be_kept_and_passed_on() {
+        fn copied<E: Error + Clone + Send + Sync + 'static>(error: E) {
+            let text = error.to_string();
+            assert_eq!(error.clone().to_string(), text);
+        }
+        let error = DatastoreError::not_executed(ErrorKind::Timeout, "no answer");
+        copied(AcquireError::Datastore(error.clone()));
+        copied(ReleaseError::NotReleased(error.clone()));
+        copied(error);
+    }
+
+    #[test]
+    fn a_main_that_returns_an_error_prints_a_sentence_with_host_and_cause() {
+        let text = "dlock1 web-3 4121 00000000000000aa 1764000271000 running";
+        let held = AcquireError::Held(HeldBy::new().with_holder_text(text));
+        assert_eq!(
+            of_main(held),
+            "Error: held by web-3 pid 4121 since 2025-11-24 16:04:31 UTC"
+        );
+        let refused = std::io::Error::other("10.0.0.7:6379: connection refused");
+        let error = || {
+            DatastoreError::not_executed(
+                ErrorKind::Unreachable,
+                "10.0.0.7:6379: connection refused",
+            )
+        };
+        assert_eq!(
+            of_main(AcquireError::from(
+                DatastoreError::not_executed(ErrorKind::Unreachable, refused).during("acquire")
+            )),
+            "Error: acquire: the store cannot be reached; nothing was done: 10.0.0.7:6379: connection refused"
+        );
+        assert_eq!(
+            ReleaseError::NotReleased(error()).to_string(),
+            "the lock was not released and stays taken until its lease ends: the store cannot be reached; nothing was \
+             done: 10.0.0.7:6379: connection refused"
+        );
+    }
 }

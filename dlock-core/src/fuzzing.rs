@@ -1,14 +1,14 @@
-//! What holds for every input, as functions of any bytes. The targets in `fuzz/` run them for as long as one likes, the tests here
-//! on their seeds.
+//! Properties that must hold for every input, as functions of arbitrary bytes. The targets in
+//! `fuzz/` run them on random inputs, the tests here on the targets' seeds.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::Holder;
+use crate::contract::holder::Holder;
+use crate::contract::key::{decode, encode, lock_key, once_key};
 use crate::duration::{format, parse};
-use crate::key::{decode, encode, lock_key, once_key};
 
-/// What is read of a duration is written and read again as the same one, parts add up, and an error is a short line.
+/// A duration survives being written and read again, parts add up, and an error is a short line.
 pub fn duration(data: &[u8]) {
     if let [seconds @ .., a, b, c, d] = data
         && let Ok(seconds) = seconds.try_into()
@@ -40,8 +40,9 @@ pub fn duration(data: &[u8]) {
     }
 }
 
-/// Keys are harmless and short, two names are one key only if they join to the same text, and a mark is no lock. The names stand
-/// in `data` between bytes that no UTF-8 has; the first byte says how long keys may be.
+/// Keys are short and have only safe characters. Two names have the same key only if they join to
+/// the same text, and a mark never has the key of a lock. In `data` the names are separated by
+/// bytes that UTF-8 does not have; the first byte is the longest key.
 pub fn key(data: &[u8]) {
     let (first, data) = data.split_first().unwrap_or((&250, &[]));
     let max_key = usize::from(*first).max(80);
@@ -75,7 +76,7 @@ pub fn key(data: &[u8]) {
     assert!(lock != mark && lock != other_mark && mark != other_lock);
 }
 
-/// A holder that is read was written so, and what is shown of it is one line.
+/// A holder that can be read is written as the same text, and is shown as one line.
 pub fn holder(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Some(holder) = Holder::from_text(&text) {
@@ -86,19 +87,27 @@ pub fn holder(data: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../../fuzz/shared/seeds.rs"]
-mod seeds;
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Holds what a target promises against each of its seeds.
+    fn hold_on_seeds(target: &str, promise: fn(&[u8])) {
+        let folder = format!("{}/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(&folder).expect(&folder);
+        let mut count = 0;
+        for file in files {
+            promise(&std::fs::read(file.unwrap().path()).unwrap());
+            count += 1;
+        }
+        assert!(count > 2, "{folder} has {count} seeds");
+    }
+
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
-        seeds::keep("duration", duration);
-        seeds::keep("key", key);
-        seeds::keep("lock_value", holder);
+        hold_on_seeds("duration", duration);
+        hold_on_seeds("key", key);
+        hold_on_seeds("lock_value", holder);
     }
 
     proptest! {

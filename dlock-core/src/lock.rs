@@ -1,19 +1,26 @@
 //! A lock by its name.
 
-use std::process;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::drive::{self, Request};
-use crate::holder::Phase;
-use crate::options::OptionsError;
-use crate::terms::Terms;
-use crate::{AcquireError, Datastore, Holder, LockEvent, LockGuard, LockOptions, Store, Wait, key};
+use crate::ProcessId;
+use crate::acquire_error::AcquireError;
+use crate::contract::datastore::Datastore;
+use crate::engine::lease_policy::LeasePolicy;
+use crate::guard::LockGuard;
+use crate::named::Named;
+use crate::options::{LockOptions, LockOptionsBuilder, OptionsError};
+use crate::store::Store;
+use crate::time::wait::Wait;
 
-/// A lock: a name in a store. Making one does no I/O and holds nothing; [`try_acquire`](Self::try_acquire) and its siblings do.
+/// A lock: a name in a store. Creating the value does no I/O and takes no lock;
+/// [`try_acquire`](Self::try_acquire) and its siblings do.
 ///
-/// Not re-entrant: a second acquire by the same process is refused, and the refusal says "held by this process". There is no
-/// `is_locked`: the answer would be stale when it is read. Who needs to know tries to acquire.
+/// - Not re-entrant: a second acquire by the same process is refused, and the error says "held by
+///   this process".
+/// - A process that is killed by SIGTERM runs no destructors: its locks stay taken until their
+///   leases end, 30 s by default.
+/// - There is no `is_locked`: the answer would be stale by the time it is read. To know, try to
+///   acquire.
 ///
 /// ```
 /// use dlock_core::{AcquireError, Lock, MemoryDatastore};
@@ -42,28 +49,30 @@ use crate::{AcquireError, Datastore, Holder, LockEvent, LockGuard, LockOptions, 
 #[derive(Debug, Clone)]
 pub struct Lock {
     pub(crate) store: Store,
-    id: String,
-    key: Arc<str>,
-    options: LockOptions,
-    /// Why nothing can be acquired: shown by the first acquire, since [`Lock::new`] has no error.
-    invalid: Option<OptionsError>,
+    pub(crate) named: Named,
 }
 
 impl Lock {
     /// The lock `id` in `store`, with [default options](LockOptions::default).
     ///
-    /// An empty id, or a store that cannot keep the default 30 s, shows as [`AcquireError::Invalid`] when the lock is to be acquired.
+    /// # Panics
+    ///
+    /// If the id is empty: all locks without a name would be one. For an id that comes from outside
+    /// use [`with_options`](Self::with_options), which returns an error.
+    #[track_caller]
     pub fn new(store: impl Into<Store>, id: impl Into<String>) -> Self {
-        Self::unchecked(store.into(), id.into(), LockOptions::default())
+        let store = store.into();
+        let named = Named::new(id, store.characteristics());
+        Lock { store, named }
     }
 
-    /// The lock `id` in `store`, with options.
+    /// The lock `id` in `store`, with options: built ones, or a builder.
     ///
     /// ```
     /// use dlock_core::{Lock, LockOptions, MemoryDatastore};
     /// use std::time::Duration;
     ///
-    /// let options = LockOptions::default().with_ttl(Duration::from_secs(60)).with_key_prefix("billing");
+    /// let options = LockOptions::builder().key_prefix("billing").ttl(Duration::from_secs(60));
     /// let lock = Lock::with_options(MemoryDatastore::new(), "payout", options)?;
     /// assert_eq!(lock.key(), "billing:payout");
     /// # Ok::<(), dlock_core::OptionsError>(())
@@ -71,51 +80,31 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// An empty id, options that contradict each other, or that this store cannot keep.
+    /// If the id is empty, the options contradict each other, or this store cannot keep them.
     pub fn with_options(
         store: impl Into<Store>,
         id: impl Into<String>,
-        options: LockOptions,
+        options: impl Into<LockOptionsBuilder>,
     ) -> Result<Self, OptionsError> {
-        let lock = Self::unchecked(store.into(), id.into(), options);
-        match lock.invalid {
-            Some(error) => Err(error),
-            None => Ok(lock),
-        }
-    }
-
-    fn unchecked(store: Store, id: String, options: LockOptions) -> Self {
-        let characteristics = store.characteristics();
-        let invalid = match id.is_empty() {
-            true => Some(OptionsError::Empty {
-                what: "the lock's id",
-            }),
-            false => options.validate_for(characteristics).err(),
-        };
-        let key = key::lock_key(&options.key_prefix, &id, characteristics.max_key).into();
-        Lock {
-            store,
-            id,
-            key,
-            options,
-            invalid,
-        }
+        let store = store.into();
+        let named = Named::with_options(id, options, store.characteristics())?;
+        Ok(Lock { store, named })
     }
 
     /// The id that the lock was made with.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.named.id
     }
 
-    /// The key in the store: `prefix:id`. Characters that some store cannot take are percent-encoded, and a name that is too long
-    /// is shortened with a hash.
+    /// The key in the store: `prefix:id`. Characters that some stores cannot take are
+    /// percent-encoded, and a name that is too long is shortened with a hash.
     pub fn key(&self) -> &str {
-        &self.key
+        &self.named.key
     }
 
-    /// The options.
+    /// The options, with a [`ttl`](LockOptions::ttl) that the store can keep.
     pub fn options(&self) -> &LockOptions {
-        &self.options
+        &self.named.options
     }
 
     /// The store.
@@ -125,14 +114,15 @@ impl Lock {
 
     /// The datastore inside the store.
     pub fn datastore(&self) -> &dyn Datastore {
-        &*self.store
+        self.store.datastore()
     }
 
     /// Tries once.
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Held`] if somebody else holds the lock; the other kinds if the store cannot tell.
+    /// [`AcquireError::Held`] if somebody else holds the lock; another variant if the store cannot
+    /// answer.
     pub fn try_acquire(&self) -> Result<LockGuard, AcquireError> {
         self.acquire_with(&Wait::none())
     }
@@ -141,7 +131,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// When the store fails in a way that waiting does not mend. A store that cannot be reached is waited for.
+    /// Only permanent failures; an unreachable store is retried until it comes back.
     pub fn acquire(&self) -> Result<LockGuard, AcquireError> {
         self.acquire_with(&Wait::forever())
     }
@@ -150,8 +140,8 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Held`] if somebody else held the lock until the end; [`AcquireError::Datastore`] if the store could not be reached
-    /// at the end.
+    /// [`AcquireError::Held`] if somebody else still holds the lock after `timeout`;
+    /// [`AcquireError::Datastore`] if the store cannot be reached by then.
     pub fn acquire_within(&self, timeout: Duration) -> Result<LockGuard, AcquireError> {
         self.acquire_with(&Wait::within(timeout))
     }
@@ -160,7 +150,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As the other forms, and [`AcquireError::Cancelled`].
+    /// The same as the other forms, and [`AcquireError::Cancelled`].
     pub fn acquire_with(&self, wait: &Wait) -> Result<LockGuard, AcquireError> {
         let call_timeout = self.store.characteristics().call_timeout;
         self.acquire_until(wait, wait.deadline(self.store.clock().now(), call_timeout))
@@ -169,38 +159,22 @@ impl Lock {
     pub(crate) fn acquire_until(
         &self,
         wait: &Wait,
-        deadline: crate::Time,
+        deadline: crate::time::instant::Time,
     ) -> Result<LockGuard, AcquireError> {
-        if let Some(error) = &self.invalid {
-            return Err(error.clone().into());
-        }
-        let terms = Terms::new(&self.options, self.store.characteristics());
-        let pid = process::id();
-        let request = Request {
-            pid,
-            key: &self.key,
-            ttl: terms.first_ttl(),
-            holder: self.holder(pid, Phase::Running).into(),
-            retry: self.options.retry,
-            until_done: false,
-        };
-        let won = drive::acquire(&self.store, &request, wait, deadline)?;
-        let guard = LockGuard::keep(&self.store, won, terms)?;
-        self.store.tell(&LockEvent::Acquired {
-            key: &self.key,
-            fence: guard.fencing_token(),
-        });
-        Ok(guard)
+        let policy = LeasePolicy::new(&self.named.options, self.store.characteristics());
+        let request = self.named.request(ProcessId::current(), &policy);
+        LockGuard::acquire(&self.store, &request, wait, deadline, policy)
     }
 
-    /// Tries once, runs `f`, releases: on return, on `Err`, on panic.
+    /// Tries once to acquire, runs `f`, and releases: when `f` returns and when it panics.
     ///
-    /// What `f` returns is returned as it is: for a closure that can fail write `lock.locked(|_| import())??`. A release that
-    /// fails does not change it but is told to the store's [`Observer`](crate::Observer).
+    /// The value of `f` is returned unchanged, so a closure that can fail is written
+    /// `lock.locked(|_| import())??`. A failed release does not change that value; the store's
+    /// [`Observer`](crate::Observer) receives the error.
     ///
     /// # Errors
     ///
-    /// As [`try_acquire`](Self::try_acquire); `f` was not called then.
+    /// As [`try_acquire`](Self::try_acquire). If it fails, `f` was not called.
     pub fn locked<R>(&self, f: impl FnOnce(&LockGuard) -> R) -> Result<R, AcquireError> {
         self.locked_with(&Wait::none(), f)
     }
@@ -209,7 +183,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`acquire_within`](Self::acquire_within); `f` was not called then.
+    /// As [`acquire_within`](Self::acquire_within). If it fails, `f` was not called.
     pub fn locked_within<R>(
         &self,
         timeout: Duration,
@@ -222,7 +196,7 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`acquire_with`](Self::acquire_with); `f` was not called then.
+    /// As [`acquire_with`](Self::acquire_with). If it fails, `f` was not called.
     pub fn locked_with<R>(
         &self,
         wait: &Wait,
@@ -230,9 +204,5 @@ impl Lock {
     ) -> Result<R, AcquireError> {
         let guard = self.acquire_with(wait)?;
         Ok(f(&guard))
-    }
-
-    pub(crate) fn holder(&self, pid: u32, phase: Phase) -> String {
-        Holder::text_of_this_process(pid, self.options.label.as_deref(), phase)
     }
 }

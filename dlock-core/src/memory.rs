@@ -5,23 +5,32 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::{
-    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, Grant, Held, Inspect, Lease, OwnerToken, Reach, Released, Signal, Time, Watch,
-};
+use crate::contract::characteristics::{Characteristics, Reach};
+use crate::contract::claim::{Claim, OwnerToken};
+use crate::contract::datastore::{Datastore, Inspect, Watch};
+use crate::contract::error::{DatastoreError, ErrorKind};
+use crate::contract::grant::{FencingToken, Grant};
+use crate::contract::lease::Lease;
+use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
+use crate::time::clock::Clock;
+use crate::time::instant::Time;
+use crate::time::signal::Signal;
 
 /// How long a waiter that was handed the lock may take to claim it.
 const HANDOVER: Duration = Duration::from_secs(1);
 
-/// Below this many records nobody looks for old ones.
+/// With fewer records than this, expired ones are not looked for.
 const SWEEP_FROM: usize = 1024;
 
-/// Locks between the threads of one process, in memory. For tests, and the model that other stores are compared with.
+/// Locks between the threads of one process, in memory. It serves tests, and is the reference that
+/// other stores are compared with.
 ///
-/// Clones share their locks. It does everything that a store can do: expiry, fencing, order among waiters, wake-ups.
+/// Clones share their locks. It has everything that a store can have: expiry, fencing, order among
+/// waiters, wake-ups.
 ///
-/// A waiter is handed the lock in its absence, under a short lease, and woken; it then claims the lock for its full time. So a
-/// newcomer does not overtake, and a waiter that does not wake up delays the others by a second.
+/// When a lock becomes free, it is handed to the first waiter under a short lease, and the waiter
+/// is woken. The waiter then claims the lock for its full time. So a newcomer does not overtake,
+/// and a waiter that does not wake up delays the others by only a second.
 #[derive(Clone)]
 pub struct MemoryDatastore {
     clock: Clock,
@@ -32,19 +41,21 @@ pub struct MemoryDatastore {
 struct State {
     records: HashMap<Arc<str>, Record>,
     queues: HashMap<Box<str>, VecDeque<Waiter>>,
-    /// How many records there may be before the old ones are looked for.
+    /// The number of records at which expired ones are removed.
     sweep_at: usize,
-    /// One counter for all keys: it may never forget, and keys come and go.
+    /// One counter for all keys: tokens must rise for ever, and records are forgotten.
     last_fence: u64,
+    /// Notified when the mutex is [unlocked](unlock).
+    to_notify: Vec<Signal>,
 }
 
 struct Record {
     owner: OwnerToken,
     fence: FencingToken,
-    until: Time,
+    valid_until: Time,
     sequence: u64,
     holder: Arc<str>,
-    /// The waiter that it was granted to in its absence, until that claims it.
+    /// The waiter that was handed the lock, until it claims it.
     handed_to: Option<Waiter>,
 }
 
@@ -54,12 +65,12 @@ struct Waiter {
 }
 
 impl MemoryDatastore {
-    /// No locks, on the system's clock.
+    /// An empty store on the system's clock.
     pub fn new() -> Self {
         Self::with_clock(Clock::BOOTTIME)
     }
 
-    /// No locks, on this clock. Give the same one to the [`StoreBuilder`](crate::StoreBuilder::clock).
+    /// No locks, on this clock, which a [`Store`](crate::Store) of it uses too.
     pub fn with_clock(clock: Clock) -> Self {
         MemoryDatastore {
             clock,
@@ -67,19 +78,31 @@ impl MemoryDatastore {
         }
     }
 
-    /// How many keys have a record, also one that has ended and was not forgotten yet.
+    /// The number of keys that have a record, including records that have expired and are not yet
+    /// removed.
     pub fn len(&self) -> usize {
         self.lock().records.len()
     }
 
-    /// Whether no key has a record.
+    /// Returns whether no key has a record.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code of others runs under this mutex, so a poisoned one is whole.
+        // No foreign code runs under this mutex, so the state is consistent even if it is poisoned.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Unlocks the state, and then notifies: a notification may run any code.
+fn unlock(mut state: MutexGuard<'_, State>) {
+    if !state.to_notify.is_empty() {
+        let signals = std::mem::take(&mut state.to_notify);
+        drop(state);
+        for signal in signals {
+            signal.notify();
+        }
     }
 }
 
@@ -98,7 +121,7 @@ impl fmt::Debug for MemoryDatastore {
 }
 
 impl Datastore for MemoryDatastore {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
         self.characteristics().check_ttl(ttl)?;
         let mut state = self.lock();
         refuse_late(claim)?;
@@ -108,18 +131,24 @@ impl Datastore for MemoryDatastore {
         if !state.records.contains_key(key) && !state.is_first(claim) {
             state.hand_over(key, now);
         }
-        let until = now.saturating_add(ttl);
+        let valid_until = now.saturating_add(ttl);
         if let Some(record) = state.records.get_mut(key) {
             if record.owner != claim.owner() {
-                return Ok(Attempt::Held(record.as_seen(now)));
+                let held = record.as_seen(now);
+                // It may have been handed to that owner just now.
+                unlock(state);
+                return Ok(AcquireOutcome::Held(held));
             }
             record.handed_to = None;
-            record.until = record.until.max(until);
-            return Ok(Attempt::granted(now.until(record.until), record.fence));
+            record.valid_until = record.valid_until.max(valid_until);
+            return Ok(AcquireOutcome::granted(
+                now.until(record.valid_until),
+                record.fence,
+            ));
         }
         state.sweep(now);
-        let fence = state.grant(claim, until, None);
-        Ok(Attempt::granted(ttl, fence))
+        let fence = state.grant(claim, valid_until, None);
+        Ok(AcquireOutcome::granted(ttl, fence))
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
@@ -134,30 +163,33 @@ impl Datastore for MemoryDatastore {
         if record.owner != lease.owner() {
             return Ok(Extension::Lost);
         }
-        let before = record.until;
+        let before = record.valid_until;
         if lease.sequence() > record.sequence {
             record.sequence = lease.sequence();
-            record.until = now.saturating_add(ttl);
+            record.valid_until = now.saturating_add(ttl);
             record.holder = Arc::clone(lease.claim().shared_holder());
         }
-        let grant = Grant::new(now.until(record.until)).with_fence(record.fence);
-        if record.until < before {
-            // The waiters sleep until the end that they were told.
+        let grant = Grant::new(now.until(record.valid_until)).with_fence(record.fence);
+        if record.valid_until < before {
+            // The waiters sleep until the old end of the lease.
             state.wake_all(lease.key());
         }
+        unlock(state);
         Ok(Extension::Extended(grant))
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+    fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let mut state = self.lock();
         refuse_late(lease.claim())?;
         let now = self.clock.now();
         state.expire(lease.key(), now);
-        Ok(Released::from(state.release(
-            lease.key(),
-            lease.owner(),
-            now,
-        )))
+        let released = state.release(lease.key(), lease.owner(), now);
+        unlock(state);
+        Ok(ReleaseOutcome::from(released))
+    }
+
+    fn own_clock(&self) -> Option<&Clock> {
+        Some(&self.clock)
     }
 
     fn characteristics(&self) -> Characteristics {
@@ -189,11 +221,11 @@ impl Datastore for MemoryDatastore {
 }
 
 impl MemoryDatastore {
-    /// The waiter goes; what it was handed and did not claim goes to the next.
+    /// Removes the waiter. A lock that it was handed and did not claim goes to the next one.
     fn leave(&self, claim: &Claim) {
         let mut state = self.lock();
         let now = self.clock.now();
-        // In this order: a hand-over that was missed queues its waiter again.
+        // Expire first: it queues a waiter again that missed its hand-over.
         state.expire(claim.key(), now);
         state.leave_queue(claim.key(), claim.owner());
         match state.records.get(claim.key()) {
@@ -201,21 +233,27 @@ impl MemoryDatastore {
                 state.release(claim.key(), claim.owner(), now);
             }
             Some(_) => {}
-            // What it was handed ran out unseen, and the next waiter sleeps for longer than that.
+            // The hand-over to it has expired unnoticed, and the next waiter sleeps longer than
+            // that.
             None => state.hand_over(claim.key(), now),
         }
+        unlock(state);
     }
 }
 
 impl Inspect for MemoryDatastore {
-    fn holder(&self, key: &str) -> Result<Option<Held>, DatastoreError> {
+    fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
         let mut state = self.lock();
         let now = self.clock.now();
         state.expire(key, now);
         Ok(state.records.get(key).map(|record| record.as_seen(now)))
     }
 
-    fn break_lease(&self, key: &str, fence: FencingToken) -> Result<Released, DatastoreError> {
+    fn break_lease(
+        &self,
+        key: &str,
+        fence: FencingToken,
+    ) -> Result<ReleaseOutcome, DatastoreError> {
         let mut state = self.lock();
         let now = self.clock.now();
         state.expire(key, now);
@@ -224,18 +262,18 @@ impl Inspect for MemoryDatastore {
             .get(key)
             .filter(|record| record.fence == fence)
             .map(|r| r.owner);
-        Ok(Released::from(
-            owner.is_some_and(|owner| state.release(key, owner, now)),
-        ))
+        let released = owner.is_some_and(|owner| state.release(key, owner, now));
+        unlock(state);
+        Ok(ReleaseOutcome::from(released))
     }
 }
 
-/// Law 9 of a store that can: a call that waited past its end changes nothing.
+/// A call that waited until after its `not_after` must change nothing.
 fn refuse_late(claim: &Claim) -> Result<(), DatastoreError> {
     if claim.time_left().is_zero() {
         return Err(DatastoreError::not_executed(
             ErrorKind::Stale,
-            "the call came after its end",
+            "its not_after had passed",
         ));
     }
     Ok(())
@@ -246,23 +284,28 @@ impl State {
         if self
             .records
             .get(key)
-            .is_none_or(|record| record.until > now)
+            .is_none_or(|record| record.valid_until > now)
         {
             return;
         }
-        // A waiter that did not wake up in time queues again, behind the others.
+        // A waiter that missed its hand-over queues again, behind the others.
         if let Some(waiter) = self.records.remove(key).and_then(|record| record.handed_to) {
             self.queues.entry(key.into()).or_default().push_back(waiter);
         }
     }
 
-    fn grant(&mut self, claim: &Claim, until: Time, handed_to: Option<Waiter>) -> FencingToken {
+    fn grant(
+        &mut self,
+        claim: &Claim,
+        valid_until: Time,
+        handed_to: Option<Waiter>,
+    ) -> FencingToken {
         self.last_fence += 1;
         let fence = FencingToken::new(self.last_fence);
         let record = Record {
             owner: claim.owner(),
             fence,
-            until,
+            valid_until,
             sequence: 0,
             holder: Arc::clone(claim.shared_holder()),
             handed_to,
@@ -284,32 +327,33 @@ impl State {
         ours
     }
 
-    /// Gives a free key to its first waiter, if there is one, and wakes it.
+    /// Hands a free key to its first waiter, if there is one, and wakes it.
     fn hand_over(&mut self, key: &str, now: Time) {
         if let Some(waiter) = self.queues.get_mut(key).and_then(VecDeque::pop_front) {
             let (claim, signal) = (waiter.claim.clone(), waiter.signal.clone());
             self.grant(&claim, now.saturating_add(HANDOVER), Some(waiter));
-            signal.notify();
+            self.to_notify.push(signal);
         }
     }
 
-    fn wake_all(&self, key: &str) {
+    fn wake_all(&mut self, key: &str) {
         for waiter in self.queues.get(key).into_iter().flatten() {
-            waiter.signal.notify();
+            self.to_notify.push(waiter.signal.clone());
         }
     }
 
-    /// Forgets the leases of keys that nobody asks for any more. Done whenever their number has doubled.
+    /// Removes the expired records of keys that nobody asks for any more. Runs whenever the number
+    /// of records has doubled.
     fn sweep(&mut self, now: Time) {
         if self.records.len() < self.sweep_at {
             return;
         }
         self.records
-            .retain(|_, record| record.until > now || record.handed_to.is_some());
+            .retain(|_, record| record.valid_until > now || record.handed_to.is_some());
         self.sweep_at = (self.records.len() * 2).max(SWEEP_FROM);
     }
 
-    /// Whether nobody waits before this claimant.
+    /// Returns whether nobody waits before this claimant.
     fn is_first(&self, claim: &Claim) -> bool {
         let first = self.queues.get(claim.key()).and_then(VecDeque::front);
         first.is_none_or(|first| first.claim.owner() == claim.owner())
@@ -326,9 +370,9 @@ impl State {
 }
 
 impl Record {
-    fn as_seen(&self, now: Time) -> Held {
-        let left = now.until(self.until);
-        Held::new()
+    fn as_seen(&self, now: Time) -> HeldBy {
+        let left = now.until(self.valid_until);
+        HeldBy::new()
             .with_expires_in(left)
             .with_holder_text(&self.holder)
             .with_fence(self.fence)

@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::folder::{Folder, Manner};
+use dlock_url::{percent_decoded_bytes, redacted};
+
+use crate::folder::{Folder, OpenMode};
 use crate::{FileDatastore, OpenError};
 
 /// The options of a file store; made by [`FileDatastore::builder`].
@@ -27,7 +29,7 @@ use crate::{FileDatastore, OpenError};
 #[derive(Debug, Clone)]
 pub struct FileBuilder {
     path: PathBuf,
-    manner: Manner,
+    open_mode: OpenMode,
     call_timeout: Duration,
 }
 
@@ -35,7 +37,7 @@ impl FileBuilder {
     pub(crate) fn new(path: PathBuf) -> Self {
         FileBuilder {
             path,
-            manner: Manner {
+            open_mode: OpenMode {
                 mode: None,
                 private: false,
             },
@@ -47,7 +49,7 @@ impl FileBuilder {
     pub(crate) fn private() -> Result<Self, OpenError> {
         let folder = default_folder(env::var_os("XDG_STATE_HOME"), env::var_os("HOME"))?;
         let mut builder = FileBuilder::new(folder);
-        builder.manner.private = true;
+        builder.open_mode.private = true;
         Ok(builder)
     }
 
@@ -58,7 +60,7 @@ impl FileBuilder {
 
     pub(crate) fn from_url(url: &str) -> Result<Self, OpenError> {
         let wrong = |why| OpenError::Url {
-            url: shown(url),
+            url: redacted(url),
             why,
         };
         let rest = url
@@ -80,16 +82,18 @@ impl FileBuilder {
         if path.is_empty() {
             return Self::private();
         }
-        let path = unescaped(path)
+        let path = percent_decoded_bytes(path)
+            .filter(|path| !path.contains(&0))
             .ok_or_else(|| wrong("a % stands before two hex digits that name a byte"))?;
-        Ok(FileBuilder::new(path))
+        Ok(FileBuilder::new(OsString::from_vec(path).into()))
     }
 
-    /// The permission bits of the folder if it has to be made, whatever the umask: `0o2770`, say, to share it with a group. By default
-    /// only this user has rights in it. A folder that is there keeps its own.
+    /// The permission bits of the folder if it has to be made, whatever the umask: `0o2770`, say,
+    /// to share it with a group. By default only this user has rights in it. A folder that is there
+    /// keeps its own.
     #[must_use]
     pub fn folder_mode(mut self, mode: u32) -> Self {
-        self.manner.mode = Some(mode);
+        self.open_mode.mode = Some(mode);
         self
     }
 
@@ -106,27 +110,13 @@ impl FileBuilder {
     ///
     /// A folder in which locks cannot be kept; the error's text says what to do.
     pub fn open(self) -> Result<FileDatastore, OpenError> {
-        let folder = Folder::open(&self.path, self.manner)?;
+        let folder = Folder::open(&self.path, self.open_mode)?;
         Ok(FileDatastore::new(folder, self.call_timeout))
     }
 }
 
-/// The URL as an error may show it. That of another store may have a password in it.
-fn shown(url: &str) -> String {
-    if url.starts_with("file:") || !url.contains(['@', '?']) {
-        return url.to_owned();
-    }
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    let is_scheme = scheme
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    match is_scheme && !scheme.is_empty() {
-        true => format!("{scheme}://***"),
-        false => "***".to_owned(),
-    }
-}
-
-/// `dlock` in the state directory, as the XDG base directory specification says: relative paths are ignored.
+/// `dlock` in the state directory, as the XDG base directory specification says: relative paths are
+/// ignored.
 fn default_folder(state: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, OpenError> {
     let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     let state = state.and_then(absolute).or_else(|| {
@@ -136,26 +126,6 @@ fn default_folder(state: Option<OsString>, home: Option<OsString>) -> Result<Pat
     state
         .map(|state| state.join("dlock"))
         .ok_or(OpenError::NoHome)
-}
-
-/// The path with its percent-escapes replaced; `None` if there is a wrong one.
-fn unescaped(path: &str) -> Option<PathBuf> {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let (high, low) = (digit()?, digit()?);
-        bytes.push(
-            u8::try_from(high * 16 + low)
-                .ok()
-                .filter(|byte| *byte != 0)?,
-        );
-    }
-    Some(PathBuf::from(OsString::from_vec(bytes)))
 }
 
 #[cfg(test)]
@@ -219,7 +189,6 @@ mod tests {
     fn a_wrong_url_is_refused_with_the_reason() {
         for (url, why) in [
             ("/var/lib/locks", "does not start with"),
-            ("redis://x", "does not start with"),
             ("file://server/share", "names a host"),
             ("file://server", "names a host"),
             ("file:/a?mode=1", "has options"),
@@ -236,10 +205,13 @@ mod tests {
     #[test]
     fn the_url_of_another_store_is_refused_without_its_password() {
         for (url, shown) in [
-            ("redis://app:s3cret@db/0", "`redis://***`"),
-            ("redis://db?pass=s3cret", "`redis://***`"),
+            ("redis://app:s3cret@db/0", "`redis://***@db/0`"),
+            ("redis://db?pass=s3cret", "`redis://db?***`"),
             ("app:s3cret@db", "`***`"),
             ("app:s3cret://x@db", "`***`"),
+            ("redis://app:s3cret", "`redis://***`"),
+            ("/:s3cret@db", "`***`"),
+            ("/db?pass=s3cret", "`***`"),
             ("redis://db", "`redis://db`"),
             ("/home/me/locks", "`/home/me/locks`"),
         ] {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use dlock_core::{DatastoreError, ErrorKind};
 use thiserror::Error;
 
+use crate::files;
+
 /// A folder cannot be used as a file store. The text says what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -21,7 +23,7 @@ pub enum OpenError {
         "`{url}` names no folder: {why}; write `file:/some/folder`, or `file:` for the default one"
     )]
     Url {
-        /// The URL as it was given; no more than its scheme if it is that of another store and may hold a password.
+        /// The URL, without what may be a password.
         url: String,
         /// What is wrong with it.
         why: &'static str,
@@ -79,6 +81,27 @@ pub enum OpenError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The folder has the sticky bit, and others may write in it, as in `/tmp`: there a user cannot
+    /// replace a file that another user made.
+    #[error(
+        "cannot keep locks in {}: it has the sticky bit and others may write in it (mode {mode:04o}), so that users cannot \
+         replace each other's files; name a folder inside of it that is not there yet", .path.display()
+    )]
+    Sticky {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The folder is not there, and neither is the one that it would be made in.
+    #[error(
+        "cannot make the folder {} for locks, since the folder above it is not there; if the path is right, make that one first",
+        .path.display()
+    )]
+    NoParent {
+        /// The folder that was asked for.
+        path: PathBuf,
+    },
     /// The folder is on a file system whose locks or clocks are not those of this host alone.
     #[error(
         "cannot keep locks in {}: it is on {file_system}, where file locks do not keep processes apart reliably; choose a \
@@ -92,14 +115,23 @@ pub enum OpenError {
     },
     /// The folder was laid out by a version of dlock whose locks do not exclude this one's.
     #[error(
-        "cannot keep locks in {}: another version of dlock made it (its file `layout` says {found:?}); use that version, \
+        "cannot keep locks in {}: another version of dlock made it (its file `layout` says {found}); use that version, \
          or choose another folder, or delete this one when no process uses it", .path.display()
     )]
     Layout {
         /// The folder.
         path: PathBuf,
-        /// What the file `layout` says.
+        /// Which layout that is: `layout 2`.
         found: String,
+    },
+    /// The folder's file `layout` is not one that dlock made.
+    #[error(
+        "will not keep locks in {}: its file `layout` is none that dlock made, so the folder is in use for something else; \
+         choose another folder, or remove that file", .path.display()
+    )]
+    NoLayout {
+        /// The folder.
+        path: PathBuf,
     },
     /// Anything else that the system refused.
     #[error("cannot keep locks in {}: to {doing} failed; choose another folder if this stays so", .path.display())]
@@ -123,14 +155,18 @@ impl OpenError {
             | Self::ReadOnly { path }
             | Self::Stranger { path, .. }
             | Self::WritableByOthers { path, .. }
+            | Self::Sticky { path, .. }
+            | Self::NoParent { path }
             | Self::NotLocal { path, .. }
             | Self::Layout { path, .. }
+            | Self::NoLayout { path }
             | Self::Io { path, .. } => Some(path),
         }
     }
 }
 
-/// Why a call to an open file store failed: the source of its [`DatastoreError`]. The text says what to do.
+/// Why a call to an open file store failed: the source of its [`DatastoreError`]. The text says
+/// what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FileError {
@@ -162,6 +198,15 @@ pub enum FileError {
     Newer {
         /// The file.
         record: PathBuf,
+    },
+    /// Something else than a plain file stands where one of the folder's files belongs.
+    #[error(
+        "{} is not a plain file (but a link, a folder, a pipe or the like), and dlock did not make it; remove it",
+        .path.display()
+    )]
+    NotPlain {
+        /// Where it stands.
+        path: PathBuf,
     },
     /// The numbers for fencing tokens are used up. No clock gets there; somebody made this record.
     #[error("{} holds the last fencing token that there is; delete the file when no process holds the lock", .record.display())]
@@ -209,10 +254,14 @@ impl std::fmt::Display for ByProcess {
 
 impl FileError {
     pub(crate) fn io(path: &Path, doing: &'static str, source: io::Error) -> Self {
-        FileError::Io {
-            path: path.to_owned(),
-            doing,
-            source,
+        let path = path.to_owned();
+        match files::is_not_plain(&source) {
+            true => FileError::NotPlain { path },
+            false => FileError::Io {
+                path,
+                doing,
+                source,
+            },
         }
     }
 
@@ -225,13 +274,16 @@ impl FileError {
             Self::FencesUsedUp { .. } => ErrorKind::Protocol,
             Self::FolderGone { .. } => ErrorKind::Unreachable,
             Self::Invalid { .. } => ErrorKind::Invalid,
-            // No rights, no space, no file descriptors, a broken disk: the folder is there and declines.
+            Self::NotPlain { .. } => ErrorKind::Refused,
+            // No rights, no space, no file descriptors, a broken disk: the folder is there and
+            // declines.
             Self::Io { .. } => ErrorKind::Refused,
         }
     }
 }
 
-/// Nothing was written: whoever fails after the record may have been replaced says so with `may_be_done`.
+/// Nothing was written: whoever fails after the record may have been replaced says so with
+/// `may_be_done`.
 impl From<FileError> for DatastoreError {
     fn from(error: FileError) -> Self {
         DatastoreError::not_executed(error.kind(), error)

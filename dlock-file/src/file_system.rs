@@ -1,14 +1,16 @@
-//! Which file systems are refused.
+//! The file systems on which a store is refused.
 //!
-//! A file store needs locks that keep all its processes apart, and a boot-time clock that they all share. Over a network either
-//! the lock is only local, or it fails over without a word when the server restarts; and cluster file systems bring together
-//! hosts that have no clock in common. What sits behind FUSE cannot be known, so it is refused too, and so is
-//! 9p, by which virtual machines see folders of their host.
+//! A file store needs file locks that all its processes respect, and a boot-time clock that they
+//! share. On a network file system the lock is either local only, or it is silently lost when the
+//! server restarts. Hosts of a cluster file system have no common clock. The file system behind
+//! FUSE is unknown, so FUSE is refused too, and so is 9p, which gives virtual machines access to
+//! folders of their host.
 
 use std::io;
 use std::path::Path;
 
-/// The last two hold no files of anybody's. The numbers are those of the kernel's `linux/magic.h` and of the out-of-tree file systems' sources.
+/// The last two hold no user files. The numbers come from the kernel's `linux/magic.h` and from the
+/// sources of the out-of-tree file systems.
 const REFUSED: [(u32, &str); 25] = [
     (0x0000_6969, "NFS"),
     (0x0000_517b, "SMB"),
@@ -37,16 +39,16 @@ const REFUSED: [(u32, &str); 25] = [
     (0x6265_6572, "sysfs"),
 ];
 
-/// The name of the file system that `folder` is on, if it is one that is refused.
+/// The name of the file system of `folder`, if it is refused.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn refused(folder: &Path) -> io::Result<Option<&'static str>> {
     let kind = rustix::fs::statfs(folder)?.f_type;
-    // The field is signed on some platforms and wider than the number on most.
+    // The field is signed on some platforms, and wider than the number on most.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     Ok(name_of(kind as u32))
 }
 
-/// Nothing is known of the file systems of other systems.
+/// On other systems the kind of a file system is not checked.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn refused(_: &Path) -> io::Result<Option<&'static str>> {
     Ok(None)
@@ -71,7 +73,7 @@ mod tests {
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
-    fn the_file_system_is_asked_for() {
+    fn the_file_system_of_the_folder_is_checked() {
         assert_eq!(refused(Path::new("/proc")).unwrap(), Some("procfs"));
         let scratch = tempfile::tempdir().unwrap();
         assert_eq!(refused(scratch.path()).unwrap(), None);
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn local_file_systems_are_taken() {
+    fn local_file_systems_are_accepted() {
         // ext4, tmpfs, XFS, btrfs, overlayfs, ZFS
         for kind in [
             0xef53,

@@ -1,30 +1,40 @@
-//! The folder: how it is made and checked when a store is opened, and what its files are called.
+//! The folder: how it is created and checked when a store is opened, and the names of its files.
 //!
 //! | file | what it is |
 //! | --- | --- |
 //! | `layout` | the version of this layout |
-//! | `shard-00` … `shard-63` | locked by whoever reads or writes a record of the shard; empty; never renamed or deleted |
+//! | `shard-00` … `shard-63` | locked by whoever reads or writes a record of the shard; never written, renamed or deleted; its length says how many bytes of the shard's queue count |
 //! | `shard-00.spare` … | what the process inside the shard writes a new record to, before it swaps it with the old one |
 //! | `….lease` | a record, see [`crate::record`] |
-//! | `swept` | when old records were last looked for: its time of modification |
+//! | `shard-00.queue` … | the waiters for the keys of the shard, see [`crate::queue`] |
+//! | `wake-…` | a pipe that a process with waiters reads, see [`crate::pipe`] |
+//! | `shard-00.fence` … | the highest token of the records that were deleted in the shard, as a free record |
+//! | `swept` | where the last look for old records stopped, and when: its time of modification |
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
+use rustix::io::Errno;
 
-use crate::{OpenError, file_system};
+use crate::failpoint::{Failpoint, reached};
+use crate::{OpenError, file_system, files};
 
 const LAYOUT: &str = "dlock file store, layout 1\n";
+/// The start of the file `layout` of every version.
+const LAYOUT_TITLE: &str = "dlock file store, layout ";
+/// The most bytes of it that are read.
+const LAYOUT_MOST: u64 = 64;
 
 /// How a folder is opened.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Manner {
-    /// The permission bits of the folder if it has to be made; `None` for the user's own, whatever the umask.
+pub(crate) struct OpenMode {
+    /// The permission bits of the folder if it has to be created; `None` for a folder of the user
+    /// alone, whatever the umask.
     pub(crate) mode: Option<u32>,
-    /// Whether a folder that others own or may write is refused.
+    /// Whether a folder that other users own or may write in is refused.
     pub(crate) private: bool,
 }
 
@@ -32,27 +42,27 @@ pub(crate) struct Manner {
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    /// The permission bits of the files: they are for whoever may write in the folder, and for nobody else, since whoever can open a
-    /// shard file can lock it for ever.
+    /// The permission bits of the files. Only users that may write in the folder can open them: a
+    /// user that can open a shard file can lock it for ever.
     pub(crate) file_mode: u32,
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and checks that locks can be kept in it.
-    pub(crate) fn open(path: &Path, manner: Manner) -> Result<Self, OpenError> {
-        Self::open_on(file_system::refused, path, manner)
+    /// Creates the folder if it does not exist, and checks that locks can be kept in it.
+    pub(crate) fn open(path: &Path, open_mode: OpenMode) -> Result<Self, OpenError> {
+        Self::open_on(file_system::refused, path, open_mode)
     }
 
     fn open_on(
         refused: impl FnOnce(&Path) -> io::Result<Option<&'static str>>,
         path: &Path,
-        manner: Manner,
+        open_mode: OpenMode,
     ) -> Result<Self, OpenError> {
-        // Absolute, so that a later change of the working directory changes nothing.
+        // Absolute, so that a later change of the working directory has no effect.
         let path = std::path::absolute(path).map_err(|error| failed(path, "look at it", error))?;
         let found = match fs::metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                make(&path, manner.mode).map_err(|error| failed(&path, "make it", error))?;
+                make(&path, open_mode)?;
                 fs::metadata(&path)
             }
             found => found,
@@ -63,12 +73,13 @@ impl Folder {
             return Err(OpenError::NotAFolder { path, part });
         }
         let mode = found.mode() & 0o7777;
-        if manner.private {
+        if open_mode.private {
             check_private(&path, found.uid(), mode)?;
         }
-        let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-        rustix::fs::accessat(CWD, &path, all, AtFlags::EACCESS)
-            .map_err(|errno| failed(&path, "read, write and search it", errno.into()))?;
+        if mode & 0o1000 != 0 && mode & 0o022 != 0 {
+            return Err(OpenError::Sticky { path, mode });
+        }
+        check_rights(&path).map_err(|error| failed(&path, "read, write and search it", error))?;
         let refused = refused(&path).map_err(|error| failed(&path, "look at it", error))?;
         if let Some(file_system) = refused {
             return Err(OpenError::NotLocal { path, file_system });
@@ -93,6 +104,10 @@ impl Folder {
         self.path.join(format!("shard-{shard:02}.spare"))
     }
 
+    pub(crate) fn queue(&self, shard: u8) -> PathBuf {
+        self.path.join(format!("shard-{shard:02}.queue"))
+    }
+
     pub(crate) fn record(&self, file: &str) -> PathBuf {
         self.path.join(file)
     }
@@ -101,58 +116,96 @@ impl Folder {
         self.path.join("swept")
     }
 
-    /// Options to open a file of the folder with. They do not follow a link out of it, and do not wait for the other end of a pipe.
-    pub(crate) fn files(&self) -> OpenOptions {
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let mut options = OpenOptions::new();
-        options
-            .mode(self.file_mode)
-            .custom_flags(flags.bits().cast_signed());
-        options
-    }
-
-    /// Opens a file of the folder to read and write it; makes an empty one if it is not there.
-    pub(crate) fn open_or_make(&self, path: &Path) -> io::Result<fs::File> {
-        let mut options = self.files();
-        let options = options.read(true).write(true);
-        match options.open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let file = options.create(true).open(path)?;
-                // The umask may have taken some away.
-                file.set_permissions(Permissions::from_mode(self.file_mode))?;
-                Ok(file)
-            }
-            file => file,
-        }
-    }
-
-    /// Makes sure that the folder is laid out as this version of dlock does it. All write the same, so that a half-written
-    /// file is simply written again.
+    /// Makes sure that the folder has this version's layout. All processes write the same text, so
+    /// a half-written file is simply written again.
     fn check_layout(&self) -> Result<(), OpenError> {
-        let file = self.path.join("layout");
-        let found = match fs::read(&file) {
+        let path = self.path.join("layout");
+        let failed = |doing| move |error| failed(&self.path, doing, error);
+        let foreign = || OpenError::NoLayout {
+            path: self.path.clone(),
+        };
+        let found = match layout_in(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            found => found.map_err(|error| failed(&self.path, "read its file `layout`", error))?,
+            Err(error) if files::is_not_plain(&error) => return Err(foreign()),
+            found => found
+                .map_err(failed("read its file `layout`"))?
+                .ok_or_else(foreign)?,
         };
         if found == LAYOUT.as_bytes() {
             return Ok(());
         }
         if !LAYOUT.as_bytes().starts_with(&found) {
-            let found = String::from_utf8_lossy(&found[..found.len().min(80)]);
-            return Err(OpenError::Layout {
-                path: self.path.clone(),
-                found: found.trim_end().to_owned(),
+            return Err(match named_version(&found) {
+                None => foreign(),
+                Some(found) => OpenError::Layout {
+                    path: self.path.clone(),
+                    found,
+                },
             });
         }
-        let file = self.open_or_make(&file);
-        file.and_then(|file| file.write_all_at(LAYOUT.as_bytes(), 0))
-            .map_err(|error| failed(&self.path, "write its file `layout`", error))
+        let file = files::open_to_write(&path, self.file_mode);
+        file.and_then(|(file, _)| file.write_all_at(LAYOUT.as_bytes(), 0))
+            .map_err(failed("write its file `layout`"))
     }
 }
 
-fn make(path: &Path, mode: Option<u32>) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    fs::set_permissions(path, Permissions::from_mode(mode.unwrap_or(0o700)))
+/// The content of the file `layout`; `None` if it is not a plain file.
+fn layout_in(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = files::open_to_read(path)?;
+    let found = file.metadata()?;
+    files::content(&file, &found, LAYOUT_MOST)
+}
+
+/// The layout that the file names, such as `layout 2`. Nothing else of the file is shown, since it
+/// may be a foreign file.
+fn named_version(found: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(found).ok()?;
+    let version = text.strip_prefix(LAYOUT_TITLE)?.strip_suffix('\n')?;
+    let version: u32 = version.parse().ok()?;
+    Some(format!("layout {version}"))
+}
+
+/// Creates the folder, but not its parents, so that a mistyped path gives an error. The parents of
+/// the default folder are created as well: by convention they are this user's own.
+fn make(path: &Path, open_mode: OpenMode) -> Result<(), OpenError> {
+    let mut builder = DirBuilder::new();
+    let made = builder
+        .recursive(open_mode.private)
+        .mode(0o700)
+        .create(path);
+    let made = match made {
+        // Another process has created it.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let path = path.to_owned();
+            return Err(OpenError::NoParent { path });
+        }
+        made => made,
+    };
+    let mode = Permissions::from_mode(open_mode.mode.unwrap_or(0o700));
+    made.and_then(|()| fs::set_permissions(path, mode))
+        .map_err(|error| failed(path, "make it", error))
+}
+
+/// Checks whether this user may use the folder, for a clear error. Some systems do not answer (old
+/// kernels, and container hosts that refuse unknown system calls); there the first use fails
+/// instead.
+fn check_rights(path: &Path) -> io::Result<()> {
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    let answer = reached(Failpoint::CheckingRights).and_then(|()| {
+        rustix::fs::accessat(CWD, path, all, AtFlags::EACCESS).map_err(io::Error::from)
+    });
+    match answer {
+        Err(error) if !is_about_rights(&error) => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Returns whether the error answers the question: no right, read-only, or no such folder.
+fn is_about_rights(error: &io::Error) -> bool {
+    [Errno::ACCESS, Errno::ROFS, Errno::NOENT, Errno::NOTDIR]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn check_private(path: &Path, owner: u32, mode: u32) -> Result<(), OpenError> {
@@ -168,7 +221,8 @@ fn check_private(path: &Path, owner: u32, mode: u32) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Read and write for the owner, and for the group and the others if they may write in the folder.
+/// Read and write permission for the owner, and for group and others if they may write in the
+/// folder.
 fn file_mode(folder: u32) -> u32 {
     let group = if folder & 0o020 != 0 { 0o060 } else { 0 };
     let others = if folder & 0o002 != 0 { 0o006 } else { 0 };
@@ -202,33 +256,53 @@ fn failed(path: &Path, doing: &'static str, source: io::Error) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failpoint::testing::with_plan;
+
+    const MANNER: OpenMode = OpenMode {
+        mode: None,
+        private: false,
+    };
 
     #[test]
     fn a_folder_that_is_not_local_is_refused_and_left_as_it_is() {
         let scratch = tempfile::tempdir().unwrap();
-        let manner = Manner {
-            mode: None,
-            private: false,
-        };
-        let error = Folder::open_on(|_| Ok(Some("NFS")), scratch.path(), manner).unwrap_err();
+        let error = Folder::open_on(|_| Ok(Some("NFS")), scratch.path(), MANNER).unwrap_err();
         assert!(matches!(error, OpenError::NotLocal { .. }), "{error}");
         assert!(error.to_string().contains("is on NFS"), "{error}");
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 
     #[test]
+    fn a_system_that_cannot_check_rights_does_not_stop_a_folder_from_being_used() {
+        let scratch = tempfile::tempdir().unwrap();
+        for errno in [Errno::PERM, Errno::NOSYS, Errno::INVAL, Errno::OPNOTSUPP] {
+            let plan = move |step| match step {
+                Failpoint::CheckingRights => Err(errno.into()),
+                _ => Ok(()),
+            };
+            let opened = with_plan(plan, || Folder::open(scratch.path(), MANNER));
+            assert!(opened.is_ok(), "{errno:?}");
+        }
+        for errno in [Errno::ACCESS, Errno::ROFS] {
+            let plan = move |_| Err(errno.into());
+            let opened = with_plan(plan, || Folder::open(scratch.path(), MANNER));
+            assert!(opened.is_err(), "{errno:?}");
+        }
+    }
+
+    #[test]
     fn a_read_only_file_system_is_told_apart_from_missing_rights() {
-        let read_only = failed(Path::new("/x"), "make it", rustix::io::Errno::ROFS.into());
+        let read_only = failed(Path::new("/x"), "make it", Errno::ROFS.into());
         assert!(
             read_only.to_string().contains("is read-only"),
             "{read_only}"
         );
-        let denied = failed(Path::new("/x"), "make it", rustix::io::Errno::ACCESS.into());
+        let denied = failed(Path::new("/x"), "make it", Errno::ACCESS.into());
         assert!(denied.to_string().contains("may not make it"), "{denied}");
     }
 
     #[test]
-    fn files_are_for_those_who_may_write_in_the_folder() {
+    fn files_are_open_to_users_that_may_write_in_the_folder() {
         for (folder, files) in [
             (0o700, 0o600),
             (0o755, 0o600),

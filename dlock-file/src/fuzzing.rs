@@ -1,16 +1,16 @@
-//! What holds for every input, as functions of any bytes. The targets in `fuzz/` run them for as long as one likes, the tests here
-//! on their seeds.
+//! Properties that must hold for every input, as functions of arbitrary bytes. The targets in
+//! `fuzz/` run them on random inputs, the tests here on the targets' seeds.
 
 use std::os::unix::ffi::OsStrExt;
 
 use dlock_core::{OwnerToken, Time};
 
 use crate::FileBuilder;
-use crate::place::{Place, SHARDS};
-use crate::record::{End, Holding, MAX_BYTES, Record, with_check};
+use crate::record::{End, MAX_BYTES, Record, StoredGrant, with_check};
+use crate::record_path::{RecordPath, SHARDS};
 
-/// A record that is read is written and read again as the same one, with or without a right check; a written one is read, and
-/// not once it was damaged.
+/// A record survives being written and read again, with or without a correct checksum. A written
+/// record can be read, unless it was damaged.
 pub fn lock_value(data: &[u8]) {
     for bytes in [
         data,
@@ -38,7 +38,7 @@ pub fn lock_value(data: &[u8]) {
     }
 }
 
-/// A record whose fields are what stands in `data`.
+/// A record with fields from `data`.
 fn made_of(data: &[u8]) -> Record {
     let printable = |bytes: &[u8]| {
         let bytes = bytes.iter().map(|byte| char::from(b' ' + byte % 95));
@@ -50,7 +50,7 @@ fn made_of(data: &[u8]) -> Record {
     };
     let text = data.get(40..).unwrap_or_default();
     let (key, holder) = text.split_at(text.len().min(250));
-    let holding = Holding {
+    let holding = StoredGrant {
         owner: OwnerToken::from_hex(&format!("{:032x}", number(0))).expect("32 digits"),
         sequence: number(8),
         ends: End {
@@ -67,7 +67,7 @@ fn made_of(data: &[u8]) -> Record {
     }
 }
 
-/// Keys have files of their own in the folder, whatever a file system makes of upper case.
+/// Different keys have different files in the folder, even on a file system that ignores case.
 pub fn key(data: &[u8]) {
     let mut texts = data
         .split(|byte| *byte == 0xff)
@@ -79,15 +79,16 @@ pub fn key(data: &[u8]) {
     if key.is_empty() {
         return;
     }
-    let (place, other_place) = (Place::of(&key), Place::of(&other));
+    let (place, other_place) = (RecordPath::of(&key), RecordPath::of(&other));
     assert!(place.file.len() <= 255 - 16 && place.shard < SHARDS);
     assert!(!place.file.contains('/') && !place.file.starts_with('.'));
     let same = place.file.eq_ignore_ascii_case(&other_place.file);
     assert_eq!(same, key == other, "{key:?} {other:?}");
-    assert_eq!(Place::of_file(&place.file), Some(place));
+    assert_eq!(RecordPath::of_file(&place.file), Some(place));
 }
 
-/// A folder survives being written as a URL, and the URL of some other store is not repeated with its password.
+/// The path of a folder survives being written as a URL. An error about the URL of another store
+/// does not show its password.
 pub fn url(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = FileBuilder::from_url(&text);
@@ -118,19 +119,27 @@ pub fn url(data: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../../fuzz/shared/seeds.rs"]
-mod seeds;
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Holds what a target promises against each of its seeds.
+    fn hold_on_seeds(target: &str, promise: fn(&[u8])) {
+        let folder = format!("{}/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(&folder).expect(&folder);
+        let mut count = 0;
+        for file in files {
+            promise(&std::fs::read(file.unwrap().path()).unwrap());
+            count += 1;
+        }
+        assert!(count > 2, "{folder} has {count} seeds");
+    }
+
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
-        seeds::keep("lock_value", lock_value);
-        seeds::keep("key", key);
-        seeds::keep("url", url);
+        hold_on_seeds("lock_value", lock_value);
+        hold_on_seeds("key", key);
+        hold_on_seeds("url", url);
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! Locks between the processes of one host, kept in a folder, for [dlock](dlock_core): no server needed.
+//! Locks between the processes of one host, kept in a folder, for [dlock](dlock_core): no server
+//! needed.
 //!
 //! ```
 //! use dlock_core::Lock;
@@ -19,11 +20,13 @@
 //! # }
 //! ```
 //!
-//! One small text file a key, replaced atomically under an `flock`: a process that is killed at any moment leaves the folder usable, and its
-//! lock ends when its lease does. What that can promise and what it cannot is said at [`FileDatastore`].
+//! Each key has one small text file, which is replaced atomically under an `flock`. If a process is
+//! killed, at whatever moment, the folder stays usable and the lock ends with its lease.
+//! [`FileDatastore`] says what this guarantees and what it does not.
 //!
-//! For Unix. On Linux a lease is judged by the clock that nobody can set, network file systems are refused, and an error names the
-//! process that is in the way; on other systems the wall clock decides, and those two are left to the user.
+//! It needs Unix. On Linux, leases are measured on a clock that nobody can set, network file
+//! systems are refused, and an error names the process that blocks a call. On other systems the
+//! wall clock is used, and the other two are left to the user.
 
 #![forbid(unsafe_code)]
 
@@ -34,23 +37,29 @@ compile_error!(
 
 mod config;
 mod error;
-mod fault;
+mod failpoint;
 mod file_system;
+mod files;
 mod folder;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod listing;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod lock_owner;
-mod moment;
-mod place;
-mod protocol;
+mod now;
+mod operations;
+mod pipe;
+mod queue;
 mod record;
+mod record_path;
 mod shard;
 mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod waiting;
 
 pub use config::FileBuilder;
 pub use error::{FileError, OpenError};

@@ -1,10 +1,11 @@
-//! Who has locked a file, as the kernel's list of locks has it.
+//! Finds the process that has locked a file, in the kernel's list of locks.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The process that has an `flock` on `file`; `None` if that process belongs to another container.
+/// The process that has an `flock` on `file`; `None` if it is not visible, because it runs in
+/// another container.
 pub(crate) fn lock_owner(file: &Path) -> Option<u32> {
     let found = fs::metadata(file).ok()?;
     let list = fs::read_to_string("/proc/locks").ok()?;
@@ -13,12 +14,13 @@ pub(crate) fn lock_owner(file: &Path) -> Option<u32> {
 
 /// `1: FLOCK  ADVISORY  WRITE 4121 fe:00:10010703 0 EOF`
 ///
-/// Some file systems (btrfs, overlay) show another device here than in a file's metadata; then the inode decides if only one fits.
+/// Some file systems (btrfs, overlay) show another device here than in a file's metadata. Then the
+/// inode decides, if it is unique in the list.
 fn owner_in(list: &str, device: u64, inode: u64) -> Option<u32> {
     let mut elsewhere = Vec::new();
     for line in list.lines() {
         let mut words = line.split_whitespace().skip(1);
-        // The holders only: those who wait in a blocking call stand below with `->`.
+        // Skip the lines with `->`: they show processes that wait in a blocking call.
         if words.next() != Some("FLOCK") {
             continue;
         }
@@ -66,7 +68,7 @@ mod tests {
         let device = rustix::fs::makedev(0xfe, 0);
         assert_eq!(owner_in(LIST, device, 100), Some(22));
         assert_eq!(owner_in(LIST, rustix::fs::makedev(0, 0x1b), 100), Some(44));
-        // A device that the list does not have: only an inode that is unique in it will do.
+        // A device that is not in the list: only a unique inode identifies the lock.
         assert_eq!(owner_in(LIST, device, 200), Some(55));
         assert_eq!(owner_in(LIST, rustix::fs::makedev(9, 9), 100), None);
         assert_eq!(owner_in(LIST, device, 300), None);

@@ -1,4 +1,4 @@
-//! What stands in a record file: lines of text, so that an operator can read them with `cat`.
+//! The content of a record file: lines of text, so that an operator can read them with `cat`.
 //!
 //! ```text
 //! dlock record 1
@@ -13,62 +13,63 @@
 //! check 0123456789abcdef…
 //! ```
 //!
-//! Spaces fill it up to a multiple of 512 bytes, so that most records have the same length and one can be written over another.
+//! Spaces pad it to a multiple of 512 bytes, so that most records have the same length and one can
+//! be written over another.
 //!
-//! A key that nobody holds keeps its last fence: the line `free` then stands instead of those from `owner` to `holder`.
+//! A key that nobody holds keeps its last token. Its record has the line `free` instead of those
+//! from `owner` to `holder`.
 
 use std::fmt::Write as _;
 use std::iter;
 
-use dlock_core::{OwnerToken, Time};
+use dlock_core::{Holder, OwnerToken, Time};
 use hmac_sha256::Hash;
-
-use crate::place::push_hex;
 
 /// The first line without its version.
 const TITLE: &str = "dlock record ";
 const VERSION: &str = "1";
 /// Lengths of records are multiples of this.
 const BLOCK: usize = 512;
-/// The longest record: a key of 250 bytes, a holder of 512 and some 350 bytes of the rest, with room to spare.
+/// The longest record: a key of 250 bytes, a holder of 512 and some 350 bytes of the rest, with
+/// room to spare.
 pub(crate) const MAX_BYTES: u64 = 4096;
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) key: String,
     /// The fencing token of the latest grant.
     pub(crate) fence: u64,
-    /// The latest grant, over or not; `None` after a release.
-    pub(crate) holding: Option<Holding>,
+    /// The latest grant, which may have ended; `None` after a release.
+    pub(crate) holding: Option<StoredGrant>,
 }
 
 /// A grant as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holding {
+pub(crate) struct StoredGrant {
     pub(crate) owner: OwnerToken,
-    /// The highest extend that was carried out.
+    /// The number of the highest extend that was carried out.
     pub(crate) sequence: u64,
     pub(crate) ends: End,
     pub(crate) holder: String,
 }
 
-/// When a grant ends, in the terms of the boot in which it was made and in wall-clock time.
+/// The end of a grant, on the clock of the boot in which it was made and on the wall clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct End {
-    /// The boot whose clock `boottime` was read on; empty if the system does not tell boots apart.
+    /// The boot in which `boottime` was read; empty if the system cannot tell boots apart.
     pub(crate) boot: String,
     pub(crate) boottime: Time,
     /// Microseconds since 1970.
     pub(crate) wall: u64,
 }
 
-/// Why a file is no record.
+/// Why a file is not a valid record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
-    /// Cut off, damaged or written by somebody else.
+    /// Truncated, damaged or written by other software.
     Garbage,
-    /// A record of a version of dlock that this one does not know.
+    /// Written by a newer version of dlock.
     Newer,
 }
 
@@ -98,7 +99,7 @@ impl Record {
         with_check(text)
     }
 
-    /// Reads a file's content. The check at its end makes sure that the file is whole, so that nothing else needs to.
+    /// Reads the content of a file. The checksum at its end proves that the file is complete.
     pub(crate) fn from_text(bytes: &[u8]) -> Result<Self, Unreadable> {
         let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Garbage)?;
         let version = text
@@ -126,7 +127,7 @@ impl Record {
         let holding = if first == "free" {
             None
         } else {
-            Some(Holding {
+            Some(StoredGrant {
                 owner: OwnerToken::from_hex(first.strip_prefix("owner ")?)?,
                 sequence: field("sequence ")?.parse().ok()?,
                 ends: End {
@@ -145,7 +146,13 @@ impl Record {
     }
 }
 
-/// The text with the check of it and the spaces that fill it up.
+/// Returns whether a holder's text fits into one line of a record.
+pub(crate) fn is_holder(text: &str) -> bool {
+    let fits_a_line = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    text.len() <= Holder::MAX_TEXT && text.bytes().all(fits_a_line)
+}
+
+/// Appends the checksum of the text, and the padding.
 pub(crate) fn with_check(mut text: String) -> String {
     let check = check(&text);
     // Writing to a String cannot fail.
@@ -156,7 +163,21 @@ pub(crate) fn with_check(mut text: String) -> String {
     text
 }
 
-/// A number of units of which 10^DIGITS make a second, written in seconds: what `date -d @…` reads.
+/// The same record padded to `length` bytes; `None` if records cannot have that length, or this one
+/// is longer.
+pub(crate) fn padded_to(text: &[u8], length: usize) -> Option<Vec<u8>> {
+    let body = text.strip_suffix(b"\n")?;
+    let spaces = length.checked_sub(text.len())?;
+    if !length.is_multiple_of(BLOCK) {
+        return None;
+    }
+    let mut filled = body.to_vec();
+    filled.extend(iter::repeat_n(b' ', spaces));
+    filled.push(b'\n');
+    Some(filled)
+}
+
+/// A time in units of 10^-DIGITS seconds, formatted in seconds: `date -d @…` can read it.
 struct Decimal<const DIGITS: u32>(u64);
 
 impl<const DIGITS: u32> std::fmt::Display for Decimal<DIGITS> {
@@ -179,11 +200,10 @@ impl<const DIGITS: u32> Decimal<DIGITS> {
     }
 }
 
-/// Half of the SHA-256 in hex: against damage, not against malice.
+/// The checksum: half of the SHA-256 in hex. It protects against damage, not against malice.
 fn check(body: &str) -> String {
-    let mut hex = String::with_capacity(32);
-    push_hex(&mut hex, &Hash::hash(body.as_bytes())[..16]);
-    hex
+    let hash = Hash::hash(body.as_bytes());
+    format!("{:032x}", u128::from_be_bytes(hash.as_chunks().0[0]))
 }
 
 #[cfg(test)]
@@ -196,7 +216,7 @@ mod tests {
         let holding = (any::<u64>(), any::<u64>(), end, "[ -~]{0,512}");
         let holding =
             holding.prop_map(
-                |(owner, sequence, (boot, boottime, wall), holder)| Holding {
+                |(owner, sequence, (boot, boottime, wall), holder)| StoredGrant {
                     owner: OwnerToken::from_hex(&format!("{owner:032x}")).unwrap(),
                     sequence,
                     ends: End {
@@ -257,6 +277,20 @@ mod tests {
 
     proptest! {
         #[test]
+        fn padding_does_not_change_a_record(record in records(), blocks in 0_usize..10) {
+            let text = record.to_text();
+            let length = blocks * BLOCK;
+            match padded_to(text.as_bytes(), length) {
+                None => prop_assert!(length < text.len()),
+                Some(filled) => {
+                    prop_assert_eq!(filled.len(), length);
+                    prop_assert_eq!(Record::from_text(&filled), Ok(record));
+                }
+            }
+            prop_assert_eq!(padded_to(text.as_bytes(), text.len() + 1), None);
+        }
+
+        #[test]
         fn a_record_survives_the_round_trip(record in records()) {
             let text = record.to_text();
             prop_assert!(text.len() as u64 <= MAX_BYTES);
@@ -288,7 +322,7 @@ mod tests {
         }
 
         #[test]
-        fn no_body_with_a_right_check_panics(body in "dlock record 1\n(key a\n)?(fence [0-9]{0,30}\n)?(free\n|owner [0-9a-f]{30,34}\n)?[ -~\n]{0,200}") {
+        fn no_body_with_a_correct_checksum_panics(body in "dlock record 1\n(key a\n)?(fence [0-9]{0,30}\n)?(free\n|owner [0-9a-f]{30,34}\n)?[ -~\n]{0,200}") {
             let text = with_check(body);
             if let Ok(record) = Record::from_text(text.as_bytes()) {
                 prop_assert_eq!(Record::from_text(record.to_text().as_bytes()), Ok(record));

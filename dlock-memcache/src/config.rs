@@ -1,18 +1,14 @@
-//! From a URL and options to a store.
+//! The builder of a store, from a URL and options, and what can be wrong with them.
 
-use std::time::Duration;
+use dlock_net::{Endpoint, EndpointError, Limits, Pool, UrlParts};
+use thiserror::Error;
 
-use dlock_net::{Endpoint, Pool, PoolSettings};
-
-use crate::error::UrlError;
 use crate::{ConnectionManager, MemcacheDatastore};
 
-/// The port that memcached listens on if nobody says otherwise.
+/// The default port of memcached.
 const PORT: u16 = 11211;
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a [`MemcacheDatastore`] is made, with other limits than the default ones.
+/// Builds a [`MemcacheDatastore`] with other limits than the defaults.
 ///
 /// ```
 /// use dlock_memcache::MemcacheDatastore;
@@ -26,118 +22,92 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// # Ok::<(), dlock_memcache::UrlError>(())
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "build() makes the store"]
+#[must_use = "build() creates the store"]
 pub struct MemcacheBuilder {
     manager: ConnectionManager,
-    pool: PoolSettings,
-    calls: Calls,
+    limits: Limits,
+    verify_before_grant: bool,
 }
 
-/// What concerns each call.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Calls {
-    pub(crate) timeout: Duration,
-    pub(crate) verify_before_grant: bool,
-}
-
-impl Default for Calls {
-    fn default() -> Self {
-        Calls {
-            timeout: CALL_TIMEOUT,
-            verify_before_grant: false,
-        }
-    }
-}
+dlock_net::impl_limit_setters!(MemcacheBuilder);
 
 impl MemcacheBuilder {
     pub(crate) fn new(url: &str) -> Result<Self, UrlError> {
         Ok(MemcacheBuilder {
             manager: ConnectionManager::new(url)?,
-            pool: PoolSettings::default(),
-            calls: Calls::default(),
+            limits: Limits::default(),
+            verify_before_grant: false,
         })
     }
 
-    /// The most that opening a connection takes, the server's greeting included; never longer than the call that needs it. Default
-    /// 1 s.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.manager = self.manager.with_connect_timeout(timeout);
-        self
-    }
-
-    /// The most that one call takes, whatever its caller's deadline. Default 2 s.
-    pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.calls.timeout = timeout;
-        self
-    }
-
-    /// The most that a call waits while all connections are in use. Default: as long as the call.
-    pub fn checkout_timeout(mut self, timeout: Duration) -> Self {
-        self.pool = self.pool.with_checkout_timeout(Some(timeout));
-        self
-    }
-
-    /// How many connections there may be at a time, besides the one that renews; 0 means 1. Default 10.
-    pub fn max_connections(mut self, connections: u32) -> Self {
-        self.pool = self.pool.with_max_size(connections);
-        self
-    }
-
-    /// After how long without use a connection is closed; `None` for never. Default 10 minutes.
-    pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.pool = self.pool.with_idle_timeout(timeout);
-        self
-    }
-
-    /// After how long a connection is closed, used or not; `None` for never. Default 30 minutes.
-    pub fn max_lifetime(mut self, lifetime: Option<Duration>) -> Self {
-        self.pool = self.pool.with_max_lifetime(lifetime);
-        self
-    }
-
-    /// Whether a claim waits 0.2 s longer and looks whether the server really keeps the key for as long as it said, before it is
-    /// granted. Default no: the renewal worker looks after the grant. See the section on stalls in [`MemcacheDatastore`].
+    /// Whether a claim waits 0.2 s and then checks how long the server really keeps the key before
+    /// it is granted. Default no: the renewal worker checks after the grant. See the section on
+    /// stalls in [`MemcacheDatastore`].
     pub fn verify_before_grant(mut self, verify: bool) -> Self {
-        self.calls.verify_before_grant = verify;
+        self.verify_before_grant = verify;
         self
     }
 
-    /// The store. It connects when it is first used.
+    /// Creates the store. It connects when it is first used.
     pub fn build(self) -> MemcacheDatastore {
-        MemcacheDatastore::over(Pool::new(self.manager, self.pool), self.calls)
+        let pool = Pool::new(self.manager, self.limits.pool);
+        MemcacheDatastore::over(pool, self.limits)
+            .with_verify_before_grant(self.verify_before_grant)
     }
+}
+
+/// What is wrong with the URL of a memcached server. The text does not repeat the URL, which may
+/// contain a password.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum UrlError {
+    /// Another scheme, or none.
+    #[error("the URL of a memcached server starts with memcache:// or memcache+unix://")]
+    Scheme,
+    /// The host or the port is invalid.
+    #[error("memcache URL: {0}")]
+    Endpoint(#[from] EndpointError),
+    /// More than one server.
+    #[error(
+        "a lock is kept by one memcached server: with several, every client would have to map every key to the same one; write one host"
+    )]
+    SeveralServers,
+    /// A user or a password.
+    #[error(
+        "memcached is used without user and password; remove the part before the @ (in the path of a socket write an @ as %40)"
+    )]
+    Credentials,
+    /// A path, a query or a fragment.
+    #[error("a memcache URL ends after the port, like memcache://127.0.0.1:11211")]
+    Trailing,
+    /// A relative path to a Unix socket, or one on a system without them.
+    #[error("the path of a Unix socket is absolute: memcache+unix:///run/memcached.sock")]
+    Path,
 }
 
 /// `memcache://host`, `memcache://host:port`, `memcache+unix:///path`.
 pub(crate) fn endpoint(url: &str) -> Result<Endpoint, UrlError> {
-    if let Some(path) = url.strip_prefix("memcache+unix://") {
-        return unix(path);
-    }
-    let rest = url.strip_prefix("memcache://").ok_or(UrlError::Scheme)?;
-    if rest.contains('@') {
+    let parts = UrlParts::of(url).ok_or(UrlError::Scheme)?;
+    let is_socket = match parts.scheme {
+        "memcache" => false,
+        "memcache+unix" => true,
+        _ => return Err(UrlError::Scheme),
+    };
+    // Otherwise a password becomes part of a path, which messages show.
+    if url.contains('@') {
         return Err(UrlError::Credentials);
     }
-    if rest.contains(',') {
+    if is_socket {
+        let socket = parts.socket().filter(|_| parts.query.is_none());
+        return socket.ok_or(UrlError::Path);
+    }
+    if url.contains(',') {
         return Err(UrlError::SeveralServers);
     }
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains(['/', '?', '#']) {
+    if !matches!(parts.path, "" | "/") || parts.query.is_some() || parts.host.contains('#') {
         return Err(UrlError::Trailing);
     }
-    Ok(Endpoint::parse(authority, Some(PORT))?)
-}
-
-#[cfg(unix)]
-fn unix(path: &str) -> Result<Endpoint, UrlError> {
-    dlock_net::percent_decoded(path)
-        .filter(|path| path.starts_with('/') && !path.ends_with('/') && !path.contains('\0'))
-        .map(|path| Endpoint::Unix(path.into()))
-        .ok_or(UrlError::Path)
-}
-
-#[cfg(not(unix))]
-fn unix(_: &str) -> Result<Endpoint, UrlError> {
-    Err(UrlError::Path)
+    Ok(Endpoint::parse(parts.host, Some(PORT))?)
 }
 
 #[cfg(test)]
@@ -174,11 +144,16 @@ mod tests {
             ("memcache://user:s3cret@a", "without user and password"),
             ("memcache://a/path", "ends after the port"),
             ("memcache://a?timeout=1", "ends after the port"),
+            ("memcache://app:s3cret", "the port is not a number"),
+            ("memcache+unix://:s3cret@/x", "without user and password"),
+            ("memcache+unix:///:s3cret@/x", "without user and password"),
+            ("memcache+unix:///u:s3cret@x/y", "without user and password"),
             ("memcache+unix://run", "is absolute"),
             ("memcache+unix://", "is absolute"),
             ("memcache+unix:///a%00", "is absolute"),
+            ("memcache+unix:///a?b", "is absolute"),
         ] {
-            let error = MemcacheDatastore::connect(url).unwrap_err();
+            let error = MemcacheDatastore::open(url).unwrap_err();
             let text = error.to_string();
             assert!(text.contains(reason), "{url}: {text}");
             assert!(!format!("{error:?} {text}").contains("s3cret"));

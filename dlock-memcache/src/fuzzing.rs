@@ -1,40 +1,45 @@
-//! What holds for every input, as functions of any bytes. The targets in `fuzz/` run them for as long as one likes, the tests here
-//! on their seeds.
+//! Properties that must hold for every input, as functions of arbitrary bytes. The targets in
+//! `fuzz/` run them on random inputs, the tests here on the targets' seeds.
 
-#[path = "../../fuzz/shared/pieces.rs"]
-mod pieces;
+mod shared;
 
 use std::fmt::Debug;
 
 use dlock_core::{DatastoreError, ErrorKind, FencingToken, OwnerToken};
+use dlock_net::testing::{Pieces, SECRET, with_passwords};
 use dlock_net::{Endpoint, Wire};
 
 use crate::config::endpoint;
-use crate::greeting::read_stats;
-use crate::protocol::{Key, push_replace};
-use crate::record::{MAX_RECORD, Record};
-use crate::reply::{self, Item, Stored};
-pub(crate) use pieces::Pieces;
+use crate::handshake::read_stats;
+use crate::operations::commands::{Item, Key, Replacement, Stored};
+use crate::operations::record::{MAX_RECORD, Record};
+use crate::wire::{self, push_replace};
 
-/// A server's bytes are read the same however they arrive, and a value that was sent is what is read. The first byte says what was
-/// asked, the second how the bytes arrive.
+/// A server's bytes are read the same however they arrive, and the same on a connection that calls
+/// share; a value that was sent is what is read. The first byte says what was asked, the second how
+/// the bytes arrive.
 pub fn reply(data: &[u8]) {
     let [asked, rhythm, bytes @ ..] = data else {
         return;
     };
     let rhythm = usize::from(*rhythm);
     match asked % 6 {
-        0 => same_in_pieces(bytes, rhythm, true, reply::stored),
-        1 => same_in_pieces(bytes, rhythm, false, |wire| reply::many_stored(wire, 3)),
-        2 => same_in_pieces(bytes, rhythm, true, reply::deleted),
-        3 => same_in_pieces(bytes, rhythm, true, reply::acknowledged),
-        4 => same_in_pieces(bytes, rhythm, true, reply::item),
+        0 => same_in_pieces(bytes, rhythm, true, wire::stored),
+        1 => same_in_pieces(bytes, rhythm, false, |wire| wire::many_stored(wire, 3)),
+        2 => same_in_pieces(bytes, rhythm, true, wire::deleted),
+        3 => same_in_pieces(bytes, rhythm, true, wire::acknowledged),
+        4 => {
+            same_in_pieces(bytes, rhythm, true, wire::item);
+            same_in_pieces(bytes, rhythm, false, |wire| wire::many_items(wire, 3));
+        }
         _ => same_in_pieces(bytes, rhythm, false, |wire| {
             let stats = read_stats(wire)?;
-            let life = stats.life("peer")?;
-            stats.check("peer").map(|()| life)
+            let incarnation = stats.incarnation("peer")?;
+            stats.check("peer").map(|()| incarnation)
         }),
     }
+
+    shared::reply(bytes, rhythm, *asked);
 
     let cas = u64::from(*asked) << 56 | bytes.len() as u64;
     let mut answer = format!("VA {} t{rhythm} c{cas}\r\n", bytes.len()).into_bytes();
@@ -45,7 +50,8 @@ pub fn reply(data: &[u8]) {
         ..=MAX_RECORD => bytes.to_vec(),
         _ => Vec::new(),
     };
-    let item = reply::item(&mut wire).expect("a value");
+    let item = wire::item(&mut wire).expect("a value");
+    assert!(shared::is_first(&answer, &item));
     let seconds = u32::try_from(rhythm).ok();
     assert_eq!(
         item,
@@ -56,7 +62,7 @@ pub fn reply(data: &[u8]) {
         })
     );
     if bytes.len() <= MAX_RECORD {
-        let next = reply::stored(&mut wire).expect("the next answer");
+        let next = wire::stored(&mut wire).expect("the next answer");
         assert_eq!(next, Stored::Done(7));
     }
 }
@@ -87,7 +93,7 @@ pub(crate) fn wire(bytes: &[u8], rhythm: usize) -> Wire<Pieces> {
     wire
 }
 
-/// A record that is read is written and read again as the same one, and a written one is read.
+/// A record survives being written and read again.
 pub fn lock_value(data: &[u8]) {
     if let Some(record) = Record::parse(data) {
         let value = record.to_value();
@@ -110,12 +116,18 @@ pub fn lock_value(data: &[u8]) {
     assert_eq!(Record::parse(value.as_bytes()), Some(record), "{value}");
 }
 
-/// A key that is taken is nothing but a key in the request.
+/// A key that is accepted is nothing but a key in the request.
 pub fn key(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(key) = Key::new(&text) {
         let mut request = Vec::new();
-        push_replace(&mut request, key, 3, 5, "value");
+        let replacement = Replacement {
+            key,
+            cas: 3,
+            seconds: 5,
+            value: "value".to_owned(),
+        };
+        push_replace(&mut request, &replacement);
         let request = String::from_utf8_lossy(&request);
         let lines: Vec<&str> = request.split("\r\n").collect();
         assert_eq!(lines[1..], ["value", ""], "{request:?}");
@@ -124,7 +136,7 @@ pub fn key(data: &[u8]) {
     }
 }
 
-/// An address that is read is written and read again as the same one, and what stands before an `@` is not shown.
+/// An address survives being written and read again, and nothing before an `@` is shown.
 pub fn url(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(found @ Endpoint::Tcp { .. }) = endpoint(&text) {
@@ -137,48 +149,85 @@ pub fn url(data: &[u8]) {
         let found = endpoint(&format!("memcache+unix:///{encoded}x"));
         assert_eq!(found, Ok(Endpoint::Unix(format!("/{path}x").into())));
     }
-    if text.contains("s3cret") {
-        return;
-    }
-    for url in [
-        format!("memcache://user:s3cret{text}@host"),
-        format!("memcache://:s3cret@{text}"),
-        format!("{text}:s3cret@host"),
-        format!("memcache://host?pass=s3cret{text}"),
-    ] {
-        if url.starts_with("memcache+unix://") {
-            continue;
-        }
-        let error = endpoint(&url).expect_err("a URL with a secret");
-        let shown = format!("{error} {error:?}");
-        assert!(!shown.contains("s3cret"), "{shown}");
+    for url in with_passwords(&text) {
+        // An error of a connection names the endpoint.
+        let shown = match endpoint(&url) {
+            Ok(endpoint) => format!("{endpoint} {endpoint:?}"),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        assert!(!shown.contains(SECRET), "{url} is shown as {shown}");
     }
 }
 
 #[cfg(test)]
-#[path = "../../fuzz/shared/seeds.rs"]
-mod seeds;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use dlock_net::testing::hold_on_seeds;
     use proptest::prelude::*;
 
     #[test]
     fn the_seeds_of_the_fuzz_targets_keep_what_is_promised() {
-        seeds::keep("memcache_reply", reply);
-        seeds::keep("lock_value", lock_value);
-        seeds::keep("key", key);
-        seeds::keep("url", url);
+        hold_on_seeds(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/seeds/memcache_reply"),
+            reply,
+        );
+        hold_on_seeds(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/seeds/lock_value"),
+            lock_value,
+        );
+        hold_on_seeds(concat!(env!("CARGO_MANIFEST_DIR"), "/seeds/key"), key);
+        hold_on_seeds(concat!(env!("CARGO_MANIFEST_DIR"), "/seeds/url"), url);
     }
 
+    /// Of what answers are made, and what is none.
+    const PARTS: [&[u8]; 24] = [
+        b"HD c7\r\n",
+        b"HD\r\n",
+        b"HD",
+        b" c7",
+        b"NS\r\n",
+        b"EX\r\n",
+        b"NF\r\n",
+        b"EN\r\n",
+        b"MN\r\n",
+        b"VA 3 t30 c7\r\n",
+        b"VA 2 c7\r\n",
+        b"VA 2000000 t1 c5\r\n",
+        b"VA x\r\n",
+        b"abc\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"STAT pid 7\r\n",
+        b"STAT ",
+        b"STAT\r\n",
+        b"END\r\n",
+        b"ERROR\r\n",
+        b"SERVER_ERROR busy\r\n",
+        b"CLIENT_ERROR bad\r\n",
+    ];
+
     proptest! {
+        #[test]
+        fn any_answers_keep_what_is_promised(
+            asked in any::<u8>(),
+            rhythm in 0..12u8,
+            parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 0..7),
+        ) {
+            reply(&[&[asked, rhythm], &*parts.concat()].concat());
+        }
+
         #[test]
         fn any_bytes_keep_what_is_promised(data in any::<Vec<u8>>()) {
             reply(&data);
             lock_value(&data);
             key(&data);
             url(&data);
+        }
+
+        #[test]
+        fn no_part_of_a_password_is_shown(text in "[a-z1@:/?#%&=\\[\\].]{0,12}") {
+            url(text.as_bytes());
         }
     }
 }

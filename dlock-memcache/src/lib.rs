@@ -6,7 +6,7 @@
 //! use std::time::Duration;
 //!
 //! # fn import(_: u64) {}
-//! let store = MemcacheDatastore::connect("memcache://127.0.0.1:11211")?;
+//! let store = MemcacheDatastore::open("memcache://127.0.0.1:11211")?;
 //! let lock = Lock::new(store, "hourly-import");
 //! lock.locked_within(Duration::from_secs(30), |guard| {
 //!     import(guard.fencing_token().map_or(0, |token| token.get()));
@@ -14,37 +14,39 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! memcached 1.6 or newer, one server per store. Its weaknesses as a keeper of locks are those of a cache:
-//! [`MemcacheDatastore`] begins with them.
+//! It needs memcached 1.6 or newer, with one server per store. As a store of locks memcached has
+//! the weaknesses of a cache: the documentation of [`MemcacheDatastore`] begins with them.
 #![forbid(unsafe_code)]
 
-mod abandoned;
-mod batch;
+#[cfg(feature = "tokio")]
+mod aio;
 mod config;
+mod connection;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod grant;
-mod greeting;
-mod holding;
-mod life;
+mod handshake;
+mod incarnations;
+#[cfg(not(dlock_model))]
+mod operations;
+#[cfg(dlock_model)]
+#[doc(hidden)]
+pub mod operations;
 mod pool;
-mod protocol;
-mod record;
-mod reply;
 mod store;
-mod ttl;
+mod wire;
 
-pub use config::MemcacheBuilder;
-pub use error::UrlError;
+pub use config::{MemcacheBuilder, UrlError};
+pub use connection::Connection;
 pub use pool::ConnectionManager;
-pub use protocol::Connection;
 pub use store::MemcacheDatastore;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+pub use dlock_net::Resolver;
 
 /// The r2d2 that [`MemcacheDatastore::from_pool`] takes a pool of.
 pub use r2d2;

@@ -1,20 +1,21 @@
-//! Opening connections, for r2d2.
+//! Opens connections, for r2d2.
 
 use std::fmt;
-use std::time::Duration;
 
 use dlock_core::{DatastoreError, Time};
-use dlock_net::{Connect, Endpoint, Socket, Wire, deadline_in};
+use dlock_net::{Connect, Dialer, Wire};
 
 use crate::config;
-use crate::error::UrlError;
-use crate::protocol::Connection;
+use crate::config::UrlError;
+use crate::connection::Connection;
+use crate::incarnations::Incarnations;
 
 /// Opens connections to one memcached server: the manager of an [`r2d2::Pool`] for
 /// [`MemcacheDatastore::from_pool`](crate::MemcacheDatastore::from_pool).
 ///
-/// What r2d2 keeps are places for connections. The call that first uses a place opens its connection, within its own deadline, and one
-/// that finds it dead replaces it. So the pool needs no idle connections and no test at checkout:
+/// r2d2 keeps places for connections. The call that first uses a place opens its connection, within
+/// its own deadline, and a call that finds it dead replaces it. So the pool needs no idle
+/// connections and no test at checkout:
 ///
 /// ```
 /// use dlock_memcache::{MemcacheDatastore, ConnectionManager, r2d2};
@@ -29,28 +30,22 @@ use crate::protocol::Connection;
 /// ```
 #[derive(Clone)]
 pub struct ConnectionManager {
-    endpoint: Endpoint,
-    connect_timeout: Duration,
+    dialer: Dialer,
+    incarnations: Incarnations,
 }
 
 impl ConnectionManager {
-    /// A manager for the server at `url`, see [`MemcacheDatastore::connect`](crate::MemcacheDatastore::connect).
+    /// A manager for the server at `url`, see
+    /// [`MemcacheDatastore::open`](crate::MemcacheDatastore::open).
     ///
     /// # Errors
     ///
-    /// A URL that names no memcached server.
+    /// If the URL does not name a memcached server.
     pub fn new(url: &str) -> Result<Self, UrlError> {
         Ok(ConnectionManager {
-            endpoint: config::endpoint(url)?,
-            connect_timeout: config::CONNECT_TIMEOUT,
+            dialer: Dialer::new(config::endpoint(url)?),
+            incarnations: Incarnations::default(),
         })
-    }
-
-    /// The same with another limit for opening a connection; never longer than the call that needs it. Default 1 s.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
     }
 }
 
@@ -58,16 +53,17 @@ impl Connect for ConnectionManager {
     type Link = Connection;
 
     fn connect(&self, deadline: Time) -> Result<Connection, DatastoreError> {
-        let deadline = deadline.min(deadline_in(self.connect_timeout));
-        let socket = Socket::connect(&self.endpoint, deadline)?;
-        Connection::handshake(Wire::new(socket, &self.endpoint))
+        let socket = self.dialer.connect(deadline)?;
+        let wire = Wire::new(socket, &self.dialer.endpoint);
+        Connection::handshake(wire, self.incarnations.clone())
     }
 }
 
 dlock_net::impl_manage_connection!(ConnectionManager);
+dlock_net::impl_dialer_setters!(ConnectionManager);
 
 impl fmt::Debug for ConnectionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConnectionManager({})", self.endpoint)
+        write!(f, "ConnectionManager({})", self.dialer.endpoint)
     }
 }

@@ -1,62 +1,73 @@
-//! The store: which call runs on which connection, by when.
+//! The store: chooses the connection and the deadline of each call.
 
 use std::fmt;
+use std::slice;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension, FencingToken,
-    Grant, Held, Inspect, Lease, OwnerToken, Reach, Released, Time,
+    AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
+    FencingToken, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Time, at_once,
 };
-use dlock_net::{Pool, call_deadline, deadline_in, may_have_executed};
+use dlock_net::{Limits, Pool, SharedOwners, call_deadline, deadline_in};
 
 use crate::ConnectionManager;
-use crate::abandoned::Abandoned;
-use crate::batch::{self, BATCH};
-use crate::config::{Calls, MemcacheBuilder};
-use crate::error::{Problem, UrlError};
-use crate::grant::{self, At};
-use crate::holding;
-use crate::protocol::{Connection, Key};
-use crate::record::Record;
-use crate::ttl::{GRANULARITY, TTL_MAX, TTL_MIN};
+#[cfg(feature = "tokio")]
+use crate::aio;
+use crate::config::MemcacheBuilder;
+use crate::config::UrlError;
+use crate::operations::batch::{self, BATCH};
+use crate::operations::commands::Key;
+use crate::operations::grant::{self, CONFIRM_AFTER, Wanted};
+use crate::operations::holding;
+use crate::operations::revision::kept_until;
+use crate::operations::ttl::{GRANULARITY, TTL_MAX, TTL_MIN};
 
-/// How long after a grant the server's clock has caught up after a stall. Its timer is due at once, but on a busy machine the thread that
-/// serves it may wait for its turn while another answers requests: 50 ms were not always enough.
-pub(crate) const CONFIRM_AFTER: Duration = Duration::from_millis(200);
+/// How many claims that were given up are remembered.
+const ABANDONED_KEPT: usize = 256;
 /// Within what tokens rise.
 const FENCING: &str = "across restarts, evictions and flush_all of one server, unless its clock is set back before a restart, or it stores \
-more than 16 million keys a second on average";
+more than 4 million keys a second on average";
 
 /// Locks in one memcached server, version 1.6 or newer. Clones share connections.
 ///
-/// **memcached forgets.** A restart, `flush_all` and the eviction of a key to make room lose locks: the holder learns of it at its next
-/// renewal, and until then two may believe that they hold. Give locks a server of their own, with memory to spare; and let the guarded
-/// resource check [fencing tokens](dlock_core::FencingToken), which rise across all of that.
+/// **memcached forgets.** A restart, `flush_all` and evictions lose locks. The holder learns of it
+/// at its next renewal; until then two processes may believe that they hold the lock. Give locks
+/// their own server with memory to spare, and let the guarded resource check [fencing
+/// tokens](dlock_core::FencingToken), which rise across all of these events.
 ///
 /// # Stalls
 ///
-/// memcached reckons in seconds that it counts itself. After a stall (a stopped process, a paused machine) it is behind, and a key that is
-/// stored in that moment lives shorter, by the length of the stall. 0.2 s after each grant the renewal worker looks whether that was so and
-/// shortens the lease, so until then a holder may believe in more than it has.
-/// [`verify_before_grant`](MemcacheBuilder::verify_before_grant) waits for that look.
+/// memcached counts seconds itself. After a stall (a stopped process, a paused machine) its count
+/// is behind, and a key that is stored in that moment lives shorter by the length of the stall. 0.2
+/// s after each grant the renewal worker checks for that and shortens the lease. Until then a
+/// holder may believe that its lease lasts longer than it does.
+/// [`verify_before_grant`](MemcacheBuilder::verify_before_grant) waits for that check.
 #[derive(Clone)]
 pub struct MemcacheDatastore {
     pool: Arc<Pool<ConnectionManager>>,
-    calls: Calls,
-    abandoned: Arc<Abandoned>,
+    pub(crate) call_timeout: Duration,
+    pub(crate) verify_before_grant: bool,
+    /// Claims that this process gave up while their requests may still be with the server.
+    ///
+    /// memcached cannot be told until when a request is worth carrying out. One that a stopped
+    /// server carries out when it goes on leaves a lock that nobody believes to hold; the next
+    /// claim of the same process knows it by its token.
+    pub(crate) abandoned: Arc<SharedOwners<ABANDONED_KEPT>>,
+    #[cfg(feature = "tokio")]
+    pub(crate) mux: Arc<aio::Shares>,
 }
 
 impl MemcacheDatastore {
-    /// The server at `memcache://host:port` (default port 11211) or `memcache+unix:///path/to/socket`.
+    /// A store on the server at `memcache://host:port` (default port 11211) or
+    /// `memcache+unix:///path/to/socket`.
     ///
     /// Nothing is sent before the first call.
     ///
     /// # Errors
     ///
     /// A URL that names no memcached server.
-    pub fn connect(url: &str) -> Result<Self, UrlError> {
+    pub fn open(url: &str) -> Result<Self, UrlError> {
         Ok(Self::builder(url)?.build())
     }
 
@@ -69,102 +80,71 @@ impl MemcacheDatastore {
         MemcacheBuilder::new(url)
     }
 
-    /// The server that the pool's [`ConnectionManager`] leads to, over that pool. The connection that renews is not of the pool.
+    /// A store on the server of the pool's [`ConnectionManager`], over that pool. The connection
+    /// for renewals does not belong to the pool.
     pub fn from_pool(pool: r2d2::Pool<ConnectionManager>) -> Self {
-        Self::over(Pool::from_r2d2(pool), Calls::default())
+        Self::over(Pool::from_r2d2(pool), Limits::default())
     }
 
-    pub(crate) fn over(pool: Pool<ConnectionManager>, calls: Calls) -> Self {
+    pub(crate) fn over(pool: Pool<ConnectionManager>, limits: Limits) -> Self {
+        let pool = Arc::new(pool);
         MemcacheDatastore {
-            pool: Arc::new(pool),
-            calls,
+            #[cfg(feature = "tokio")]
+            mux: Arc::new(aio::shares(&pool)),
+            pool,
+            call_timeout: limits.call_timeout,
+            verify_before_grant: false,
             abandoned: Arc::default(),
         }
     }
 
-    /// The same with another [`call_timeout`](MemcacheBuilder::call_timeout), for a store made by [`from_pool`](Self::from_pool).
-    #[must_use]
-    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
-        self.calls.timeout = timeout;
-        self
-    }
-
-    /// The same with or without [`verify_before_grant`](MemcacheBuilder::verify_before_grant), for a store made by
+    /// The same with another [`call_timeout`](MemcacheBuilder::call_timeout), for a store made by
     /// [`from_pool`](Self::from_pool).
     #[must_use]
-    pub fn with_verify_before_grant(mut self, verify: bool) -> Self {
-        self.calls.verify_before_grant = verify;
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
         self
     }
 
-    fn deadline(&self, claim: &Claim) -> Time {
-        call_deadline(claim, self.calls.timeout)
+    /// The same with or without [`verify_before_grant`](MemcacheBuilder::verify_before_grant), for
+    /// a store made by [`from_pool`](Self::from_pool).
+    #[must_use]
+    pub fn with_verify_before_grant(mut self, verify: bool) -> Self {
+        self.verify_before_grant = verify;
+        self
     }
 
-    /// Runs a call that frees a key. If its connection breaks and the call, sent again, finds nothing to free, the first may have freed it:
-    /// that is not known.
-    fn freed_once(
-        &self,
-        deadline: Time,
-        free: impl Fn(&mut Connection) -> Result<Released, DatastoreError>,
-    ) -> Result<Released, DatastoreError> {
-        let mut sent = false;
-        self.pool.call(deadline, |link| {
-            let answer = free(link);
-            if sent && matches!(answer, Ok(Released::NotOurs)) {
-                return Err(DatastoreError::maybe_executed(
-                    ErrorKind::Refused,
-                    Problem::ReplyLost,
-                ));
-            }
-            sent |= may_be_done(&answer);
-            answer
-        })
+    pub(crate) fn deadline(&self, claim: &Claim) -> Time {
+        call_deadline(claim, self.call_timeout)
     }
 }
 
 impl Datastore for MemcacheDatastore {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
-        if ttl < TTL_MIN {
-            return Err(DatastoreError::not_executed(
-                ErrorKind::Invalid,
-                Problem::Ttl,
-            ));
-        }
-        self.abandoned.forget(claim.owner());
-        let given_up = |owner| self.abandoned.contains(owner);
-        let mut in_doubt = false;
-        let attempt = self.pool.call(self.deadline(claim), |link| {
-            let attempt = if self.calls.verify_before_grant {
-                acquire_verified(link, claim, ttl, given_up)
-            } else {
-                grant::acquire(link, claim, ttl, given_up)
-            };
-            attempt.inspect_err(|error| in_doubt |= error.may_have_executed())
-        })?;
-        match attempt {
-            Attempt::Granted(grant) => Ok(Attempt::Granted(grant.with_copy_to_follow(in_doubt))),
-            // The copy that was sent on the connection which broke may still be on its way, and win after this holder.
-            Attempt::Held(_) if in_doubt => Err(DatastoreError::maybe_executed(
-                ErrorKind::Unreachable,
-                Problem::LostCopy,
-            )),
-            held @ Attempt::Held(_) => Ok(held),
-        }
-    }
-
-    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        let mut sent = false;
-        self.pool.call(self.deadline(lease.claim()), |link| {
-            let answer = holding::extend(link, lease, ttl, sent);
-            sent |= may_be_done(&answer);
-            answer
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
+        self.characteristics().check_ttl(ttl)?;
+        self.abandoned.remove(claim.owner());
+        let given_up = |owner| self.abandoned.has(owner);
+        let wanted = Wanted {
+            claim,
+            ttl,
+            verify: self.verify_before_grant,
+        };
+        self.pool.call(self.deadline(claim), |link, earlier| {
+            at_once(grant::acquire(link, &wanted, given_up, earlier))
         })
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        self.freed_once(self.deadline(lease.claim()), |link| {
-            holding::release(link, lease)
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        let deadline = self.deadline(lease.claim());
+        self.pool.call_urgent(deadline, |link, earlier| {
+            at_once(holding::extend(link, lease, ttl, earlier))
+        })
+    }
+
+    fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
+        let deadline = self.deadline(lease.claim());
+        self.pool.call_urgent(deadline, |link, earlier| {
+            at_once(holding::release(link, lease, earlier))
         })
     }
 
@@ -174,35 +154,41 @@ impl Datastore for MemcacheDatastore {
             .with_granularity(GRANULARITY)
             .with_reach(Reach::Network)
             .with_fencing(FENCING)
-            .with_call_timeout(self.calls.timeout)
+            .with_call_timeout(self.call_timeout)
             .with_confirm_after(CONFIRM_AFTER)
             .with_batch(BATCH)
+            .with_confirm_batch(BATCH)
     }
 
-    /// Deletes what the claim stored, if it did by now. Should the server carry it out later (it was stopped, and goes on), the next claim of
-    /// this process finds it and takes its place; others wait for its end, one time to live at most.
+    /// Deletes the record of the claim, if it exists by now. If the server carries the claim out
+    /// later, because it was stopped, the next claim of this process finds that record and replaces
+    /// it. Other processes wait for its end, at most one time to live.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        self.abandoned.remember(claim.owner());
-        self.pool.call(self.deadline(claim), |link| {
-            holding::delete_owned(link, claim).map(|_: Released| ())
+        self.abandoned.add(claim.owner());
+        self.pool.call_urgent(self.deadline(claim), |link, _| {
+            at_once(holding::delete_owned(link, claim)).map(|_: ReleaseOutcome| ())
         })
     }
 
     fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        leases
-            .chunks(BATCH)
-            .flat_map(|batch| batch::extend(&self.pool, batch, self.calls.timeout))
-            .collect()
+        batch::extend(&self.pool, leases, self.call_timeout)
     }
 
     fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
-        let called = grant::now();
-        let answer = self
-            .pool
-            .call_dedicated(self.deadline(lease.claim()), |link| {
-                holding::confirm(link, lease)
-            });
-        answer.map(|answer| counted_from(called, answer))
+        let mut answers = self.confirm_many(slice::from_ref(lease));
+        answers.pop().unwrap_or_else(|| {
+            let missing = "no answer to the only request";
+            Err(DatastoreError::not_executed(ErrorKind::Protocol, missing))
+        })
+    }
+
+    fn confirm_many(&self, leases: &[Lease]) -> Vec<Result<Extension, DatastoreError>> {
+        let called = Clock::BOOTTIME.now();
+        let answers = batch::confirm(&self.pool, leases, self.call_timeout);
+        let counted = answers.into_iter();
+        counted
+            .map(|answer| answer.map(|answer| counted_from(called, answer)))
+            .collect()
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {
@@ -211,61 +197,30 @@ impl Datastore for MemcacheDatastore {
 }
 
 impl Inspect for MemcacheDatastore {
-    fn holder(&self, key: &str) -> Result<Option<Held>, DatastoreError> {
+    fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
         let key = Key::new(key)?;
-        self.pool.call(deadline_in(self.calls.timeout), |link| {
-            let item = link.get(key)?;
-            Ok(item.map(|item| grant::held(link, &item, Record::parse(&item.value).as_ref())))
+        self.pool.call(deadline_in(self.call_timeout), |link, _| {
+            at_once(grant::holder(link, key))
         })
     }
 
-    fn break_lease(&self, key: &str, fence: FencingToken) -> Result<Released, DatastoreError> {
+    fn break_lease(
+        &self,
+        key: &str,
+        fence: FencingToken,
+    ) -> Result<ReleaseOutcome, DatastoreError> {
         let key = Key::new(key)?;
-        self.freed_once(deadline_in(self.calls.timeout), |link| {
-            holding::delete_fenced(link, key, fence)
+        let deadline = deadline_in(self.call_timeout);
+        self.pool.call_urgent(deadline, |link, earlier| {
+            at_once(holding::delete_fenced(link, key, fence, earlier))
         })
     }
 }
 
-/// Claims, and looks before the grant is told whether the server really keeps the key for as long as it said. If not, it is told again.
-fn acquire_verified(
-    link: &mut Connection,
-    claim: &Claim,
-    ttl: Duration,
-    given_up: impl Fn(OwnerToken) -> bool + Copy,
-) -> Result<Attempt, DatastoreError> {
-    loop {
-        let granted = match grant::acquire(link, claim, ttl, given_up)? {
-            Attempt::Granted(granted) => granted,
-            held @ Attempt::Held(_) => return Ok(held),
-        };
-        if link.time_left() <= CONFIRM_AFTER {
-            return Err(DatastoreError::maybe_executed(
-                ErrorKind::Timeout,
-                Problem::Unverified,
-            ));
-        }
-        thread::sleep(CONFIRM_AFTER);
-        let lease = Lease::new(claim.clone(), granted);
-        let seen = holding::confirm(link, &lease).map_err(may_have_executed)?;
-        if let Extension::Extended(seen) = seen
-            && kept_until(&seen) >= kept_until(lease.grant())
-        {
-            return Ok(Attempt::Granted(lease.grant().clone()));
-        }
-    }
-}
-
-/// Whether the call failed, and was carried out nevertheless for all we know.
-fn may_be_done<T>(answer: &Result<T, DatastoreError>) -> bool {
-    answer
-        .as_ref()
-        .is_err_and(DatastoreError::may_have_executed)
-}
-
-/// The same answer, its time counted from when the call began: core counts from there, but we looked only when there was a connection.
-/// Without that a slow greeting would be taken off the lease twice.
-fn counted_from(called: Time, answer: Extension) -> Extension {
+/// The same answer with its time counted from the start of the call, as core counts it. The read
+/// came later, when there was a connection; otherwise a slow handshake would shorten the lease
+/// twice.
+pub(crate) fn counted_from(called: Time, answer: Extension) -> Extension {
     match answer {
         Extension::Extended(mut grant) => {
             if let Some(until) = kept_until(&grant) {
@@ -277,16 +232,12 @@ fn counted_from(called: Time, answer: Extension) -> Extension {
     }
 }
 
-fn kept_until(grant: &Grant) -> Option<Time> {
-    let kept = grant.revision.get::<At>()?.kept;
-    Some(kept.sent.saturating_add(kept.ttl))
-}
-
 impl fmt::Debug for MemcacheDatastore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemcacheDatastore")
             .field("pool", &self.pool)
-            .field("calls", &self.calls)
+            .field("call_timeout", &self.call_timeout)
+            .field("verify_before_grant", &self.verify_before_grant)
             .finish_non_exhaustive()
     }
 }

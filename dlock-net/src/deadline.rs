@@ -1,4 +1,4 @@
-//! The end of the current call, where every read and write can see it.
+//! The end of the current call, shared with every layer that reads or writes.
 
 use std::io;
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use dlock_core::{Claim, Clock, Time};
 
 /// The end of the current call of one connection, on [`Clock::BOOTTIME`].
 ///
-/// Clones are the same deadline: a layer that wraps a [`Socket`](crate::Socket), such as TLS, keeps one and need not reach through. A
-/// new one has passed already, so that nothing blocks before a call set it.
+/// Clones are the same deadline, so a layer that wraps a [`Socket`](crate::Socket), such as TLS,
+/// can keep a clone of its own. A new deadline has passed already, so nothing blocks before a call
+/// sets it.
 #[derive(Debug, Clone, Default)]
 pub struct Deadline(Arc<AtomicU64>);
 
@@ -20,21 +21,21 @@ impl Deadline {
         Deadline(Arc::new(AtomicU64::new(time.as_nanos())))
     }
 
-    /// Moves it, for the next call.
+    /// Moves the deadline, for the next call.
     pub fn set(&self, time: Time) {
         self.0.store(time.as_nanos(), Ordering::Relaxed);
     }
 
-    /// When it is.
+    /// The time of the deadline.
     pub fn time(&self) -> Time {
         Time::from_nanos(self.0.load(Ordering::Relaxed))
     }
 
-    /// What is left of the call; never zero.
+    /// The time that is left for the call; never zero.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::TimedOut`] when nothing is.
+    /// [`io::ErrorKind::TimedOut`] if no time is left.
     pub fn left(&self) -> io::Result<Duration> {
         let left = Clock::BOOTTIME.now().until(self.time());
         if left.is_zero() {
@@ -44,14 +45,15 @@ impl Deadline {
     }
 }
 
-/// The instant `after` from now, on the clock that deadlines are on.
+/// The instant `after` from now, on the clock of deadlines.
 pub fn deadline_in(after: Duration) -> Time {
     Clock::BOOTTIME.now().saturating_add(after)
 }
 
-/// When a call for `claim` must have ended: by its [`not_after`](Claim::not_after), and no later than `call_timeout` from now.
+/// The end of a call for `claim`: its [`not_after`](Claim::not_after), but at most `call_timeout`
+/// from now.
 ///
-/// A claim's times may be on another clock (that of a test); sockets know only the system's.
+/// A claim's times may be on another clock, that of a test. Sockets know only the system's.
 pub fn call_deadline(claim: &Claim, call_timeout: Duration) -> Time {
     deadline_in(claim.time_left().min(call_timeout))
 }

@@ -1,4 +1,4 @@
-//! From what the socket says to what core can act on.
+//! Turns errors of the socket into errors that core can act on.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use dlock_core::{DatastoreError, ErrorKind};
 use thiserror::Error;
 
-/// What failed on a connection, and with whom. The address it names never has credentials.
+/// A failure on a connection to a server. The address that it names never includes credentials.
 #[derive(Debug, Error)]
 #[error("{peer}: {doing}: {source}")]
 pub struct NetError {
@@ -25,7 +25,7 @@ impl NetError {
         }
     }
 
-    /// What kind of failure it was.
+    /// The kind of the failure.
     pub fn io_kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
@@ -40,22 +40,22 @@ impl NetError {
     }
 }
 
-/// The error of a request that the server cannot have had as a whole.
+/// The error of a request that the server cannot have received completely.
 pub fn failed_before_sending(error: NetError) -> DatastoreError {
     DatastoreError::not_executed(error.kind(), error)
 }
 
-/// The error of a request that the server may have had.
+/// The error of a request that the server may have received completely.
 pub fn failed_after_sending(error: NetError) -> DatastoreError {
     DatastoreError::maybe_executed(error.kind(), error)
 }
 
-/// The same error where something sent earlier in the same call may have been executed.
+/// The same error, if something that the same call has sent before may have been executed.
 pub fn may_have_executed(error: DatastoreError) -> DatastoreError {
     error.with_execution(true)
 }
 
-/// The same error where the request that failed asks for nothing to be done: a handshake, a read.
+/// The same error, if the failed request changes nothing: a handshake, a read.
 pub fn nothing_was_done(error: DatastoreError) -> DatastoreError {
     error.with_execution(false)
 }
@@ -66,10 +66,10 @@ mod tests {
     use std::error::Error as _;
 
     #[test]
-    fn what_is_known_about_a_failure_is_said_once() {
+    fn an_error_says_each_fact_once() {
         let read = NetError::new("server", "read the reply", io::ErrorKind::TimedOut.into());
         let error = nothing_was_done(failed_after_sending(read));
-        assert!(!error.may_have_executed() && error.to_string().ends_with("nothing was done"));
+        assert!(!error.may_have_executed() && error.to_string().contains("nothing was done"));
         let source = error.source().unwrap();
         assert!(!source.to_string().contains("done"), "{source}");
         assert!(may_have_executed(error).may_have_executed());

@@ -1,18 +1,18 @@
-//! A connection that is opened when it is needed, by whom it is needed.
+//! A connection that is opened when it is needed, by the caller that needs it.
 
 use std::fmt;
-use std::process;
 
-use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
+use dlock_core::{Clock, DatastoreError, ProcessId, Time, at_once};
 
-use crate::may_have_executed;
+use crate::Earlier;
+use crate::repeat::{Reconnect, Silence, repeat_once};
 
-/// How a backend opens connections.
+/// Opens the connections of a backend.
 pub trait Connect: Clone + Send + Sync + 'static {
-    /// What it opens.
+    /// The type of its connections.
     type Link: Link;
 
-    /// Opens one and does whatever the server wants to hear first, by `deadline` on [`Clock::BOOTTIME`].
+    /// Opens a connection and makes the handshake, by `deadline` on [`Clock::BOOTTIME`].
     ///
     /// # Errors
     ///
@@ -20,106 +20,86 @@ pub trait Connect: Clone + Send + Sync + 'static {
     fn connect(&self, deadline: Time) -> Result<Self::Link, DatastoreError>;
 }
 
-/// One open connection. Dropping it must send nothing: a forked child drops what it inherited.
+/// An open connection. Dropping it must send nothing, since a forked child drops its parent's
+/// connections.
 pub trait Link: Send + 'static {
     /// Sets the end of the next call, on [`Clock::BOOTTIME`].
     fn set_deadline(&mut self, deadline: Time);
 
-    /// Whether the connection can take another request. It must be quick and must not block. It must be false from the start of a request
-    /// until the reply was read to its end.
+    /// Returns whether the connection can take another request. It must be quick and must not
+    /// block. It must return `false` from the start of a request until the reply was read to its
+    /// end.
     fn is_usable(&mut self) -> bool;
 }
 
-/// The place of one connection in a pool, open or not.
+/// A place for one connection in a pool, with or without an open connection.
 ///
-/// r2d2 opens connections in a background thread, whose errors a caller learns only as text and after its whole timeout. So the pool
-/// keeps places, which cost nothing to make, and the thread that has got one opens its connection within its own deadline.
+/// If a pool opened connections in a background thread, a caller would learn why that failed only
+/// after its whole timeout, and only as text. So a pool keeps places, which cost nothing to create,
+/// and the thread that has a place opens its connection within its own deadline.
 pub struct Lazy<M: Connect> {
-    manager: M,
-    // In a box, since r2d2 moves a place several times for each call.
+    // In boxes, since a pool moves a place several times for each call.
+    manager: Box<M>,
     open: Option<Box<M::Link>>,
-    pid: u32,
+    pid: ProcessId,
+    opened: Time,
 }
 
 impl<M: Connect> Lazy<M> {
     /// A place without a connection.
     pub fn new(manager: M) -> Self {
         Lazy {
-            manager,
+            manager: Box::new(manager),
             open: None,
-            pid: process::id(),
+            pid: ProcessId::current(),
+            opened: Time::ZERO,
         }
     }
 
-    /// Who opens its connections.
+    /// The manager that opens its connections.
     pub fn manager(&self) -> &M {
         &self.manager
     }
 
     /// Runs one call by `deadline`, on [`Clock::BOOTTIME`].
     ///
-    /// A connection that was used before and turns out to be dead is replaced once: `call` then runs again on a fresh one, so
-    /// it must be idempotent, as claims, extends and releases are.
+    /// A connection that was used before and turns out to be dead is replaced once: `call` then
+    /// runs again on a fresh one, so it must be idempotent, as claims, extends and releases are. It
+    /// learns what the try before it may have done.
     ///
     /// # Errors
     ///
-    /// That of `call` or of opening the connection. If the first of two runs may have been executed, the error says so.
+    /// The error of `call` or of opening the connection. If the first of two runs may have been
+    /// executed, the error says so.
     pub fn call<T>(
         &mut self,
         deadline: Time,
-        call: impl FnMut(&mut M::Link) -> Result<T, DatastoreError>,
+        call: impl FnMut(&mut M::Link, Earlier) -> Result<T, DatastoreError>,
     ) -> Result<T, DatastoreError> {
-        self.call_in(process::id(), deadline, call)
+        self.call_in(ProcessId::current(), deadline, Silence::Fails, call)
     }
 
-    /// The same in the process `pid`, for who has asked for that already.
+    /// The same in the process `pid`, for a caller that has asked for it already.
+    #[inline]
     pub(crate) fn call_in<T>(
         &mut self,
-        pid: u32,
+        pid: ProcessId,
         deadline: Time,
-        mut call: impl FnMut(&mut M::Link) -> Result<T, DatastoreError>,
+        silence: Silence,
+        mut call: impl FnMut(&mut M::Link, Earlier) -> Result<T, DatastoreError>,
     ) -> Result<T, DatastoreError> {
-        let mut executed = false;
-        self.discard_unusable_in(pid);
-        if let Some(link) = &mut self.open {
-            link.set_deadline(deadline);
-            let error = match call(link) {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            self.discard_unusable_in(pid);
-            let is_dead = error.kind() == ErrorKind::Unreachable && self.open.is_none();
-            if !is_dead || Clock::BOOTTIME.now() >= deadline {
-                return Err(error);
-            }
-            executed = error.may_have_executed();
-        }
-        let told = |error| {
-            if executed {
-                may_have_executed(error)
-            } else {
-                error
-            }
-        };
-        self.pid = pid;
-        let link = self
-            .open
-            .insert(Box::new(self.manager.connect(deadline).map_err(told)?));
-        link.set_deadline(deadline);
-        let answer = call(link).map_err(told);
-        if answer.is_err() {
-            self.discard_unusable_in(pid);
-        }
-        answer
+        let mut place = InProcess { place: self, pid };
+        let call = async |link: &mut M::Link, earlier| call(link, earlier);
+        at_once(repeat_once(&mut place, deadline, silence, call))
     }
 
-    /// Closes the connection if it cannot be used, or if it was opened by the process that this one was forked from, which
-    /// still uses it.
+    /// Closes the connection if it cannot be used, or if this process has inherited it from its
+    /// parent, which still uses it.
     pub fn discard_unusable(&mut self) {
-        self.discard_unusable_in(process::id());
+        self.discard_unusable_in(ProcessId::current());
     }
 
-    fn discard_unusable_in(&mut self, pid: u32) {
+    fn discard_unusable_in(&mut self, pid: ProcessId) {
         let usable = |link: &mut Box<M::Link>| link.is_usable();
         if self.pid == pid && self.open.as_mut().is_some_and(usable) {
             return;
@@ -127,9 +107,44 @@ impl<M: Connect> Lazy<M> {
         self.open = None;
     }
 
-    /// Whether a connection is open.
+    /// The time when the open connection was opened.
+    pub(crate) fn opened(&self) -> Time {
+        self.opened
+    }
+
+    /// Returns whether a connection is open.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+}
+
+/// The place of a connection, used by the process `pid`.
+struct InProcess<'a, M: Connect> {
+    place: &'a mut Lazy<M>,
+    pid: ProcessId,
+}
+
+impl<M: Connect> Reconnect for InProcess<'_, M> {
+    type Link = M::Link;
+
+    #[inline]
+    fn now(&self) -> Time {
+        Clock::BOOTTIME.now()
+    }
+
+    #[inline]
+    fn usable(&mut self) -> Option<&mut M::Link> {
+        self.place.discard_unusable_in(self.pid);
+        self.place.open.as_deref_mut()
+    }
+
+    #[inline]
+    async fn reconnect(&mut self, deadline: Time) -> Result<&mut M::Link, DatastoreError> {
+        let place = &mut *self.place;
+        place.pid = self.pid;
+        let link = place.manager.connect(deadline)?;
+        place.opened = Clock::BOOTTIME.now();
+        Ok(place.open.insert(Box::new(link)))
     }
 }
 

@@ -1,13 +1,16 @@
-//! What the server backends of dlock share, and what an adapter for another server may use.
+//! Shared code of dlock's server backends, for adapters to other servers too.
 //!
-//! It is an implementation detail of `dlock-redis` and `dlock-memcache`: a user of a lock never sees it. Whoever writes an adapter for
-//! a server finds here what a call with a deadline needs:
+//! It is an implementation detail of `dlock-redis` and `dlock-memcache`: a user of a lock never
+//! sees it. For the author of an adapter it has what a call with a deadline needs:
 //!
-//! - [`Socket`]: TCP or Unix stream on which nothing takes longer than what is left of the call, however slowly the
-//!   server's bytes drip.
-//! - [`Wire`]: requests and replies over it, which knows whether a request left and whether the reply was read to its end.
-//! - [`Pool`]: an r2d2 pool whose connections are opened by the thread that needs them, within its deadline, with the real reason
-//!   when that fails; replaces dead ones; is safe in a forked child.
+//! - [`Socket`]: a TCP or Unix stream on which no operation takes longer than the remaining time of
+//!   the call, however slowly the server sends.
+//! - [`Wire`]: requests and replies over a stream. It knows whether a request was sent and whether
+//!   the reply was read to its end.
+//! - [`Pool`]: a pool of connections. The thread that needs a connection opens it, within its
+//!   deadline, and gets the real reason if that fails. The pool replaces dead connections, serves
+//!   releases before claims, needs no thread, and is safe in a forked child. It can be built over
+//!   an r2d2 pool.
 //!
 //! ```
 //! use dlock_core::{DatastoreError, Time};
@@ -49,31 +52,55 @@
 //! dlock_net::impl_manage_connection!(LinesManager);
 //!
 //! let pool = Pool::new(LinesManager("127.0.0.1:1".parse().unwrap()), PoolSettings::default());
-//! let refused = pool.call(deadline_in(Duration::from_secs(2)), |lines| lines.ask("ping")).unwrap_err();
+//! let refused = pool.call(deadline_in(Duration::from_secs(2)), |lines, _| lines.ask("ping")).unwrap_err();
 //! assert!(!refused.may_have_executed());
 //! ```
 #![forbid(unsafe_code)]
 
+mod batch;
 mod deadline;
-mod endpoint;
+mod dialer;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod lazy;
+mod limits;
+#[cfg(feature = "tokio")]
+pub mod mux;
+#[cfg(feature = "tokio")]
+mod nonblocking;
+mod owners;
+mod places;
 mod pool;
+#[cfg(not(dlock_model))]
+mod repeat;
+#[cfg(dlock_model)]
+#[doc(hidden)]
+pub mod repeat;
+mod resolve;
 mod socket;
+#[cfg(any(test, fuzzing, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 mod wire;
 
+pub use batch::{Planned, in_batches};
 pub use deadline::{Deadline, call_deadline, deadline_in};
-pub use endpoint::{Endpoint, EndpointError, percent_decoded, redacted};
+pub use dialer::Dialer;
 pub use error::{
     NetError, failed_after_sending, failed_before_sending, may_have_executed, nothing_was_done,
 };
 pub use lazy::{Connect, Lazy, Link};
+pub use limits::Limits;
+pub use owners::{RecentOwners, SharedOwners};
 pub use pool::{Pool, PoolManager, PoolSettings};
+pub use repeat::Earlier;
+pub use resolve::Resolver;
 pub use socket::{Idle, Socket, Transport};
 pub use wire::Wire;
 
-/// The r2d2 that [`Pool`] is made of.
+pub use dlock_url::{Endpoint, EndpointError, UrlParts, escaped, percent_decoded, redacted};
+
+/// The version of r2d2 for [`Pool::from_r2d2`].
 pub use r2d2;

@@ -1,7 +1,7 @@
-//! TCP and Unix sockets on which nothing outlasts the call.
+//! TCP and Unix sockets on which no operation outlasts the call.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(unix)]
@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use dlock_core::{DatastoreError, Time};
 
-use crate::{Deadline, Endpoint, NetError, failed_before_sending};
+#[cfg(feature = "tokio")]
+use crate::nonblocking::{Layer, Plain, ReadHalf, WriteHalf};
+use crate::{Deadline, Endpoint, NetError, Resolver, failed_before_sending};
 
-/// After how long without traffic the system asks whether the peer is still there.
+/// The time without traffic after which the system checks whether the peer is still there.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// A TCP or Unix stream whose every read and write ends by the [`Deadline`].
+/// A TCP or Unix stream on which every read and write ends by the [`Deadline`].
 ///
-/// A plain read timeout starts again with every byte, so a server that sends one now and then keeps a call alive for
-/// ever. Here each read and write may take only what is left of the call.
+/// A plain read timeout starts again with every byte, so a server that sends a byte now and then
+/// keeps a call alive for ever. Here each read and write may take only the remaining time of the
+/// call.
 #[derive(Debug)]
 pub struct Socket {
     stream: Stream,
@@ -35,38 +38,77 @@ enum Stream {
     Unix(UnixStream),
 }
 
-/// What a connection that nobody uses at the moment looks like.
+/// The state of a connection that is not in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
     /// Open, and nothing has arrived.
     Quiet,
-    /// Open, and something has arrived that nobody asked for, or that belongs to an earlier call.
+    /// Open, and something has arrived that was not requested or belongs to an earlier call.
     Pending,
     /// Closed by the peer, or broken.
     Closed,
 }
 
-/// What [`Wire`](crate::Wire) needs of a stream: [`Socket`], or a layer over one.
+/// A stream for a [`Wire`](crate::Wire): a [`Socket`], or a layer over one.
 pub trait Transport: Read + Write + Send + 'static {
-    /// The deadline that its reads and writes keep.
+    /// The deadline of its reads and writes.
     fn deadline(&self) -> &Deadline;
 
-    /// Whether it is fit for another request as far as can be told without blocking: open, and with nothing in it that would be
-    /// taken for the next reply.
+    /// Returns whether it can take another request, as far as is known without blocking: it is
+    /// open, and nothing has arrived that would be taken for the next reply.
     fn is_quiet(&mut self) -> bool;
+
+    /// Takes it apart for a [multiplexer](crate::mux), between two calls; `None` if it cannot be
+    /// shared.
+    #[cfg(feature = "tokio")]
+    fn into_shared(self: Box<Self>) -> Option<(Box<dyn Layer>, Socket)> {
+        None
+    }
+}
+
+/// Of a kind that is known only when the connection is opened: with TLS or without.
+impl Transport for Box<dyn Transport> {
+    fn deadline(&self) -> &Deadline {
+        (**self).deadline()
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        (**self).is_quiet()
+    }
+
+    #[cfg(feature = "tokio")]
+    fn into_shared(self: Box<Self>) -> Option<(Box<dyn Layer>, Socket)> {
+        (*self).into_shared()
+    }
 }
 
 impl Socket {
-    /// Connects by `deadline`, which also is the socket's until it is set anew. If the host has several addresses, each gets its
-    /// share of the time. Name resolution is the system's and keeps its own time.
+    /// Connects by `deadline`, which is also the socket's deadline until another is set. The system
+    /// resolves the host's name. If it has several addresses, each gets a share of the time.
     ///
     /// # Errors
     ///
-    /// Not executed: the last address's reason.
+    /// Not executed: the name could not be resolved, or the reason why the last address failed.
     pub fn connect(endpoint: &Endpoint, deadline: Time) -> Result<Self, DatastoreError> {
+        Self::connect_with(&Resolver::system(), endpoint, deadline)
+    }
+
+    /// The same with another resolver.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn connect_with(
+        resolver: &Resolver,
+        endpoint: &Endpoint,
+        deadline: Time,
+    ) -> Result<Self, DatastoreError> {
         let deadline = Deadline::at(deadline);
         let stream = match endpoint {
-            Endpoint::Tcp { host, port } => connect_tcp(host, *port, &deadline).map(Stream::Tcp),
+            Endpoint::Tcp { host, port } => resolver
+                .resolve(host, *port, &deadline)
+                .and_then(|addresses| connect_tcp(&addresses, &deadline))
+                .map(Stream::Tcp),
             #[cfg(unix)]
             Endpoint::Unix(path) => connect_unix(path, &deadline).map(Stream::Unix),
         };
@@ -85,8 +127,30 @@ impl Socket {
         self.deadline.set(deadline);
     }
 
-    /// Looks at it without blocking and without taking anything out of it. Where the system has no such look it is taken to
-    /// be quiet.
+    /// Puts it on the tokio runtime that is entered. From then on nothing it does waits.
+    ///
+    /// # Errors
+    ///
+    /// If the runtime is being shut down, or the system says no.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_halves(self) -> io::Result<(ReadHalf, WriteHalf)> {
+        match self.stream {
+            Stream::Tcp(stream) => {
+                stream.set_nonblocking(true)?;
+                let (read, write) = tokio::net::TcpStream::from_std(stream)?.into_split();
+                Ok((ReadHalf::Tcp(read), WriteHalf::Tcp(write)))
+            }
+            #[cfg(unix)]
+            Stream::Unix(stream) => {
+                stream.set_nonblocking(true)?;
+                let (read, write) = tokio::net::UnixStream::from_std(stream)?.into_split();
+                Ok((ReadHalf::Unix(read), WriteHalf::Unix(write)))
+            }
+        }
+    }
+
+    /// Checks the socket without blocking and without consuming input. If the system cannot do
+    /// that, the socket counts as quiet.
     pub fn idle(&self) -> Idle {
         #[cfg(unix)]
         {
@@ -103,12 +167,15 @@ impl Socket {
         Idle::Quiet
     }
 
-    /// Waits at most this long inside the system. Powers of two, so that calls with about the same time left need no system call to
-    /// set it; the loop around the read looks at the deadline again.
+    /// The timeout of one system call: every second power of two, and never more than the remaining
+    /// time. So a claim, which has the whole time of a call, and a release, which has half of it
+    /// before it is sent again, need no system call to set another one. The loop around the read
+    /// checks the deadline again.
     fn within(left: Duration) -> Duration {
         let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         match millis.checked_ilog2() {
-            Some(exponent) => Duration::from_millis(1 << exponent.min(16)),
+            Some(0) => Duration::from_millis(1),
+            Some(exponent) => Duration::from_millis(1 << ((exponent - 1) | 1).min(15)),
             None => left,
         }
     }
@@ -148,6 +215,11 @@ impl Transport for Socket {
     fn is_quiet(&mut self) -> bool {
         self.idle() == Idle::Quiet
     }
+
+    #[cfg(feature = "tokio")]
+    fn into_shared(self: Box<Self>) -> Option<(Box<dyn Layer>, Socket)> {
+        Some((Box::new(Plain), *self))
+    }
 }
 
 impl Read for Socket {
@@ -160,7 +232,7 @@ impl Read for Socket {
                 Stream::Unix(stream) => stream.read(buf),
             };
             match read {
-                Err(error) if is_look_again(&error) => {}
+                Err(error) if is_system_timeout(&error) => {}
                 done => return done,
             }
         }
@@ -177,7 +249,7 @@ impl Write for Socket {
                 Stream::Unix(stream) => stream.write(buf),
             };
             match written {
-                Err(error) if is_look_again(&error) => {}
+                Err(error) if is_system_timeout(&error) => {}
                 done => return done,
             }
         }
@@ -198,22 +270,22 @@ impl AsFd for Socket {
     }
 }
 
-/// The system's wait is over, not necessarily the call's time.
-fn is_look_again(error: &io::Error) -> bool {
+/// Returns whether the system's timeout is over; the call may still have time.
+fn is_system_timeout(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
     )
 }
 
-fn connect_tcp(host: &str, port: u16, deadline: &Deadline) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+fn connect_tcp(addresses: &[SocketAddr], deadline: &Deadline) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for (tried, address) in addresses.iter().enumerate() {
         let remaining = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let share = deadline.left()? / remaining;
         match TcpStream::connect_timeout(address, share.max(Duration::from_micros(1))) {
-            // A port of the range that outgoing connections use, without a listener, can be connected to itself.
+            // A connection to a port without a listener, in the range of outgoing ports, may be
+            // connected to itself.
             Ok(stream) if stream.local_addr()? == *address => {
                 last = io::ErrorKind::ConnectionRefused.into();
             }
@@ -231,7 +303,7 @@ fn connect_tcp(host: &str, port: u16, deadline: &Deadline) -> io::Result<TcpStre
     Err(last)
 }
 
-/// The standard library's connect waits without limit while the backlog of a stopped server is full.
+/// The standard library's connect waits without a limit if the backlog of a stopped server is full.
 #[cfg(unix)]
 fn connect_unix(path: &std::path::Path, deadline: &Deadline) -> io::Result<UnixStream> {
     use rustix::io::{Errno, FdFlags, fcntl_setfd};
@@ -274,7 +346,7 @@ mod tests {
         assert_eq!(
             Socket::within(Duration::from_millis(1999)),
             Socket::within(Duration::from_millis(1500)),
-            "no system call for calls with about the same time left"
+            "no system call for calls with about the same remaining time"
         );
     }
 }

@@ -1,22 +1,25 @@
-//! Requests and replies, and what is known when one fails.
+//! Requests and replies, and what a failure says about the request.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
 use dlock_core::{DatastoreError, Time};
 
-use crate::{NetError, Transport, failed_after_sending, failed_before_sending};
+use crate::{Deadline, NetError, Transport, failed_after_sending, failed_before_sending};
 
 const READ_AHEAD: usize = 4096;
 
 /// One connection's requests and replies.
 ///
-/// It is *dirty* from the first byte of a request until [`finish`](Self::finish) says that the reply was read to its end: a dirty one
-/// must not be used again, since what arrives next may belong to the old request.
+/// A wire is *dirty* from the first byte of a request until [`finish`](Self::finish), when the
+/// reply was read to its end. A dirty wire must not be used for another request, since the next
+/// bytes may belong to the old one.
 pub struct Wire<S> {
     stream: S,
+    /// That of the stream.
+    deadline: Deadline,
     peer: String,
-    // What has arrived and was not taken yet is `start..end`; the rest is room, kept from reply to reply.
+    // `start..end` has arrived and is not consumed yet. The memory is kept from reply to reply.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -27,6 +30,7 @@ impl<S: Transport> Wire<S> {
     /// A wire over `stream`; `peer` names the server in errors, without credentials.
     pub fn new(stream: S, peer: impl fmt::Display) -> Self {
         Wire {
+            deadline: stream.deadline().clone(),
             stream,
             peer: peer.to_string(),
             buffer: Vec::new(),
@@ -38,21 +42,31 @@ impl<S: Transport> Wire<S> {
 
     /// Sets the end of the next call.
     pub fn set_deadline(&mut self, deadline: Time) {
-        self.stream.deadline().set(deadline);
+        self.deadline.set(deadline);
     }
 
-    /// The server, as errors name it.
+    /// The end of the current call.
+    pub fn deadline(&self) -> Time {
+        self.deadline.time()
+    }
+
+    /// The server's name in errors.
     pub fn peer(&self) -> &str {
         &self.peer
     }
 
-    /// The stream below.
+    /// The underlying stream.
     pub fn transport(&mut self) -> &mut S {
         &mut self.stream
     }
 
-    /// Whether the connection can take another request: the last reply was read to its end, nothing unasked for has arrived and
-    /// the peer has not closed it.
+    /// The stream alone, if nothing is under way and nothing has arrived that was not taken.
+    pub fn into_transport(self) -> Option<S> {
+        (!self.dirty && self.buffered().is_empty()).then_some(self.stream)
+    }
+
+    /// Returns whether the connection can take another request: the last reply was read to its end,
+    /// nothing unrequested has arrived, and the peer has not closed it.
     pub fn is_usable(&mut self) -> bool {
         !self.dirty && self.buffered().is_empty() && self.stream.is_quiet()
     }
@@ -61,8 +75,8 @@ impl<S: Transport> Wire<S> {
     ///
     /// # Errors
     ///
-    /// Not executed: a server does not run a request that it has not got to the end. If several requests go out at once, the
-    /// first of them may have run: use [`may_have_executed`](crate::may_have_executed).
+    /// Not executed: a server does not run an incomplete request. If several requests are sent at
+    /// once, the first of them may have run: use [`may_have_executed`](crate::may_have_executed).
     pub fn send(&mut self, request: &[u8]) -> Result<(), DatastoreError> {
         self.dirty = true;
         let sent = self
@@ -74,11 +88,11 @@ impl<S: Transport> Wire<S> {
         })
     }
 
-    /// Reads a line of at most `most` bytes before its LF; it comes without its CRLF or LF.
+    /// Reads a line of at most `most` bytes before its LF. Returns it without its CRLF or LF.
     ///
     /// # Errors
     ///
-    /// Maybe executed: the request is with the server.
+    /// Maybe executed: the server has the request.
     pub fn line(&mut self, most: usize) -> Result<&[u8], DatastoreError> {
         let mut seen = 0;
         let length = loop {
@@ -87,7 +101,7 @@ impl<S: Transport> Wire<S> {
             if length > most {
                 return Err(self.failed(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    "a line that is too long",
+                    "the line is too long",
                 )));
             }
             if end.is_some() {
@@ -106,7 +120,7 @@ impl<S: Transport> Wire<S> {
     ///
     /// # Errors
     ///
-    /// Maybe executed: the request is with the server.
+    /// Maybe executed: the server has the request.
     pub fn exactly(&mut self, length: usize) -> Result<&[u8], DatastoreError> {
         while self.buffered().len() < length {
             self.fill()?;
@@ -116,7 +130,7 @@ impl<S: Transport> Wire<S> {
         Ok(&self.buffer[from..from + length])
     }
 
-    /// What has arrived and was not taken yet.
+    /// The bytes that have arrived and are not consumed yet.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
@@ -125,17 +139,17 @@ impl<S: Transport> Wire<S> {
     ///
     /// # Errors
     ///
-    /// Maybe executed: the request is with the server.
+    /// Maybe executed: the server has the request.
     pub fn fill(&mut self) -> Result<(), DatastoreError> {
         self.read_more().map_err(|error| self.failed(error))
     }
 
-    /// The whole reply has been read.
+    /// Marks the reply as read to its end.
     pub fn finish(&mut self) {
         self.dirty = false;
     }
 
-    /// The error of a reply that could not be read or understood; the wire stays dirty.
+    /// The error of a reply that could not be read or parsed. The wire stays dirty.
     pub fn failed(&self, error: io::Error) -> DatastoreError {
         failed_after_sending(NetError::new(&self.peer, "read the reply", error))
     }
@@ -161,7 +175,8 @@ impl<S: Transport> Wire<S> {
     }
 }
 
-/// For parsers that want a reader. Errors come without the server's name; pass them through [`Wire::failed`].
+/// For parsers that need a reader. Its errors lack the server's name: pass them through
+/// [`Wire::failed`].
 impl<S: Transport> Read for Wire<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
@@ -185,7 +200,7 @@ impl<S: Transport> BufRead for Wire<S> {
     }
 }
 
-/// Without what went over it: that may hold a password.
+/// Without the data, which may contain a password.
 impl<S> fmt::Debug for Wire<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire")
@@ -198,9 +213,8 @@ impl<S> fmt::Debug for Wire<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Deadline;
 
-    /// Gives what it has in pieces, then closes.
+    /// Returns its data in pieces, then closes.
     struct Pieces(Vec<Vec<u8>>, Deadline);
 
     impl Read for Pieces {
@@ -277,7 +291,21 @@ mod tests {
         assert!(!wire.is_usable(), "the reply is still to come");
         wire.line(10).unwrap();
         wire.finish();
-        assert!(!wire.is_usable(), "there is more than the reply");
+        assert!(!wire.is_usable(), "more than the reply has arrived");
+    }
+
+    #[test]
+    fn the_stream_is_given_away_only_between_calls() {
+        assert!(wire(&[]).into_transport().is_some());
+        for (length, is_finished) in [(8, false), (12, true)] {
+            let mut wire = wire(&[&b"answer\r\nmore"[..length]]);
+            wire.send(b"question").unwrap();
+            wire.line(10).unwrap();
+            if is_finished {
+                wire.finish();
+            }
+            assert!(wire.into_transport().is_none(), "{length}");
+        }
     }
 
     #[test]

@@ -1,70 +1,62 @@
 //! What a URL says, and a builder for what it does not.
 
+mod cluster;
+mod sentinels;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use dlock_net::{Endpoint, EndpointError, PoolSettings, percent_decoded};
+use dlock_core::duration;
+use dlock_net::{Endpoint, EndpointError, Limits, UrlParts, percent_decoded};
 use thiserror::Error;
 
+use crate::replicas::Replicas;
 use crate::{ConnectionManager, RedisDatastore};
+use cluster::ClusterPlace;
+pub(crate) use sentinels::SentinelPlace;
 
 const DEFAULT_PORT: u16 = 6379;
-/// The most that one call takes by default.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most that opening a connection takes by default.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Makes a [`RedisDatastore`] with other limits than the usual ones; from [`RedisDatastore::builder`].
+/// Makes a [`RedisDatastore`] with other limits than the usual ones; from
+/// [`RedisDatastore::builder`].
 #[derive(Debug, Clone)]
 #[must_use = "it only collects what `build` uses"]
 pub struct RedisBuilder {
     manager: ConnectionManager,
-    pool: PoolSettings,
-    call_timeout: Duration,
+    /// The nodes of a cluster that the URL names; none if it is that of one server.
+    nodes: Vec<Endpoint>,
+    limits: Limits,
 }
+
+dlock_net::impl_limit_setters!(RedisBuilder);
 
 impl RedisBuilder {
     pub(crate) fn new(url: &str) -> Result<Self, UrlError> {
+        let (place, nodes) = match ClusterPlace::read(url)? {
+            Some(cluster) => (cluster.place, cluster.nodes),
+            None => (url.parse()?, Vec::new()),
+        };
+        let limits = Limits::default();
+        if let Some(replicas) = place.replicas {
+            replicas
+                .fit(limits.call_timeout)
+                .map_err(UrlError::Replicas)?;
+        }
         Ok(RedisBuilder {
-            manager: ConnectionManager::new(url)?,
-            pool: PoolSettings::default(),
-            call_timeout: CALL_TIMEOUT,
+            manager: ConnectionManager::to(place)?,
+            nodes,
+            limits,
         })
     }
 
-    /// The most that one call may take, whatever its caller's deadline: waiting for a connection of the pool, connecting,
-    /// sending and the whole reply. Default 2 s.
-    pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.call_timeout = timeout;
-        self
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        self.manager.endpoint()
     }
 
-    /// The most of it that opening a connection may take, login included. Default 1 s.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.manager = self.manager.with_connect_timeout(timeout);
-        self
-    }
-
-    /// How many connections there may be at a time; 0 means 1. Default 10. One more is opened for renewals when a lock is renewed.
-    pub fn max_connections(mut self, connections: u32) -> Self {
-        self.pool = self.pool.with_max_size(connections);
-        self
-    }
-
-    /// After how long without use a connection is closed; `None` for never. Default 10 minutes.
-    pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.pool = self.pool.with_idle_timeout(timeout);
-        self
-    }
-
-    /// After how long a connection is closed, used or not; `None` for never. Default 30 minutes.
-    pub fn max_lifetime(mut self, lifetime: Option<Duration>) -> Self {
-        self.pool = self.pool.with_max_lifetime(lifetime);
-        self
-    }
-
-    /// Believes the certificates of these authorities (PEM), and of no others, instead of those that the system trusts.
+    /// Believes the certificates of these authorities (PEM), and of no others, instead of those
+    /// that the system trusts.
     ///
     /// # Errors
     ///
@@ -75,18 +67,84 @@ impl RedisBuilder {
         Ok(self)
     }
 
+    /// Shows this certificate (PEM; with those between it and its authority, if there are any) to a
+    /// server that requires one of its clients, and proves with the key (PEM) that it is ours.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate or no key in the texts, the key is of another certificate, or the
+    /// URL is not `rediss://`.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate_pem(
+        mut self,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_client_certificate_pem(certificate, key)?;
+        Ok(self)
+    }
+
+    /// The login at the sentinels, which have users of their own: `None` for their default user.
+    ///
+    /// # Errors
+    ///
+    /// If the URL is not `redis+sentinel://`.
+    pub fn sentinel_login(mut self, user: Option<&str>, password: &str) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_sentinel_login(user, password)?;
+        Ok(self)
+    }
+
+    /// Grants and extends a lock only if this many replicas have acknowledged it `within` this
+    /// time; otherwise the call fails, and what was written is taken back. `1` and 100 ms protect a
+    /// lock from the loss of the primary, and cost one exchange between the primary and a replica.
+    /// Default: no replica is waited for.
+    ///
+    /// It is sent along with the call: no round trip is added. The time ends earlier if the call
+    /// does.
+    ///
+    /// # Errors
+    ///
+    /// If `count` or `within` is zero, or `within` is more than a third of the call timeout that
+    /// was set before.
+    pub fn wait_replicas(mut self, count: u32, within: Duration) -> Result<Self, UrlError> {
+        let replicas = Replicas::fitting(count, within, self.limits.call_timeout);
+        self.manager.replicas = Some(replicas.map_err(UrlError::Replicas)?);
+        Ok(self)
+    }
+
+    /// Keeps a key's fence, which has the highest fencing token so far, for this long after the
+    /// last claim of the key, from a minute to ten years. Default seven days. In a URL:
+    /// `?fence_keep=1d`. A claim for longer than half of that keeps it for twice its time to live.
+    ///
+    /// Each key that was ever locked has some 100 bytes in the server for this long. What is lost
+    /// by shortening it: tokens go on from the server's clock when the fence is gone. If that was
+    /// set back meanwhile, they can fall. So the time must be longer than any step of the server's
+    /// clock backwards, and than the time by which the clock of a replica that takes over may be
+    /// behind. Give all users of a lock the same.
+    ///
+    /// # Errors
+    ///
+    /// A shorter or a longer time.
+    pub fn fence_keep(mut self, time: Duration) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_fence_keep(time)?;
+        Ok(self)
+    }
+
     /// The store. Opens no connection: the first call does.
     pub fn build(self) -> RedisDatastore {
-        RedisDatastore::new(self.manager, self.pool, self.call_timeout)
+        RedisDatastore::new(self.manager, &self.nodes, self.limits)
     }
 }
 
-/// A URL, or something that it points to, that cannot be used. It never repeats a part that may be a password.
+/// A URL, or something that it points to, that cannot be used. It never repeats a part that may be
+/// a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UrlError {
     /// No scheme of ours.
-    #[error("a Redis URL starts with redis://, rediss:// or unix://")]
+    #[error(
+        "a Redis URL starts with redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://"
+    )]
     Scheme,
     /// The host or the port.
     #[error("the address in the Redis URL: {0}")]
@@ -99,30 +157,70 @@ pub enum UrlError {
         "the login in the Redis URL: write redis://:password@host or redis://user:password@host, with special characters as %40"
     )]
     Login,
+    /// An `@` after the place of the login: in the path, or with a host before the path of a Unix
+    /// socket.
+    #[error(
+        "a login in the wrong place of the Redis URL: write unix://:password@/path or redis://:password@host, and an @ in a path or a password as %40"
+    )]
+    LoginPlace,
+    /// Another database than 0 in the URL of a cluster, which has no other.
+    #[error("a Redis Cluster has database 0 alone; leave the database out of the URL")]
+    ClusterDatabase,
     /// No number of a database.
     #[error("the database in the Redis URL is not a number; write redis://host/0")]
     Database,
     /// An option after the `?` that does not exist, or stands there twice or without value.
     #[error(
-        "the options in the Redis URL: only db, user, pass and (for rediss) ca exist, each once, like ?db=1"
+        "the options in the Redis URL: only db, user, pass, wait_replicas, wait_within, fence_keep, (for rediss) \
+         ca, cert and key, and (for sentinels) sentinel_username and sentinel_password exist, each once, like ?db=1"
     )]
     Query,
+    /// No name of a primary in a URL of sentinels, or no URL of sentinels.
+    #[error(
+        "the name by which the sentinels know the primary is missing; write redis+sentinel://host:26379/name"
+    )]
+    Service,
+    /// A login at sentinels, for a URL that has none.
+    #[error("a login at the sentinels is for redis+sentinel:// URLs only, and has a password")]
+    SentinelLogin,
+    /// A number of replicas, or a time for their acknowledgements, that makes no sense.
+    #[error("waiting for replicas: {0}")]
+    Replicas(&'static str),
+    /// A time for which fences are kept that is none, or is too short or too long.
+    #[error(
+        "fences are kept for a minute at least and ten years at most; write it like fence_keep=7d"
+    )]
+    FenceKeep,
     /// `rediss://` without the Cargo feature `tls`.
     #[error("rediss:// needs the Cargo feature `tls` of dlock-redis")]
     NoTls,
+    /// A client's certificate without its key, or the reverse.
+    #[error(
+        "a client's certificate needs its key: ?cert=/path/to/client.crt&key=/path/to/client.key"
+    )]
+    ClientCertificate,
     /// Certificates that cannot be used.
     #[error("certificates: {0}")]
     Certificates(String),
 }
 
 /// What a URL says.
+///
+/// `redis::ConnectionInfo` is less strict: of the 23 URLs that the tests below refuse it takes 12,
+/// among them some with a password in the place of a user or of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) endpoint: Endpoint,
     pub(crate) tls: bool,
     /// A file with the authorities to believe.
     pub(crate) ca: Option<String>,
+    /// The files with the client's certificate and its key.
+    pub(crate) identity: Option<(String, String)>,
+    pub(crate) fence_keep: Option<Duration>,
     pub(crate) login: Login,
+    /// The sentinels that know the server; the first of them is the endpoint.
+    pub(crate) sentinels: Option<SentinelPlace>,
+    pub(crate) replicas: Option<Replicas>,
 }
 
 /// Who we are, and where we go from there.
@@ -131,6 +229,8 @@ pub(crate) struct Login {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
     pub(crate) database: u32,
+    /// Whether they go over TLS.
+    pub(crate) over_tls: bool,
 }
 
 /// By hand, for the password must not be in it.
@@ -148,65 +248,109 @@ impl FromStr for Place {
     type Err = UrlError;
 
     fn from_str(url: &str) -> Result<Self, UrlError> {
-        let (scheme, rest) = url.split_once("://").ok_or(UrlError::Scheme)?;
-        let (unix, tls) = match scheme {
+        let parts = UrlParts::of(url).ok_or(UrlError::Scheme)?;
+        let (base, has_sentinels) = match parts.scheme.strip_suffix("+sentinel") {
+            Some(base) => (base, true),
+            None => (parts.scheme, false),
+        };
+        let (unix, tls) = match base {
             "redis" | "valkey" => (false, false),
             "rediss" | "valkeys" => (false, true),
-            "unix" | "redis+unix" | "valkey+unix" => (true, false),
+            "unix" | "redis+unix" | "valkey+unix" if cfg!(unix) && !has_sentinels => (true, false),
             _ => return Err(UrlError::Scheme),
         };
         if tls && !cfg!(feature = "tls") {
             return Err(UrlError::NoTls);
         }
-        let (rest, query) = match rest.split_once('?') {
-            Some((rest, query)) => (rest, Some(query)),
-            None => (rest, None),
-        };
-        let (authority, path) = match rest.find('/') {
-            Some(slash) => rest.split_at(slash),
-            None => (rest, ""),
-        };
-        let (login, address) = match authority.rsplit_once('@') {
-            Some((login, address)) => (Login::read(login)?, address),
-            None => (Login::default(), authority),
-        };
-        let endpoint = match unix {
-            true => socket(address, path)?,
-            false => Endpoint::parse(address, Some(DEFAULT_PORT))?,
-        };
-        let mut place = Place {
-            tls,
-            ca: None,
-            login,
-            endpoint,
-        };
-        if !unix && path.len() > 1 {
-            place.login.database = database(&path[1..])?;
+        // Otherwise a password becomes part of a path, which messages show.
+        let has_host = unix && parts.login.is_some() && !parts.host.is_empty();
+        if parts.path.contains('@') || has_host {
+            return Err(UrlError::LoginPlace);
         }
-        if let Some(query) = query {
-            place.options(query)?;
-        }
-        Ok(place)
+        let login = parts.login.map(Login::read).transpose()?;
+        let mut path = parts.path;
+        let sentinels = match has_sentinels {
+            true => Some(SentinelPlace::read(parts.host, &mut path, tls)?),
+            false => None,
+        };
+        let endpoint = match (unix, &sentinels) {
+            (true, _) => parts.socket().ok_or(UrlError::SocketPath)?,
+            (false, Some(sentinels)) => sentinels.hosts[0].clone(),
+            (false, None) => Endpoint::parse(parts.host, Some(DEFAULT_PORT))?,
+        };
+        let place = Place::at(endpoint, tls, login.unwrap_or_default(), path)?;
+        let place = Place { sentinels, ..place };
+        place.with_options(&parts)
     }
 }
 
 impl Place {
-    fn options(&mut self, query: &str) -> Result<(), UrlError> {
+    /// The place at `endpoint`, with the database that the path names.
+    fn at(endpoint: Endpoint, tls: bool, login: Login, path: &str) -> Result<Self, UrlError> {
+        let mut place = Place {
+            endpoint,
+            tls,
+            ca: None,
+            identity: None,
+            fence_keep: None,
+            login,
+            sentinels: None,
+            replicas: None,
+        };
+        place.login.over_tls = tls;
+        let is_socket = !matches!(place.endpoint, Endpoint::Tcp { .. });
+        if !is_socket && path.len() > 1 {
+            place.login.database = database(&path[1..])?;
+        }
+        Ok(place)
+    }
+
+    /// With what the options say.
+    fn with_options(mut self, parts: &UrlParts<'_>) -> Result<Self, UrlError> {
+        self.read_options(parts)?;
+        Ok(self)
+    }
+
+    fn read_options(&mut self, parts: &UrlParts<'_>) -> Result<(), UrlError> {
         let mut seen = Vec::new();
-        for option in query.split('&') {
-            let (name, value) = option.split_once('=').ok_or(UrlError::Query)?;
+        let (mut count, mut within) = (None, None);
+        let (mut certificate, mut key) = (None, None);
+        for option in parts.options() {
+            let (name, value) = option.ok_or(UrlError::Query)?;
             if seen.contains(&name) {
                 return Err(UrlError::Query);
             }
             seen.push(name);
-            let value = percent_decoded(value).ok_or(UrlError::Query)?;
             match name {
                 "db" => self.login.database = database(&value)?,
                 "user" => self.login.user = Some(value),
                 "pass" => self.login.password = Some(value),
+                "fence_keep" => {
+                    let time = duration::parse(&value).map_err(|_| UrlError::FenceKeep)?;
+                    self.fence_keep = Some(fence_keep(time)?);
+                }
                 "ca" if self.tls => self.ca = Some(value),
-                _ => return Err(UrlError::Query),
+                "cert" if self.tls => certificate = Some(value),
+                "key" if self.tls => key = Some(value),
+                "wait_replicas" => count = Some(value),
+                "wait_within" => within = Some(value),
+                _ => match &mut self.sentinels {
+                    Some(sentinels) => sentinels.read_option(name, value)?,
+                    None => return Err(UrlError::Query),
+                },
             }
+        }
+        self.identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => return Err(UrlError::ClientCertificate),
+        };
+        if count.is_some() || within.is_some() {
+            let replicas = Replicas::read(count.as_deref(), within.as_deref());
+            self.replicas = Some(replicas.map_err(UrlError::Replicas)?);
+        }
+        if let Some(sentinels) = &self.sentinels {
+            sentinels.check()?;
         }
         self.login.checked()
     }
@@ -222,7 +366,7 @@ impl Login {
         let login = Login {
             password: password.filter(|password| !password.is_empty() || !user.is_empty()),
             user: Some(user).filter(|user| !user.is_empty()),
-            database: 0,
+            ..Login::default()
         };
         login.checked()?;
         Ok(login)
@@ -236,6 +380,16 @@ impl Login {
     }
 }
 
+/// A time for which fences may be kept. A shorter one would not outlast a correction of the
+/// server's clock, a longer one would outlast the key's users.
+pub(crate) fn fence_keep(time: Duration) -> Result<Duration, UrlError> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    match time >= Duration::from_secs(60) && time <= DAY * 3650 {
+        true => Ok(time),
+        false => Err(UrlError::FenceKeep),
+    }
+}
+
 fn database(text: &str) -> Result<u32, UrlError> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(UrlError::Database);
@@ -243,117 +397,5 @@ fn database(text: &str) -> Result<u32, UrlError> {
     text.parse().map_err(|_| UrlError::Database)
 }
 
-#[cfg(unix)]
-fn socket(address: &str, path: &str) -> Result<Endpoint, UrlError> {
-    match percent_decoded(path) {
-        Some(path) if address.is_empty() && path.len() > 1 => Ok(Endpoint::Unix(path.into())),
-        _ => Err(UrlError::SocketPath),
-    }
-}
-
-#[cfg(not(unix))]
-fn socket(_: &str, _: &str) -> Result<Endpoint, UrlError> {
-    Err(UrlError::Scheme)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn place(url: &str) -> Place {
-        url.parse().unwrap_or_else(|error| panic!("{url}: {error}"))
-    }
-
-    fn login(url: &str) -> (Option<String>, Option<String>, u32) {
-        let login = place(url).login;
-        (login.user, login.password, login.database)
-    }
-
-    #[test]
-    fn urls_are_read_as_people_write_them() {
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(place("redis://db").endpoint.to_string(), "db:6379");
-        assert_eq!(place("redis://[::1]:7/").endpoint.to_string(), "[::1]:7");
-        assert_eq!(login("redis://db"), (None, None, 0));
-        assert_eq!(login("redis://:pw@db:7000/3"), (None, some("pw"), 3));
-        assert_eq!(
-            login("valkey://app:p%40%2Fw@db/"),
-            (some("app"), some("p@/w"), 0)
-        );
-        assert_eq!(login("redis://app:@db"), (some("app"), some(""), 0));
-        assert_eq!(login("redis://:@db"), (None, None, 0));
-        assert_eq!(
-            login("redis://db?db=2&user=a&pass=b"),
-            (some("a"), some("b"), 2)
-        );
-        assert!(!place("redis://db").tls);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_unix_socket_is_a_path() {
-        for url in [
-            "unix:///run/a%20b.sock?db=4",
-            "redis+unix:///run/a%20b.sock?db=4",
-        ] {
-            assert_eq!(place(url).endpoint, Endpoint::Unix("/run/a b.sock".into()));
-            assert_eq!(place(url).login.database, 4);
-        }
-        assert_eq!(
-            place("unix://:pw@/run/s").login.password.as_deref(),
-            Some("pw")
-        );
-    }
-
-    #[cfg(feature = "tls")]
-    #[test]
-    fn tls_is_asked_for_by_the_scheme() {
-        let place = place("rediss://db/1?ca=/etc/ca.pem");
-        assert!(place.tls);
-        assert_eq!(place.ca.as_deref(), Some("/etc/ca.pem"));
-    }
-
-    #[test]
-    fn what_is_no_url_is_refused_with_the_reason_and_without_the_secret() {
-        for (url, error) in [
-            ("s3cret", UrlError::Scheme),
-            ("http://s3cret@db", UrlError::Scheme),
-            ("redis://s3cret@db", UrlError::Login),
-            ("redis://u:s3cret%zz@db", UrlError::Login),
-            (
-                "redis://u:s3cret@",
-                UrlError::Address(EndpointError::NoHost),
-            ),
-            (
-                "redis://u:s3cret@db:x",
-                UrlError::Address(EndpointError::Port),
-            ),
-            ("redis://u:s3cret@db/x", UrlError::Database),
-            ("redis://u:s3cret@db/-1", UrlError::Database),
-            ("redis://u:s3cret@db/4294967296", UrlError::Database),
-            ("redis://db?password=s3cret", UrlError::Query),
-            ("redis://db?pass=s3cret&pass=b", UrlError::Query),
-            ("redis://db?ca=/x", UrlError::Query),
-            ("redis://db?user=s3cret", UrlError::Login),
-            ("redis://db#s3cret", UrlError::Address(EndpointError::Host)),
-            ("unix://host/s3cret", UrlError::SocketPath),
-            ("unix://", UrlError::SocketPath),
-        ] {
-            let refused = url.parse::<Place>().unwrap_err();
-            assert_eq!(refused, error, "{url}");
-            assert!(
-                !format!("{refused} {refused:?}").contains("s3cret"),
-                "{refused:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn debug_does_not_show_the_password() {
-        let shown = format!("{:?}", RedisBuilder::new("redis://app:s3cret@db").unwrap());
-        assert!(
-            !shown.contains("s3cret") && shown.contains("app"),
-            "{shown}"
-        );
-    }
-}
+mod tests;

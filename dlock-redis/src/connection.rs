@@ -1,140 +1,185 @@
 //! One connection: a script call is one request and one reply.
 
+mod server_clock;
+
 use std::fmt;
 use std::io::{self, BufRead};
 use std::mem;
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
-use dlock_net::{
-    Link, NetError, Transport as _, Wire, deadline_in, failed_before_sending, may_have_executed,
-};
-use redis::{Cmd, Value};
+use dlock_net::{Link, Transport, Wire, deadline_in, may_have_executed, nothing_was_done};
+use redis::Value;
 
 use crate::config::Login;
-use crate::error::ServerError;
-use crate::protocol::{self, Answer, Call, Form, Message, Packer, ServerTime, Unanswered};
-use crate::resp::Parser;
-use crate::stream::Stream;
+use crate::handshake::{self, Wanted};
+use crate::operations::{self, Answer, Call, Form, Kind, Message, Packer, Unanswered};
+use crate::replicas::Replicas;
+use crate::sentinel::Named;
+use crate::wire::Parser;
+pub(crate) use server_clock::ServerClock;
 
 /// A message of which the first bytes are here.
 const WHOLE_MESSAGE_WITHIN: Duration = Duration::from_secs(2);
-
-/// One part in this many; the clocks of machines differ by a tenth of that.
-const CLOCKS_DIFFER_BY: u32 = 1000;
 
 /// One open connection to a server, logged in.
 ///
 /// It is here for [`r2d2`](crate::r2d2) pools; there is nothing to do with one but to give it to a
 /// [`RedisDatastore`](crate::RedisDatastore).
-pub struct Connection {
-    wire: Wire<Stream>,
+pub struct Connection<S: Transport = Box<dyn Transport>> {
+    wire: Wire<S>,
     parser: Parser,
     packer: Packer,
-    /// What to add to our clock to get the server's, in µs. Taken when a reply has arrived, so the server's clock is ahead of it by up
-    /// to a round trip: a call that must not run after an instant is refused early rather than late.
-    offset: i64,
-    /// When it was taken.
-    learnt: Time,
+    clock: ServerClock,
+    in_cluster: bool,
+    /// By whom the server was named, if it was.
+    named: Option<Named>,
+    /// Whether another server may be the right one, although this one answers.
+    is_doubtful: bool,
 }
 
-impl Connection {
+impl<S: Transport> Connection<S> {
     /// Logs in over a fresh stream.
     ///
     /// # Errors
     ///
     /// Not executed. None has a password in it.
     pub(crate) fn open(
-        stream: Stream,
+        stream: S,
         peer: impl fmt::Display,
         login: &Login,
+        wanted: Wanted,
     ) -> Result<Self, DatastoreError> {
+        let (mut wire, mut parser) = (Wire::new(stream, peer), Parser::default());
+        let time = handshake::log_in(&mut wire, &mut parser, login, wanted)?;
         let mut connection = Connection {
-            wire: Wire::new(stream, peer),
-            parser: Parser::default(),
+            wire,
+            parser,
             packer: Packer::default(),
-            offset: 0,
-            learnt: Time::ZERO,
+            clock: ServerClock::default(),
+            in_cluster: false,
+            named: None,
+            is_doubtful: false,
         };
-        connection.greet(login)?;
+        connection.clock.learn(Some(time));
         Ok(connection)
     }
 
-    /// AUTH, SELECT and TIME in one trip, all answered before anything else is sent.
-    fn greet(&mut self, login: &Login) -> Result<(), DatastoreError> {
-        let mut request = Vec::new();
-        if let Some(password) = &login.password {
-            let mut auth = Cmd::new();
-            auth.arg("AUTH");
-            if let Some(user) = &login.user {
-                auth.arg(user);
-            }
-            auth.arg(password).write_packed_command(&mut request);
-        }
-        if login.database != 0 {
-            let mut select = Cmd::new();
-            select.arg("SELECT").arg(login.database);
-            select.write_packed_command(&mut request);
-        }
-        Cmd::new().arg("TIME").write_packed_command(&mut request);
-        self.wire.send(&request)?;
-
-        if login.password.is_some() {
-            let reply = self.greeting()?;
-            // A server that does not know AUTH repeats its arguments.
-            protocol::done(&reply).map_err(|error| match error {
-                Unanswered::Refused(error) => refused_login(error.kind(), error.without_message()),
-                Unanswered::Odd => odd_greeting(),
-            })?;
-        }
-        if login.database != 0 {
-            let reply = self.greeting()?;
-            protocol::done(&reply).map_err(|error| match error {
-                // "DB index is out of range"
-                Unanswered::Refused(error) if error.code() == "ERR" => {
-                    refused_login(ErrorKind::Invalid, error)
-                }
-                error => not_greeted(error),
-            })?;
-        }
-        let reply = self.greeting()?;
-        let time = protocol::time(&reply).map_err(not_greeted)?;
-        self.wire.finish();
-        self.learn(Some(time));
-        Ok(())
+    /// The same as that of a node of a cluster, which redirects calls.
+    pub(crate) fn in_cluster(mut self) -> Self {
+        self.in_cluster = true;
+        self
     }
 
-    fn greeting(&mut self) -> Result<Value, DatastoreError> {
-        self.reply().map_err(|error| {
-            failed_before_sending(NetError::new(self.wire.peer(), "log in", error))
-        })
+    /// Has claims keep a fence for this long.
+    pub(crate) fn keep_fences_for(&mut self, time: Duration) {
+        self.packer.keep_fences_for(time);
     }
 
-    /// Calls a script: one round trip, but for a server that does not know the script yet, or whose clock was set.
+    /// The same to a server that a sentinel has named.
+    pub(crate) fn of_sentinels(mut self, named: Named) -> Self {
+        self.named = Some(named);
+        self
+    }
+
+    /// Whether the server is still the one to ask, as far as anybody has said.
+    fn is_current(&self) -> bool {
+        self.named.as_ref().is_none_or(Named::is_current)
+    }
+
+    /// Calls a script: one round trip, but for a server that does not know the script yet, or whose
+    /// clock was set, or a key where somebody waits unexpectedly. In the same trip it waits until
+    /// replicas have acknowledged what the script wrote, if it is one for them.
     ///
     /// # Errors
     ///
     /// Whatever goes wrong, with what is known about it.
-    pub(crate) fn call(&mut self, call: Call<'_>) -> Result<Answer, DatastoreError> {
+    pub(crate) fn call_and_wait(
+        &mut self,
+        mut call: Call<'_>,
+        replicas: Option<Replicas>,
+    ) -> Result<Answer, DatastoreError> {
+        let replicas = replicas.filter(|_| call.is_for_replicas());
         let mut form = Form::Hash;
+        let mut marked = false;
         let mut stale = false;
         loop {
             self.packer.clear();
-            let end = self.wire.transport().deadline().time();
-            self.packer.push(call, form, self.server_time(end));
-            self.wire.send(self.packer.bytes())?;
-            let answer = self.answer(&call)?;
+            let end = self.wire.deadline();
+            self.packer.push(call, form, self.clock.at(end));
+            self.push_wait(replicas);
+            let sent = self.wire.send(self.packer.bytes());
+            // The script may be there, and not the question.
+            sent.map_err(|error| error.with_execution(replicas.is_some()))?;
+            let mut answer = self.answer(call.kind_with(self.packer.deletes))?;
+            if let Some(replicas) = replicas {
+                let acknowledged = self.acknowledged(replicas)?;
+                answer = answer.map(|answer| self.replicated(answer, acknowledged, replicas));
+            }
             self.wire.finish();
             match answer? {
                 Answer::NoScript if form == Form::Hash => form = Form::Text,
-                // The reply carried the server's time: if its clock was set forward, the second try is right.
+                // The reply carried the server's time: if its clock was set forward, the second try
+                // is right.
                 Answer::Stale if !stale => stale = true,
+                Answer::Marked if !marked => (marked, call) = (true, call.with_all_keys()),
                 answer => return finally(answer),
             }
         }
     }
 
-    /// Calls many scripts in one trip. The answers are in the order of the calls.
+    /// Calls a script in a slot that is being moved to this node.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_and_wait`](Self::call_and_wait).
+    pub(crate) fn call_asking(
+        &mut self,
+        mut call: Call<'_>,
+        replicas: Option<Replicas>,
+    ) -> Result<Answer, DatastoreError> {
+        let mut form = Form::Hash;
+        let mut marked = false;
+        let mut stale = false;
+        loop {
+            // What is asked for is for one call only.
+            let answers = self.pipeline(&[(Call::Asking, Form::Hash), (call, form)], replicas)?;
+            let mut answers = answers.into_iter();
+            let (asked, answer) = (answers.next(), answers.next());
+            // Without the right to ask the call was redirected.
+            if let Some(Err(error)) = asked {
+                return Err(error);
+            }
+            match answer.ok_or_else(handshake::no_redis)?? {
+                Answer::NoScript if form == Form::Hash => form = Form::Text,
+                Answer::Stale if !stale => stale = true,
+                Answer::Marked if !marked => (marked, call) = (true, call.with_all_keys()),
+                answer => return finally(answer),
+            }
+        }
+    }
+
+    /// Sends a command that changes nothing, and reads the reply, of up to `longest` bytes.
+    ///
+    /// # Errors
+    ///
+    /// Not executed.
+    pub(crate) fn ask(
+        &mut self,
+        command: &redis::Cmd,
+        longest: u64,
+    ) -> Result<Value, DatastoreError> {
+        let mut request = Vec::new();
+        command.write_packed_command(&mut request);
+        self.wire.send(&request)?;
+        let reply = self.parser.reply_within(&mut self.wire, longest);
+        let reply = reply.map_err(|error| nothing_was_done(self.wire.failed(error)))?;
+        self.wire.finish();
+        Ok(reply)
+    }
+
+    /// Calls many scripts in one trip, and waits until replicas have acknowledged all of them. The
+    /// answers are in the order of the calls.
     ///
     /// # Errors
     ///
@@ -142,9 +187,10 @@ impl Connection {
     pub(crate) fn call_many(
         &mut self,
         calls: &[Call<'_>],
+        replicas: Option<Replicas>,
     ) -> Result<Vec<Result<Answer, DatastoreError>>, DatastoreError> {
         let first: Vec<_> = calls.iter().map(|call| (*call, Form::Hash)).collect();
-        let mut answers = self.pipeline(&first)?;
+        let mut answers = self.pipeline(&first, replicas)?;
         let again: Vec<_> = (0..calls.len())
             .filter(|at| matches!(answers[*at], Ok(Answer::NoScript | Answer::Stale)))
             .collect();
@@ -162,7 +208,9 @@ impl Connection {
                     (calls[*at], Form::Text)
                 })
                 .collect();
-            let second = self.pipeline(&second).map_err(may_have_executed)?;
+            let second = self
+                .pipeline(&second, replicas)
+                .map_err(may_have_executed)?;
             for (at, answer) in again.into_iter().zip(second) {
                 answers[at] = answer;
             }
@@ -176,31 +224,78 @@ impl Connection {
     fn pipeline(
         &mut self,
         calls: &[(Call<'_>, Form)],
+        replicas: Option<Replicas>,
     ) -> Result<Vec<Result<Answer, DatastoreError>>, DatastoreError> {
+        let replicas = replicas.filter(|_| calls.iter().any(|(call, _)| call.is_for_replicas()));
         self.packer.clear();
-        let end = self.wire.transport().deadline().time();
+        let end = self.wire.deadline();
         for (call, form) in calls {
             // Some may end before the batch does.
-            let not_after = self.server_time(end.min(call.end()));
+            let not_after = self.clock.at(end.min(call.end()));
             self.packer.push(*call, *form, not_after);
         }
+        self.push_wait(replicas);
         self.wire
             .send(self.packer.bytes())
             .map_err(may_have_executed)?;
+        let deletes = self.packer.deletes;
         let mut answers = Vec::with_capacity(calls.len());
         for (place, (call, _)) in calls.iter().enumerate() {
             let answer = match place {
-                0 => self.answer(call),
+                0 => self.answer(call.kind_with(deletes)),
                 // The ones before it have run.
-                _ => self.answer(call).map_err(may_have_executed),
+                _ => self
+                    .answer(call.kind_with(deletes))
+                    .map_err(may_have_executed),
             };
             answers.push(answer?);
+        }
+        if let Some(replicas) = replicas {
+            let acknowledged = self.acknowledged(replicas)?;
+            for answer in &mut answers {
+                let own = mem::replace(answer, Ok(Answer::Lost));
+                *answer = own.map(|own| self.replicated(own, acknowledged, replicas));
+            }
         }
         self.wire.finish();
         Ok(answers)
     }
 
-    /// Asks for what is told to `process`, and for nothing else from then on; `None` if the user has no right to.
+    /// Asks, behind what is packed, how many replicas have acknowledged it.
+    fn push_wait(&mut self, replicas: Option<Replicas>) {
+        if let Some(replicas) = replicas {
+            let left = Clock::BOOTTIME.now().until(self.wire.deadline());
+            self.packer.push_wait(replicas.count, replicas.millis(left));
+        }
+    }
+
+    /// Reads the answer to that.
+    ///
+    /// # Errors
+    ///
+    /// Maybe executed: what stands before it was.
+    fn acknowledged(&mut self, replicas: Replicas) -> Result<u32, DatastoreError> {
+        let reply = self.reply().map_err(|error| self.wire.failed(error))?;
+        match operations::answer_to(&reply, Kind::Wait(replicas.count)) {
+            Ok((Answer::Acknowledged(count), _)) => Ok(count),
+            Err(Unanswered::Refused(error)) => Err(may_have_executed(error.into())),
+            Ok(_) | Err(Unanswered::Malformed) => {
+                let odd = io::Error::new(io::ErrorKind::InvalidData, "not an answer to WAIT");
+                Err(self.wire.failed(odd))
+            }
+        }
+    }
+
+    /// An answer that too few replicas have acknowledged is another. The server may have lost its
+    /// replicas because it is the primary no more.
+    fn replicated(&mut self, answer: Answer, by: u32, replicas: Replicas) -> Answer {
+        let answer = answer.acknowledged(by, replicas);
+        self.is_doubtful |= matches!(answer, Answer::Unacknowledged(..));
+        answer
+    }
+
+    /// Asks for what is told to `process`, and for nothing else from then on; `None` if the user
+    /// has no right to.
     ///
     /// # Errors
     ///
@@ -208,38 +303,26 @@ impl Connection {
     pub(crate) fn subscribe(
         mut self,
         process: &str,
-    ) -> Result<Option<Subscription>, DatastoreError> {
-        let mut request = Vec::new();
-        let mut subscribe = Cmd::new();
-        subscribe
-            .arg("SUBSCRIBE")
-            .arg(protocol::channel(process))
-            .write_packed_command(&mut request);
-        self.wire.send(&request)?;
-        let reply = self.greeting()?;
-        match protocol::message(&reply) {
-            Ok(Message::Subscribed) => Ok(Some(Subscription(self))),
-            Ok(_) => Err(odd_greeting()),
-            Err(Unanswered::Refused(error)) if error.code() == "NOPERM" => Ok(None),
-            Err(error) => Err(not_greeted(error)),
-        }
+    ) -> Result<Option<Subscription<S>>, DatastoreError> {
+        let subscribed = handshake::subscribe(&mut self.wire, &mut self.parser, process)?;
+        Ok(subscribed.then_some(Subscription(self)))
     }
 
-    /// Reads one answer. The outer error is the connection's, the inner one the server's about this call; a server that says
-    /// that it is the wrong one ends the connection.
-    fn answer(
-        &mut self,
-        call: &Call<'_>,
-    ) -> Result<Result<Answer, DatastoreError>, DatastoreError> {
+    /// Reads one answer. The outer error is the connection's, the inner one the server's about this
+    /// call; a server that says that it is the wrong one ends the connection.
+    fn answer(&mut self, kind: Kind) -> Result<Result<Answer, DatastoreError>, DatastoreError> {
         let reply = self.reply().map_err(|error| self.wire.failed(error))?;
-        match protocol::answer(&reply, call) {
-            Ok((answer, time)) => {
-                self.learn(time);
+        match operations::answer_to(&reply, kind) {
+            Ok((mut answer, time)) => {
+                self.clock.learn(time);
+                self.packer.deletes.learn(&mut answer);
                 Ok(Ok(answer))
             }
-            Err(Unanswered::Refused(error)) if error.ends_connection() => Err(error.into()),
+            Err(Unanswered::Refused(error)) if error.ends_connection(self.in_cluster) => {
+                Err(error.into())
+            }
             Err(Unanswered::Refused(error)) => Ok(Err(error.into())),
-            Err(Unanswered::Odd) => {
+            Err(Unanswered::Malformed) => {
                 let odd = io::Error::new(io::ErrorKind::InvalidData, "not an answer to the script");
                 Err(self.wire.failed(odd))
             }
@@ -251,39 +334,46 @@ impl Connection {
         self.parser.reply(&mut self.wire)
     }
 
-    fn learn(&mut self, time: ServerTime) {
-        if let Some(time) = time {
-            self.learnt = Clock::BOOTTIME.now();
-            self.offset = time.saturating_sub(micros(self.learnt));
-        }
-    }
-
-    fn server_time(&self, time: Time) -> u64 {
-        server_time(time, self.offset, self.learnt.until(Clock::BOOTTIME.now()))
+    /// Gives the connection away, between two calls; `None` if something has arrived that was not
+    /// asked for.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_parts(self) -> Option<Parts<S>> {
+        Some(Parts {
+            peer: self.wire.peer().to_owned(),
+            stream: self.wire.into_transport()?,
+            packer: self.packer,
+            clock: self.clock,
+            in_cluster: self.in_cluster,
+            named: self.named,
+        })
     }
 }
 
-/// What the server's clock shows at `time` at the earliest, in µs: since it told its own, `age` ago, our clock may have run ahead.
-fn server_time(time: Time, offset: i64, age: Duration) -> u64 {
-    let ahead = i64::try_from((age / CLOCKS_DIFFER_BY).as_micros()).unwrap_or(i64::MAX);
-    let shown = micros(time).saturating_add(offset).saturating_sub(ahead);
-    u64::try_from(shown).unwrap_or(0)
+/// What an open connection is made of.
+#[cfg(feature = "tokio")]
+pub(crate) struct Parts<S> {
+    pub(crate) stream: S,
+    pub(crate) peer: String,
+    pub(crate) packer: Packer,
+    pub(crate) clock: ServerClock,
+    pub(crate) in_cluster: bool,
+    pub(crate) named: Option<Named>,
 }
 
-impl Link for Connection {
+impl<S: Transport> Link for Connection<S> {
     fn set_deadline(&mut self, deadline: Time) {
         self.wire.set_deadline(deadline);
     }
 
     fn is_usable(&mut self) -> bool {
-        self.wire.is_usable()
+        !self.is_doubtful && self.is_current() && self.wire.is_usable()
     }
 }
 
 /// A connection that hears what is told to one process.
-pub(crate) struct Subscription(Connection);
+pub(crate) struct Subscription<S: Transport = Box<dyn Transport>>(Connection<S>);
 
-impl Subscription {
+impl<S: Transport> Subscription<S> {
     /// The next message, if one comes within this time.
     ///
     /// # Errors
@@ -293,9 +383,11 @@ impl Subscription {
         let connection = &mut self.0;
         connection.wire.set_deadline(deadline_in(within));
         // Without taking anything: a message that has begun is not torn by the end of this wait.
-        match connection.wire.fill_buf() {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
+        match connection.wire.fill_buf().map(drop) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && connection.is_current() => {
+                return Ok(None);
+            }
             Err(error) => return Err(connection.wire.failed(error)),
         }
         connection
@@ -304,10 +396,10 @@ impl Subscription {
         let reply = connection
             .reply()
             .map_err(|error| connection.wire.failed(error))?;
-        match protocol::message(&reply) {
+        match operations::message(&reply) {
             Ok(message) => Ok(Some(message)),
             Err(Unanswered::Refused(error)) => Err(error.into()),
-            Err(Unanswered::Odd) => {
+            Err(Unanswered::Malformed) => {
                 let odd = io::Error::new(io::ErrorKind::InvalidData, "not a message of ours");
                 Err(connection.wire.failed(odd))
             }
@@ -315,14 +407,14 @@ impl Subscription {
     }
 }
 
-impl fmt::Debug for Connection {
+impl<S: Transport> fmt::Debug for Connection<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Connection").field(&self.wire).finish()
     }
 }
 
 /// What is an answer only the first time is none the second time.
-fn finally(answer: Answer) -> Result<Answer, DatastoreError> {
+pub(crate) fn finally(answer: Answer) -> Result<Answer, DatastoreError> {
     match answer {
         Answer::Stale => Err(DatastoreError::not_executed(
             ErrorKind::Stale,
@@ -332,42 +424,10 @@ fn finally(answer: Answer) -> Result<Answer, DatastoreError> {
             ErrorKind::Protocol,
             "the server does not know the script that it was just sent",
         )),
+        Answer::Marked => Err(DatastoreError::not_executed(
+            ErrorKind::Protocol,
+            "the script asks for keys that it was given",
+        )),
         answer => Ok(answer),
-    }
-}
-
-fn not_greeted(error: Unanswered) -> DatastoreError {
-    match error {
-        Unanswered::Refused(error) => refused_login(error.kind(), error),
-        Unanswered::Odd => odd_greeting(),
-    }
-}
-
-/// Whatever the server says to a login, no claim was sent.
-fn refused_login(kind: ErrorKind, error: ServerError) -> DatastoreError {
-    DatastoreError::not_executed(kind, error)
-}
-
-fn odd_greeting() -> DatastoreError {
-    DatastoreError::not_executed(
-        ErrorKind::Protocol,
-        "the server's answer to the greeting is not that of a Redis server",
-    )
-}
-
-fn micros(time: Time) -> i64 {
-    i64::try_from(time.as_nanos() / 1000).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longer_ago_the_server_told_its_time_the_earlier_a_call_ends_there() {
-        let time = Time::from_nanos(10_000_000);
-        assert_eq!(server_time(time, 5, Duration::ZERO), 10_005);
-        assert_eq!(server_time(time, 5, Duration::from_secs(1)), 9_005);
-        assert_eq!(server_time(time, 5, Duration::from_secs(3600)), 0);
     }
 }

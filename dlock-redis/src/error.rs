@@ -1,9 +1,15 @@
 //! What the server's refusals mean.
 
+#[cfg(feature = "tokio")]
+use std::error::Error as _;
+use std::fmt;
+
 use dlock_core::{DatastoreError, ErrorKind};
+use dlock_net::escaped;
 use thiserror::Error;
 
-/// The server answered with an error. It is the source of the [`DatastoreError`] that such an answer becomes.
+/// The server answered with an error. It is the source of the [`DatastoreError`] that such an
+/// answer becomes.
 ///
 /// | code | kind | may have been executed |
 /// | --- | --- | --- |
@@ -19,10 +25,34 @@ pub struct ServerError {
     message: String,
 }
 
-/// Redis repeats the arguments of a command that it does not know, and one of them may be a password or an owner token.
+/// Redis repeats the arguments of a command that it does not know, and one of them may be a
+/// password or an owner token.
 const ARGUMENTS: &str = ", with args beginning with";
-/// What is no Redis server may answer anything, at any length.
-const LONGEST: usize = 200;
+/// Redis' longest text, on its protected mode, has a thousand characters and says at its end what
+/// to do. What is no Redis server may answer anything, at any length.
+const LONGEST: usize = 1500;
+/// A part of a password of this length is taken for the password.
+const GIVEAWAY: usize = 4;
+
+/// What Redis says of logins. None of these texts has a part of the login in it, but a password may
+/// be a part of them.
+const KNOWN_OF_LOGINS: [&str; 5] = [
+    "AUTH <password> called without any password configured for the default user.",
+    "Client sent AUTH, but no password is set",
+    "invalid username-password pair or user is disabled.",
+    "invalid password",
+    "unknown command",
+];
+
+/// Whether a text has in it a part of `secret` that gives it away.
+fn repeats(text: &str, secret: &str) -> bool {
+    let secret = secret.as_bytes();
+    let part = secret.len().min(GIVEAWAY);
+    part > 0
+        && secret
+            .windows(part)
+            .any(|part| text.as_bytes().windows(part.len()).any(|at| at == part))
+}
 
 impl ServerError {
     pub(crate) fn new(code: &str, message: &str) -> Self {
@@ -30,8 +60,9 @@ impl ServerError {
             .split_once(ARGUMENTS)
             .map_or(message, |(message, _)| message);
         let shown = |text: &str| {
-            let harmless = |c: char| if c.is_control() { '?' } else { c };
-            text.chars().take(LONGEST).map(harmless).collect()
+            let cut: String = text.chars().take(LONGEST).collect();
+            let more = if cut.len() < text.len() { "…" } else { "" };
+            format!("{}{more}", escaped(&cut))
         };
         ServerError {
             code: shown(code),
@@ -39,9 +70,16 @@ impl ServerError {
         }
     }
 
-    /// The same without its text, where that might repeat a password.
-    pub(crate) fn without_message(mut self) -> Self {
-        self.message.clear();
+    /// The same without its text if that repeats a part of `secret`, as what is no Redis server
+    /// may.
+    pub(crate) fn without(mut self, secret: &str) -> Self {
+        let is_known = KNOWN_OF_LOGINS
+            .iter()
+            .any(|known| self.message.starts_with(known));
+        if !is_known && repeats(&format!("{} {}", self.code, self.message), secret) {
+            self.code = "ERR".to_owned();
+            self.message.clear();
+        }
         self
     }
 
@@ -55,18 +93,40 @@ impl ServerError {
         self.meaning().0
     }
 
-    /// Whether a new connection may fare better: after a failover it leads to the new primary.
-    pub(crate) fn ends_connection(&self) -> bool {
-        matches!(
-            self.code.as_str(),
-            "READONLY" | "MASTERDOWN" | "NOAUTH" | "MOVED"
-        ) || self.kind() == ErrorKind::Protocol
+    /// What follows the first word.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether a new connection may fare better: after a failover it leads to the new primary. To a
+    /// node of a cluster it leads to the same node.
+    pub(crate) fn ends_connection(&self, in_cluster: bool) -> bool {
+        match self.code.as_str() {
+            "READONLY" | "MASTERDOWN" | "LOADING" | "NOREPLICAS" | "NOAUTH" => true,
+            "MOVED" => !in_cluster,
+            _ => self.kind() == ErrorKind::Protocol,
+        }
+    }
+
+    /// Whether the server that answered `error` is the wrong one, and has done nothing.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_of_wrong_server(error: &DatastoreError) -> bool {
+        let source = error.source().and_then(|source| source.downcast_ref());
+        let ends = |error: &Self| error.ends_connection(true);
+        error.kind() == ErrorKind::Refused && source.is_some_and(ends)
     }
 
     /// The kind, and whether the command may have been carried out all the same.
     fn meaning(&self) -> (ErrorKind, bool) {
         let by_text = || match self.message.as_str() {
             text if text.starts_with("max number of clients") => Some(ErrorKind::Refused),
+            // A password for a server without one.
+            text if KNOWN_OF_LOGINS[..2]
+                .iter()
+                .any(|known| text.starts_with(known)) =>
+            {
+                Some(ErrorKind::Refused)
+            }
             text if text.starts_with("unknown command") => Some(ErrorKind::Unsupported),
             text if text.contains("The user executing the script can't") => {
                 Some(ErrorKind::Refused)
@@ -80,7 +140,8 @@ impl ServerError {
         };
         match kind_of_code(&self.code).or_else(by_text) {
             Some(kind) => (kind, false),
-            // Something between us and the server may speak for it, and not know whether the command arrived.
+            // Something between us and the server may speak for it, and not know whether the
+            // command arrived.
             None => (ErrorKind::Protocol, true),
         }
     }
@@ -104,6 +165,20 @@ impl From<ServerError> for DatastoreError {
             (kind, true) => DatastoreError::maybe_executed(kind, error),
         }
     }
+}
+
+/// The error of a call whose answer does not come any more.
+pub(crate) fn lost_reply() -> DatastoreError {
+    DatastoreError::maybe_executed(
+        ErrorKind::Unreachable,
+        "the connection broke after the request was sent",
+    )
+}
+
+/// The error of a call that was answered as no call of its kind is.
+pub(crate) fn unexpected(answer: &impl fmt::Debug) -> DatastoreError {
+    let message = format!("an answer to another question: {answer:?}");
+    DatastoreError::maybe_executed(ErrorKind::Protocol, message)
 }
 
 #[cfg(test)]
@@ -168,6 +243,12 @@ mod tests {
                 false,
             ),
             ("ERR", "max number of clients reached", Refused, false),
+            (
+                "ERR",
+                "AUTH <password> called without any password configured for the default user. Are you sure",
+                Refused,
+                false,
+            ),
             ("MOVED", "3999 127.0.0.1:6381", Unsupported, false),
             ("ASK", "3999 127.0.0.1:6381", Unsupported, false),
             (
@@ -217,6 +298,49 @@ mod tests {
                 "{code} {message}"
             );
         }
+    }
+
+    #[test]
+    fn a_text_is_shown_to_the_part_that_says_what_to_do() {
+        let text = format!(
+            "{} do this",
+            "Redis is running in protected mode. ".repeat(30)
+        );
+        let shown = ServerError::new("DENIED", &text).to_string();
+        assert!(shown.ends_with("do this"), "{shown}");
+        let endless = ServerError::new("ERR", &"x".repeat(1 << 20)).to_string();
+        assert!(endless.len() < 2000 && endless.ends_with('…'));
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_acts_on_is_shown() {
+        let shown = ServerError::new("E\u{1b}", "a\u{202e}b\r\n\u{2066}c").to_string();
+        assert_eq!(
+            shown,
+            r"the Redis server says: E\u{1b} a\u{202e}b\r\n\u{2066}c"
+        );
+    }
+
+    #[test]
+    fn a_login_that_is_repeated_is_not_shown_and_other_texts_are() {
+        let shown = |code, message| {
+            let error = ServerError::new(code, message).without("s3cret-password");
+            format!("{error} {error:?}")
+        };
+        for message in ["bad login s3cret-password", "bad \"3cret-p...\"", "word"] {
+            let shown = shown("ERR", message);
+            assert!(
+                !shown.contains("cret") && !shown.contains("word"),
+                "{shown}"
+            );
+        }
+        assert!(!shown("s3cret-password", "x").contains("s3cret"));
+        let known = "AUTH <password> called without any password configured for the default user. \
+                     Are you sure your configuration is correct?";
+        assert!(shown("ERR", known).contains("Are you sure"));
+        assert!(shown("ERR", "something else").contains("something else"));
+        let short = ServerError::new("ERR", "a text").without("t");
+        assert_eq!(short.to_string(), "the Redis server says: ERR");
     }
 
     #[test]

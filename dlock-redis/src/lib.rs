@@ -6,7 +6,7 @@
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let store = RedisDatastore::connect("redis://127.0.0.1/")?;
+//! let store = RedisDatastore::open("redis://127.0.0.1/")?;
 //! let lock = Lock::new(store, "hourly-import");
 //! let rows = lock.locked_within(Duration::from_secs(30), |guard| {
 //!     println!("importing under token {:?}", guard.fencing_token());
@@ -16,39 +16,53 @@
 //! # }
 //! ```
 //!
-//! One round trip to acquire, to extend and to release. Each claim carries the server time after which it must do nothing: a server
-//! that was stopped and goes on holds no lock for a client that gave up long ago. What one server can promise and what
-//! it cannot is said at [`RedisDatastore`].
+//! One round trip to acquire, to extend and to release. Each claim carries the server time after
+//! which it must do nothing: a server that was stopped and goes on holds no lock for a client that
+//! gave up long ago. What one server can promise and what it cannot is said at [`RedisDatastore`].
 //!
 //! The rights that a Redis user needs, with the default key prefix:
 //!
 //! ```text
-//! user dlock on >password resetchannels -@all ~dlock:* ~{dlock:*}:* +eval +evalsha +time +get +set +incrby +pexpire +pttl +del +exists \
-//!     &dlock:wake:* +subscribe +publish +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall
+//! user dlock on >password resetchannels -@all ~dlock:* ~{dlock:*}:* +eval +evalsha +time +get +set +incr +incrby +pexpire +pexpiretime +pttl +del \
+//!     &dlock:wake:* +exists +subscribe +publish +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall
 //! ```
+//!
+//! In a cluster also `+cluster|slots +asking`.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod aio;
+mod cluster;
 mod config;
 mod connection;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handshake;
+mod operations;
 mod pool;
-mod protocol;
-mod resp;
+mod replicas;
+mod sentinel;
+mod server;
+mod servers;
 mod store;
-mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod waiting;
+mod wire;
 
 pub use config::{RedisBuilder, UrlError};
 pub use connection::Connection;
 pub use error::ServerError;
 pub use pool::ConnectionManager;
+pub use replicas::TooFewReplicas;
 pub use store::RedisDatastore;
+#[cfg(feature = "tls")]
+pub use tls::{TlsError, TlsReason};
+
+pub use dlock_net::Resolver;
 
 /// The r2d2 whose pools [`RedisDatastore::from_pool`] takes.
 pub use dlock_net::r2d2;

@@ -1,17 +1,23 @@
 //! How connections are opened.
 
+pub(crate) mod streams;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{DatastoreError, Time};
-use dlock_net::{Connect, Socket, deadline_in};
+use dlock_net::{Connect, Dialer, Endpoint, deadline_in};
 
-use crate::config::{CONNECT_TIMEOUT, Place, UrlError};
+use crate::config::{Place, UrlError, fence_keep};
 use crate::connection::Connection;
-use crate::stream::Stream;
+use crate::handshake::Wanted;
+use crate::operations::FENCE_KEEP;
+use crate::replicas::Replicas;
+use crate::sentinel::Sentinels;
 #[cfg(feature = "tls")]
 use crate::tls::Trust;
+use streams::Streams;
 
 /// Opens connections to one server, for an [`r2d2`](crate::r2d2) pool.
 ///
@@ -28,17 +34,23 @@ use crate::tls::Trust;
 /// # Ok::<(), dlock_redis::UrlError>(())
 /// ```
 ///
-/// What r2d2 pools are *places* for connections. The thread that has got a place opens its connection, within the deadline of its own call,
-/// and learns the reason if it fails. So a server that is down costs nobody the pool's `connection_timeout`.
+/// What r2d2 pools are *places* for connections. The thread that has got a place opens its
+/// connection, within the deadline of its own call, and learns the reason if it fails. So a server
+/// that is down costs nobody the pool's `connection_timeout`.
 #[derive(Clone)]
 pub struct ConnectionManager {
     place: Arc<Place>,
-    connect_timeout: Duration,
+    sentinels: Option<Arc<Sentinels>>,
+    dialer: Dialer,
+    in_cluster: bool,
+    fence_keep: Duration,
+    pub(crate) replicas: Option<Replicas>,
     #[cfg(feature = "tls")]
     trust: Trust,
 }
 
 dlock_net::impl_manage_connection!(ConnectionManager);
+dlock_net::impl_dialer_setters!(ConnectionManager);
 
 impl ConnectionManager {
     /// For the server at `url`:
@@ -46,61 +58,172 @@ impl ConnectionManager {
     /// | form | |
     /// | --- | --- |
     /// | `redis://[[user]:password@]host[:port][/database]` | TCP; port 6379 and database 0 unless given |
-    /// | `rediss://…[?ca=/path/to/authorities.pem]` | the same with TLS; without `ca` the system's authorities are believed |
+    /// | `rediss://…[?ca=/path/to/authorities.pem]` | the same with TLS; without `ca` the system's authorities are believed. A server's own self-signed certificate is an authority too |
+    /// | `rediss://…?cert=/path/to/client.crt&key=/path/to/client.key` | the same for a server that requires a certificate of its clients |
     /// | `unix://[[user]:password@]/path[?db=1]` | a Unix socket; `redis+unix://` is the same |
+    /// | `redis+sentinel://[[user]:password@]host[:port],…/name[/database]` | the primary that the sentinels at these hosts know by this name; port 26379 unless given |
+    /// | `rediss+sentinel://…[?ca=/path/to/authorities.pem]` | the same with TLS to sentinels and nodes |
     ///
-    /// `valkey` stands for `redis` in any of them. Special characters in a password are percent-encoded.
+    /// The login is that at the nodes. Sentinels have users of their own: `?sentinel_username=…`
+    /// and `&sentinel_password=…`. `valkey` stands for `redis` in any of them. `?fence_keep=1d` is
+    /// [`with_fence_keep`](Self::with_fence_keep). Special characters in a password are
+    /// percent-encoded.
     ///
     /// # Errors
     ///
     /// A URL of another form; authorities that cannot be read.
     pub fn new(url: &str) -> Result<Self, UrlError> {
         let place: Place = url.parse()?;
+        if place.replicas.is_some() {
+            return Err(UrlError::Replicas(
+                "it is an option of the store: with a pool of your own, call with_wait_replicas",
+            ));
+        }
+        Self::to(place)
+    }
+
+    pub(crate) fn to(mut place: Place) -> Result<Self, UrlError> {
+        let sentinels = place.sentinels.take().map(Sentinels::new).map(Arc::new);
         let manager = ConnectionManager {
+            dialer: Dialer::new(place.endpoint.clone()),
+            fence_keep: place.fence_keep.unwrap_or(FENCE_KEEP),
+            replicas: place.replicas,
             place: Arc::new(place),
-            connect_timeout: CONNECT_TIMEOUT,
+            sentinels,
+            in_cluster: false,
             #[cfg(feature = "tls")]
             trust: Trust::default(),
         };
         #[cfg(feature = "tls")]
-        if let Some(file) = &manager.place.ca {
-            let pem = std::fs::read(file)
-                .map_err(|error| UrlError::Certificates(format!("{file}: {error}")))?;
-            return manager.clone().with_ca_pem(&pem);
-        }
+        let manager = manager.with_files()?;
         Ok(manager)
     }
 
-    /// With this limit for opening a connection, login included; the call's own deadline may be sooner. Default 1 s.
-    #[must_use]
-    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
+    /// With what is in the files that the URL names.
+    #[cfg(feature = "tls")]
+    fn with_files(mut self) -> Result<Self, UrlError> {
+        let place = Arc::clone(&self.place);
+        let read = |file: &str| {
+            std::fs::read(file).map_err(|error| {
+                UrlError::Certificates(format!("{}: {error}", dlock_net::escaped(file)))
+            })
+        };
+        if let Some(file) = &place.ca {
+            self = self.with_ca_pem(&read(file)?)?;
+        }
+        if let Some((certificate, key)) = &place.identity {
+            self = self.with_client_certificate_pem(&read(certificate)?, &read(key)?)?;
+        }
+        Ok(self)
     }
 
-    /// Believes the certificates of these authorities (PEM), and of no others, instead of those that the system trusts.
+    /// Believes the certificates of these authorities (PEM), and of no others, instead of those
+    /// that the system trusts.
     ///
     /// # Errors
     ///
     /// If there is no certificate in it, or the URL is not `rediss://`.
     #[cfg(feature = "tls")]
     pub fn with_ca_pem(mut self, pem: &[u8]) -> Result<Self, UrlError> {
-        if !self.place.tls {
-            return Err(UrlError::Certificates(
-                "they are for rediss:// URLs only".to_owned(),
-            ));
-        }
-        self.trust = Trust::only(pem)?;
+        self.check_tls()?;
+        self.trust = self.trust.with_authorities(pem)?;
         Ok(self)
     }
 
-    fn stream(&self, socket: Socket) -> Result<Stream, DatastoreError> {
-        #[cfg(feature = "tls")]
-        if self.place.tls {
-            let tls = self.trust.shake_hands(socket, &self.place.endpoint)?;
-            return Ok(Stream::Tls(Box::new(tls)));
+    /// Shows this certificate (PEM; with those between it and its authority, if there are any) to a
+    /// server that requires one of its clients, and proves with the key (PEM) that it is ours.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate or no key in the texts, the key is of another certificate, or the
+    /// URL is not `rediss://`.
+    #[cfg(feature = "tls")]
+    pub fn with_client_certificate_pem(
+        mut self,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<Self, UrlError> {
+        self.check_tls()?;
+        self.trust = self.trust.with_identity(certificate, key)?;
+        Ok(self)
+    }
+
+    #[cfg(feature = "tls")]
+    fn check_tls(&self) -> Result<(), UrlError> {
+        match self.place.tls {
+            true => Ok(()),
+            false => Err(UrlError::Certificates(
+                "they are for rediss:// URLs only".to_owned(),
+            )),
         }
-        Ok(Stream::Plain(socket))
+    }
+
+    /// With this login at the sentinels, which have users of their own: `None` for their default
+    /// user.
+    ///
+    /// # Errors
+    ///
+    /// If the URL is not `redis+sentinel://`.
+    pub fn with_sentinel_login(
+        mut self,
+        user: Option<&str>,
+        password: &str,
+    ) -> Result<Self, UrlError> {
+        let sentinels = self.sentinels.take().ok_or(UrlError::SentinelLogin)?;
+        let mut place = sentinels.place().clone();
+        place.login.user = user.map(str::to_owned);
+        place.login.password = Some(password.to_owned());
+        self.sentinels = Some(Arc::new(Sentinels::new(place)));
+        Ok(self)
+    }
+
+    /// Keeps a key's fence for this long after the last claim of the key, from a minute to ten
+    /// years, instead of seven days; see [`RedisBuilder::fence_keep`](crate::RedisBuilder).
+    ///
+    /// # Errors
+    ///
+    /// A shorter or a longer time.
+    pub fn with_fence_keep(mut self, time: Duration) -> Result<Self, UrlError> {
+        self.fence_keep = fence_keep(time)?;
+        Ok(self)
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.dialer.endpoint
+    }
+
+    /// For another node of the same cluster, with the same login and limits.
+    pub(crate) fn for_node(&self, endpoint: Endpoint) -> Self {
+        let mut node = self.clone();
+        node.dialer.endpoint = endpoint;
+        node.in_cluster = true;
+        node
+    }
+
+    fn open(&self, deadline: Time) -> Result<Connection, DatastoreError> {
+        let streams = self.streams();
+        let login = &self.place.login;
+        let Some(sentinels) = &self.sentinels else {
+            let server = &self.dialer.endpoint;
+            let stream = streams.open(server, deadline)?;
+            return Connection::open(stream, server, login, Wanted::Any);
+        };
+        let deadline = deadline.min(deadline_in(self.dialer.connect_timeout));
+        let open = |node: &Endpoint, deadline| {
+            let stream = streams.open(node, deadline)?;
+            Connection::open(stream, node, login, Wanted::Primary)
+        };
+        let (connection, named) = sentinels.open(&streams, deadline, open)?;
+        Ok(connection.of_sentinels(named))
+    }
+
+    fn streams(&self) -> Streams {
+        Streams {
+            dialer: self.dialer.clone(),
+            #[cfg(feature = "tls")]
+            trust: self.place.tls.then(|| self.trust.clone()),
+        }
     }
 }
 
@@ -108,10 +231,12 @@ impl Connect for ConnectionManager {
     type Link = Connection;
 
     fn connect(&self, deadline: Time) -> Result<Connection, DatastoreError> {
-        let deadline = deadline.min(deadline_in(self.connect_timeout));
-        let socket = Socket::connect(&self.place.endpoint, deadline)?;
-        let stream = self.stream(socket)?;
-        Connection::open(stream, &self.place.endpoint, &self.place.login)
+        let mut connection = self.open(deadline)?;
+        connection.keep_fences_for(self.fence_keep);
+        Ok(match self.in_cluster {
+            true => connection.in_cluster(),
+            false => connection,
+        })
     }
 }
 
@@ -119,10 +244,13 @@ impl Connect for ConnectionManager {
 impl fmt::Debug for ConnectionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionManager")
-            .field("endpoint", &self.place.endpoint)
+            .field("dialer", &self.dialer)
             .field("tls", &self.place.tls)
             .field("login", &self.place.login)
-            .field("connect_timeout", &self.connect_timeout)
+            .field(
+                "sentinels",
+                &self.sentinels.as_deref().map(Sentinels::place),
+            )
             .finish()
     }
 }

@@ -1,58 +1,79 @@
 //! Locks in Redis, as core wants them.
 
+mod too_few;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, Grant,
-    Lease, Reach, Released, Signal, Time, Watch,
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
+    FencingToken, Grant, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
 };
-use dlock_net::{Pool, PoolSettings, call_deadline, may_have_executed};
+use dlock_net::{Endpoint, Limits, Pool, SharedOwners, call_deadline, deadline_in, in_batches};
 
-use crate::config::{CALL_TIMEOUT, RedisBuilder, UrlError};
-use crate::connection::Connection;
+use crate::cluster::Cluster;
+use crate::config::{RedisBuilder, UrlError};
+use crate::error::{lost_reply, unexpected};
+use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Keys, Record};
 use crate::pool::ConnectionManager;
-use crate::protocol::{Answer, Call, LOOK_EVERY};
 use crate::r2d2;
+use crate::replicas::Replicas;
+use crate::server::{By, Server};
+use crate::servers::Servers;
 use crate::waiting::Waiters;
+pub(crate) use too_few::unacknowledged;
 
 const TTL_MIN: Duration = Duration::from_millis(10);
 const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// Redis frees a key within two milliseconds of its end; the rest is for a busy server.
 const GRANULARITY: Duration = Duration::from_millis(20);
 /// How many extends are sent in one trip.
-const BATCH: usize = 256;
-/// Who is queued is woken, unless the server has lost it alone: a replica that took over may lack the last to come.
+pub(crate) const BATCH: usize = 256;
+/// Who is queued is woken, unless the server has lost it alone: a replica that took over may lack
+/// the last to come.
 const UNTIL_WOKEN: Duration = Duration::from_secs(60);
-/// A batch has at least this long, if any of its leases has.
-const BATCH_PATIENCE: Duration = Duration::from_millis(250);
-const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or unused for 7 days) while its clock is behind the last token";
+/// How many unanswered claims are remembered; more are under way only if as many threads claim at a
+/// time.
+const UNANSWERED_KEPT: usize = 4096;
+const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or unused for as long as it is kept, by default 7 days) while its clock is behind the last token";
 
-/// Locks kept in one Redis or Valkey server (6.0 or newer).
+/// Locks kept in Redis or Valkey (6.0 or newer): in one server, in the primary that sentinels name,
+/// or in a Redis Cluster.
 ///
 /// Clones share connections.
 ///
 /// # What it does not promise
 ///
-/// The server decides alone. Whoever fails over to a replica, restores a backup, evicts keys (use `maxmemory-policy noeviction`) or sets the
-/// server's clock forward may give a lock to a second holder while the first still believes in its lease. Fencing tokens rise through all
-/// of these; only if the data is lost *and* the clock is set back may they go back.
+/// One server decides alone: in a cluster, that which has the slot of the key. Whoever fails over
+/// to a replica, restores a backup, evicts keys (use `maxmemory-policy noeviction`) or sets the
+/// server's clock forward may give a lock to a second holder while the first still believes in its
+/// lease. Fencing tokens rise through all of these; only if the data is lost *and* the clock is set
+/// back may they go back. [`RedisBuilder::wait_replicas`] closes the gap of a failover, as long as
+/// the replicas keep what they have acknowledged.
 #[derive(Clone)]
 pub struct RedisDatastore {
-    pool: Arc<Pool<ConnectionManager>>,
-    waiters: Arc<Waiters>,
-    call_timeout: Duration,
+    pub(crate) servers: Servers,
+    pub(crate) waiters: Arc<Waiters>,
+    /// Claims that the server may have carried out and that were not answered. The next claim of
+    /// each of them says so, and gets a new fencing token: nobody has seen the one before, and if
+    /// an old copy of the data came back meanwhile, others may have been granted higher ones.
+    unanswered: Arc<SharedOwners<UNANSWERED_KEPT>>,
+    pub(crate) call_timeout: Duration,
 }
 
 impl RedisDatastore {
-    /// Locks in the server at `url`, with the usual limits; for the forms of a URL see [`ConnectionManager::new`]. Opens no connection: the
-    /// first call does.
+    /// Locks in the server at `url`, with the usual limits; for the forms of a URL see
+    /// [`ConnectionManager::new`]. Opens no connection: the first call does.
+    ///
+    /// Or in a Redis Cluster, by some of its nodes:
+    /// `redis+cluster://[[user]:password@]host[:port][,host[:port]…]`, and `rediss+cluster://…`
+    /// with TLS. Each node has its own pool, with the limits of the builder.
     ///
     /// # Errors
     ///
     /// A URL that cannot be used.
-    pub fn connect(url: &str) -> Result<Self, UrlError> {
+    pub fn open(url: &str) -> Result<Self, UrlError> {
         Ok(Self::builder(url)?.build())
     }
 
@@ -67,24 +88,48 @@ impl RedisDatastore {
 
     /// Locks over a pool that the caller made, and may use for other stores besides.
     pub fn from_pool(pool: r2d2::Pool<ConnectionManager>) -> Self {
-        Self::over(Pool::from_r2d2(pool), CALL_TIMEOUT)
+        let server = Server::new(Pool::from_r2d2(pool), None);
+        let servers = Servers::One(Arc::new(server));
+        Self::over(servers, Limits::default().call_timeout)
     }
 
-    pub(crate) fn new(
-        manager: ConnectionManager,
-        settings: PoolSettings,
-        call_timeout: Duration,
-    ) -> Self {
-        Self::over(Pool::new(manager, settings), call_timeout)
+    /// Over one server, or the cluster to which these nodes belong.
+    pub(crate) fn new(manager: ConnectionManager, nodes: &[Endpoint], limits: Limits) -> Self {
+        let replicas = manager.replicas;
+        let one = |manager| Server::new(Pool::new(manager, limits.pool), replicas);
+        let servers = match nodes {
+            [] => Servers::One(Arc::new(one(manager))),
+            nodes => Servers::Cluster(Cluster::new(nodes.to_vec(), manager, limits.pool)),
+        };
+        Self::over(servers, limits.call_timeout)
     }
 
-    fn over(pool: Pool<ConnectionManager>, call_timeout: Duration) -> Self {
-        let pool = Arc::new(pool);
+    fn over(servers: Servers, call_timeout: Duration) -> Self {
         RedisDatastore {
-            waiters: Arc::new(Waiters::new(Arc::clone(&pool))),
-            pool,
+            waiters: Arc::new(Waiters::new(servers.clone())),
+            unanswered: Arc::default(),
+            servers,
             call_timeout,
         }
+    }
+
+    /// As [`RedisBuilder::wait_replicas`], for [`from_pool`](Self::from_pool). To be called before
+    /// the first lock is acquired, as the store begins anew.
+    ///
+    /// # Errors
+    ///
+    /// As there, or if the store is one of a cluster.
+    pub fn with_wait_replicas(self, count: u32, within: Duration) -> Result<Self, UrlError> {
+        let replicas = Replicas::fitting(count, within, self.call_timeout);
+        let replicas = replicas.map_err(UrlError::Replicas)?;
+        let Servers::One(server) = &self.servers else {
+            return Err(UrlError::Replicas("it is an option of the builder"));
+        };
+        let server = Server::over(Arc::clone(&server.pool), Some(replicas));
+        Ok(Self::over(
+            Servers::One(Arc::new(server)),
+            self.call_timeout,
+        ))
     }
 
     /// With another limit for a call than 2 s, for [`from_pool`](Self::from_pool).
@@ -94,76 +139,47 @@ impl RedisDatastore {
         self
     }
 
-    /// One call, and whether an earlier try of it, on a connection that died, may have been carried out as well.
+    /// One call, and whether an earlier try of it, on a connection that died, may have been carried
+    /// out as well.
     fn call(&self, claim: &Claim, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
-        let mut in_doubt = false;
-        let answer = self
-            .pool
-            .call(self.deadline(claim), |connection: &mut Connection| {
-                connection
-                    .call(call)
-                    .inspect_err(|error| in_doubt |= error.may_have_executed())
-            });
-        answer.map(|answer| (answer, in_doubt))
+        self.call_within(self.deadline(claim), call)
     }
 
-    fn deadline(&self, claim: &Claim) -> Time {
+    fn call_within(
+        &self,
+        deadline: Time,
+        call: Call<'_>,
+    ) -> Result<(Answer, bool), DatastoreError> {
+        self.servers.call(deadline, call)
+    }
+
+    pub(crate) fn deadline(&self, claim: &Claim) -> Time {
         call_deadline(claim, self.call_timeout)
     }
 }
 
 impl Datastore for RedisDatastore {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
-        check(ttl)?;
-        let call = Call::Acquire {
-            claim,
-            ttl,
-            process: self.waiters.process_of(claim),
-        };
-        match self.call(claim, call)? {
-            (Answer::Granted { fence, left }, in_doubt) => {
-                self.waiters.granted(claim);
-                let grant = Grant::new(left.unwrap_or(ttl)).with_fence(fence);
-                Ok(Attempt::Granted(grant.with_copy_to_follow(in_doubt)))
-            }
-            // The first copy of the claim may still be on its way, and win after this holder.
-            (Answer::Held(_), true) => Err(lost_reply()),
-            (Answer::Held(held), false) => Ok(Attempt::Held(held)),
-            (Answer::Queued(held, place), in_doubt) => {
-                let left = held.expires_in();
-                self.waiters.queued(claim, place, left);
-                if in_doubt {
-                    return Err(lost_reply());
-                }
-                // The first asks again when it knows of no lease any more: a mark may say "done" by then, which wakes nobody.
-                let retry_in = match left {
-                    Some(left) if place.is_first => left.max(LOOK_EVERY),
-                    _ => UNTIL_WOKEN,
-                };
-                Ok(Attempt::Held(held.with_retry_in(retry_in.min(UNTIL_WOKEN))))
-            }
-            (answer, _) => Err(unexpected(&answer)),
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
+        self.characteristics().check_ttl(ttl)?;
+        let mut answer = self.call(claim, self.acquire_call(claim, ttl));
+        if let Some((few, call)) = unacknowledged(claim, &answer) {
+            let taken_back = self.call(claim, call);
+            answer = few.after(&taken_back);
         }
+        self.acquired(claim, ttl, answer)
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        check(ttl)?;
+        self.characteristics().check_ttl(ttl)?;
         let answer = self
             .call(lease.claim(), Call::Extend(lease, ttl))
             .map(|(answer, _)| answer);
         extension(lease, ttl, answer)
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        let release = release_of(lease.claim(), self.waiters.may_be_queued(lease));
-        match self.call(lease.claim(), release) {
-            // The first copy may have freed it.
-            Ok((Answer::Released(false), true)) => Err(lost_reply()),
-            Ok((Answer::Released(ours), _)) => Ok(Released::from(ours)),
-            Ok((answer, _)) => Err(unexpected(&answer)),
-            Err(error) if error.kind() == ErrorKind::ForeignKey => Ok(Released::NotOurs),
-            Err(error) => Err(error),
-        }
+    fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
+        let answer = self.call(lease.claim(), self.release_call(lease));
+        self.released(lease, answer)
     }
 
     fn characteristics(&self) -> Characteristics {
@@ -178,80 +194,270 @@ impl Datastore for RedisDatastore {
             .with_late_calls_refused()
     }
 
-    /// Frees the key if the claim holds it. Called after the claim's own [`not_after`](Claim::not_after), it leaves nothing behind: from then
-    /// on the server refuses the claim, should it still be on its way.
+    /// Frees the key if the claim holds it. Called after the claim's own
+    /// [`not_after`](Claim::not_after), it leaves nothing behind: from then on the server refuses
+    /// the claim, should it still be on its way.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        let release = release_of(claim, self.waiters.gives_up(claim));
-        match self.call(claim, release) {
-            Err(error) if error.kind() != ErrorKind::ForeignKey => {
-                self.waiters.still_queued(claim);
-                Err(error)
-            }
-            _ => Ok(()),
-        }
+        let answer = self.call(claim, self.abandon_call(claim));
+        self.abandoned(claim, answer)
     }
 
-    /// From then on a refusal queues the claim, and the release before its turn hands it the lock. The first waiter of a process starts two
-    /// threads and opens one connection more, for all of them; they end ten seconds after the last.
+    /// From then on a refusal queues the claim, and the release before its turn hands it the lock.
+    /// The first waiter of a process starts two threads and opens one connection more, for all of
+    /// them; they end ten seconds after the last.
     ///
     /// `None` for a user without the right to subscribe, and in a forked child.
     fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
         self.waiters.watch(claim, signal, self.call_timeout)
     }
 
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
     /// In one trip per 256, on a connection of its own beside the pool.
     fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        leases
-            .chunks(BATCH)
-            .flat_map(|batch| self.extend_batch(batch))
-            .collect()
+        let store = self.characteristics();
+        let end = |(lease, ttl): &(Lease, Duration)| {
+            store.check_ttl(*ttl)?;
+            Ok(self.deadline(lease.claim()))
+        };
+        let server = match &self.servers {
+            Servers::One(server) => server,
+            Servers::Cluster(cluster) => {
+                let ends = leases.iter().map(end).collect();
+                return extend_in_cluster(cluster, leases, ends);
+            }
+        };
+        in_batches(&server.pool, leases, BATCH, end, |connection, leases, _| {
+            let calls: Vec<_> = leases
+                .iter()
+                .map(|(lease, ttl)| Call::Extend(lease, *ttl))
+                .collect();
+            let answers = connection.call_many(&calls, server.replicas)?;
+            let answers = leases.iter().zip(answers);
+            Ok(answers
+                .map(|((lease, ttl), answer)| extension(lease, *ttl, answer))
+                .collect())
+        })
     }
 }
 
 impl RedisDatastore {
-    fn extend_batch(&self, batch: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        let calls: Vec<_> = batch
-            .iter()
-            .filter(|(_, ttl)| check(*ttl).is_ok())
-            .map(|(lease, ttl)| Call::Extend(lease, *ttl))
-            .collect();
-        let deadlines = batch.iter().map(|(lease, _)| self.deadline(lease.claim()));
-        let deadline = batch_deadline(Clock::BOOTTIME.now(), deadlines);
-        let answers = self
-            .pool
-            .call_dedicated(deadline, |connection| connection.call_many(&calls));
-        let mut answers = match answers {
-            Ok(answers) => answers,
-            Err(error) => repeated(&error, calls.len()),
+    pub(crate) fn acquire_call<'a>(&'a self, claim: &'a Claim, ttl: Duration) -> Call<'a> {
+        let (process, queues) = self.waiters.process_of(claim);
+        Call::Acquire {
+            claim,
+            ttl,
+            process,
+            queues,
+            again: self.unanswered.has(claim.owner()),
+            keys: Keys::Few,
         }
-        .into_iter();
-        batch
-            .iter()
-            .map(|(lease, ttl)| {
-                check(*ttl)?;
-                let answer = answers.next().unwrap_or_else(|| Err(lost_reply()));
-                extension(lease, *ttl, answer)
-            })
-            .collect()
+    }
+
+    /// The outcome of a claim.
+    pub(crate) fn acquired(
+        &self,
+        claim: &Claim,
+        ttl: Duration,
+        answer: Result<(Answer, bool), DatastoreError>,
+    ) -> Result<AcquireOutcome, DatastoreError> {
+        let attempt = answer.and_then(|answer| self.outcome(claim, ttl, answer));
+        match &attempt {
+            Err(error) if error.may_have_executed() => self.unanswered(claim),
+            Ok(AcquireOutcome::Granted(_)) => self.unanswered.remove(claim.owner()),
+            // An earlier copy may have been carried out, or may be carried out after this answer.
+            Err(_) | Ok(AcquireOutcome::Held(_)) => {}
+        }
+        attempt
+    }
+
+    /// A claim may have been carried out, and nobody has heard of it.
+    pub(crate) fn unanswered(&self, claim: &Claim) {
+        self.unanswered.add(claim.owner());
+    }
+
+    fn outcome(
+        &self,
+        claim: &Claim,
+        ttl: Duration,
+        answer: (Answer, bool),
+    ) -> Result<AcquireOutcome, DatastoreError> {
+        match answer {
+            (Answer::Granted { fence, left }, in_doubt) => {
+                self.waiters.granted(claim);
+                let grant = Grant::new(left.unwrap_or(ttl)).with_fence(fence);
+                Ok(AcquireOutcome::Granted(grant.with_copy_to_follow(in_doubt)))
+            }
+            // The first copy of the claim may still be on its way, and win after this holder.
+            (Answer::Held(_), true) => Err(lost_reply()),
+            (Answer::Held(held), false) => Ok(AcquireOutcome::Held(held)),
+            (Answer::Queued(held, place), in_doubt) => {
+                let left = held.expires_in();
+                self.waiters.queued(claim, place, left);
+                if in_doubt {
+                    return Err(lost_reply());
+                }
+                // The first asks again when it knows of no lease any more: a mark may say "done" by
+                // then, which wakes nobody.
+                let retry_in = match left {
+                    Some(left) if place.is_first => left.max(HEARTBEAT_EVERY),
+                    _ => UNTIL_WOKEN,
+                };
+                Ok(AcquireOutcome::Held(
+                    held.with_retry_in(retry_in.min(UNTIL_WOKEN)),
+                ))
+            }
+            (answer, _) => Err(unexpected(&answer)),
+        }
+    }
+
+    pub(crate) fn release_call<'a>(&'a self, lease: &'a Lease) -> Call<'a> {
+        // A release is a call of the lease too, and the last one.
+        let sequence = lease.sequence().saturating_sub(1);
+        self.release_of(lease.claim(), sequence, self.waiters.may_be_queued(lease))
+    }
+
+    /// The outcome of a release.
+    pub(crate) fn released(
+        &self,
+        lease: &Lease,
+        answer: Result<(Answer, bool), DatastoreError>,
+    ) -> Result<ReleaseOutcome, DatastoreError> {
+        if !matches!(&answer, Err(error) if !error.may_have_executed()) {
+            self.may_be_released(lease);
+        }
+        match answer {
+            // The first copy may have freed it.
+            Ok((Answer::Released(false), true)) => Err(lost_reply()),
+            Ok((Answer::Released(ours), _)) => Ok(ReleaseOutcome::from(ours)),
+            Ok((answer, _)) => Err(unexpected(&answer)),
+            Err(error) if error.kind() == ErrorKind::ForeignKey => Ok(ReleaseOutcome::NotHeld),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A release was sent. Not to be called before: asked about it meanwhile, this process would
+    /// give the lock back itself, and the release, which comes later, would find nothing and report
+    /// a lost lease.
+    pub(crate) fn may_be_released(&self, lease: &Lease) {
+        self.waiters.ends(lease.claim());
+    }
+
+    pub(crate) fn abandon_call<'a>(&'a self, claim: &'a Claim) -> Call<'a> {
+        self.unanswered.remove(claim.owner());
+        self.release_of(claim, 0, self.waiters.gives_up(claim))
+    }
+
+    pub(crate) fn abandoned(
+        &self,
+        claim: &Claim,
+        answer: Result<(Answer, bool), DatastoreError>,
+    ) -> Result<(), DatastoreError> {
+        match answer {
+            Err(error) if error.kind() != ErrorKind::ForeignKey => {
+                self.still_queued(claim);
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The server could not be told that a claim was given up.
+    pub(crate) fn still_queued(&self, claim: &Claim) {
+        self.waiters.still_queued(claim);
+    }
+
+    /// Frees what a claim holds, `sequence` being that of its last extend. `queued_in` is the
+    /// process in which it may be queued.
+    fn release_of<'a>(
+        &'a self,
+        claim: &'a Claim,
+        sequence: u64,
+        queued_in: Option<&'a str>,
+    ) -> Call<'a> {
+        let (key, owner) = (claim.key(), claim.owner());
+        if let Some(process) = queued_in {
+            return Call::Leave {
+                key,
+                owner,
+                process,
+            };
+        }
+        let (process, keys) = self.waiters.record_of(claim);
+        let record = Record {
+            key,
+            owner,
+            sequence,
+            process,
+            holder: claim.holder(),
+        };
+        Call::Release { record, keys }
+    }
+
+    /// One call that belongs to no claim.
+    fn ask(&self, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
+        self.call_within(deadline_in(self.call_timeout), call)
     }
 }
 
-fn release_of<'a>(claim: &'a Claim, process: Option<&'a str>) -> Call<'a> {
-    Call::Release {
-        key: claim.key(),
-        owner: claim.owner(),
-        process,
+impl Inspect for RedisDatastore {
+    /// A lock that was handed to a waiter is shown as held by it, without a fencing token until it
+    /// claims the lock.
+    fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
+        held_by(self.ask(Call::Holder(key))?)
+    }
+
+    /// The next waiter is handed the lock.
+    fn break_lease(
+        &self,
+        key: &str,
+        fence: FencingToken,
+    ) -> Result<ReleaseOutcome, DatastoreError> {
+        broken(self.ask(Call::Break(key, fence))?)
     }
 }
 
-/// The end of a call for all of them: the soonest of their ends, but one lease that is nearly over must not make the others fail.
-fn batch_deadline(now: Time, ends: impl Iterator<Item = Time> + Clone) -> Time {
-    let soonest = ends.clone().min().unwrap_or(now);
-    let last = ends.max().unwrap_or(now);
-    soonest.max(now.saturating_add(BATCH_PATIENCE)).min(last)
+/// Who holds a key, by the answer to that question.
+pub(crate) fn held_by(answer: (Answer, bool)) -> Result<Option<HeldBy>, DatastoreError> {
+    match answer {
+        (Answer::Free, _) => Ok(None),
+        (Answer::Held(held), _) => Ok(Some(held)),
+        (answer, _) => Err(unexpected(&answer)),
+    }
 }
 
-fn extension(
+/// The outcome of the call that breaks a lease.
+pub(crate) fn broken(answer: (Answer, bool)) -> Result<ReleaseOutcome, DatastoreError> {
+    match answer {
+        // The first copy may have freed it.
+        (Answer::Released(false), true) => Err(lost_reply()),
+        (Answer::Released(broken), _) => Ok(ReleaseOutcome::from(broken)),
+        (answer, _) => Err(unexpected(&answer)),
+    }
+}
+
+/// Extends those leases that have an end, on all nodes at a time.
+fn extend_in_cluster(
+    cluster: &Arc<Cluster>,
+    leases: &[(Lease, Duration)],
+    ends: Vec<Result<Time, DatastoreError>>,
+) -> Vec<Result<Extension, DatastoreError>> {
+    let made = leases.iter().zip(&ends);
+    let calls: Vec<_> = made
+        .filter_map(|((lease, ttl), end)| Some((Call::Extend(lease, *ttl), *end.as_ref().ok()?)))
+        .collect();
+    let mut answers = cluster.call_all(&calls, By::Dedicated).into_iter();
+    let all = leases.iter().zip(ends).map(|((lease, ttl), end)| {
+        end?;
+        let answer = answers.next().unwrap_or_else(|| Err(lost_reply()));
+        extension(lease, *ttl, answer)
+    });
+    all.collect()
+}
+
+pub(crate) fn extension(
     lease: &Lease,
     ttl: Duration,
     answer: Result<Answer, DatastoreError>,
@@ -259,6 +465,10 @@ fn extension(
     match answer {
         Ok(Answer::Extended(left)) => Ok(lease.extended(left.unwrap_or(ttl))),
         Ok(Answer::Lost) => Ok(Extension::Lost),
+        // The server has the new end. The holder does not rely on it, since a new primary may not.
+        Ok(Answer::Unacknowledged(error, _)) => {
+            Err(DatastoreError::maybe_executed(ErrorKind::Refused, error))
+        }
         Ok(answer) => Err(unexpected(&answer)),
         // Somebody put something else in its place.
         Err(error) if error.kind() == ErrorKind::ForeignKey => Ok(Extension::Lost),
@@ -266,45 +476,10 @@ fn extension(
     }
 }
 
-fn check(ttl: Duration) -> Result<(), DatastoreError> {
-    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
-        return Ok(());
-    }
-    let message = format!("a time to live of {ttl:?}; Redis locks live 10 ms to 365 days");
-    Err(DatastoreError::not_executed(ErrorKind::Invalid, message))
-}
-
-/// The same error for each of `count` calls that shared a connection.
-fn repeated(error: &DatastoreError, count: usize) -> Vec<Result<Answer, DatastoreError>> {
-    use std::error::Error as _;
-    let source = error.source().map(ToString::to_string).unwrap_or_default();
-    (0..count)
-        .map(|_| {
-            let copy = DatastoreError::not_executed(error.kind(), source.clone());
-            Err(match error.may_have_executed() {
-                true => may_have_executed(copy),
-                false => copy,
-            })
-        })
-        .collect()
-}
-
-fn lost_reply() -> DatastoreError {
-    DatastoreError::maybe_executed(
-        ErrorKind::Unreachable,
-        "the connection broke after the request was sent",
-    )
-}
-
-fn unexpected(answer: &Answer) -> DatastoreError {
-    let message = format!("an answer to another question: {answer:?}");
-    DatastoreError::maybe_executed(ErrorKind::Protocol, message)
-}
-
 impl fmt::Debug for RedisDatastore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisDatastore")
-            .field("pool", &self.pool)
+            .field("servers", &self.servers)
             .field("call_timeout", &self.call_timeout)
             .finish()
     }
@@ -313,18 +488,44 @@ impl fmt::Debug for RedisDatastore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dlock_core::Clock;
 
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn is_sent_as_repeated(store: &RedisDatastore, claim: &Claim) -> bool {
+        matches!(
+            store.acquire_call(claim, TTL),
+            Call::Acquire { again: true, .. }
+        )
+    }
+
+    /// Found by the model: the copy without an answer was carried out after the refusal and granted
+    /// the lock, an old fence came back, and the next claim got the token of an earlier holder.
     #[test]
-    fn a_batch_ends_with_the_soonest_of_its_leases_but_for_those_that_are_nearly_over() {
-        let now = Time::from_nanos(1_000_000_000);
-        let end = |ends: &[u64]| {
-            let at = |millis: &u64| now.saturating_add(Duration::from_millis(*millis));
-            let deadline = batch_deadline(now, ends.iter().map(at));
-            now.until(deadline).as_millis()
-        };
-        assert_eq!(end(&[2000, 1500, 1900]), 1500);
-        assert_eq!(end(&[2000, 1]), 250);
-        assert_eq!(end(&[100, 1]), 100, "never after the last of them");
-        assert_eq!(end(&[]), 0);
+    fn a_claim_whose_answer_was_lost_draws_a_new_token_also_after_a_refusal() {
+        let store = RedisDatastore::open("redis://127.0.0.1:1/").unwrap();
+        let claim = Claim::new("dlock:import", &Clock::BOOTTIME, TTL).unwrap();
+        assert!(!is_sent_as_repeated(&store, &claim));
+        let lost = DatastoreError::maybe_executed(ErrorKind::Timeout, "no answer");
+        store.acquired(&claim, TTL, Err(lost)).unwrap_err();
+        assert!(is_sent_as_repeated(&store, &claim));
+
+        let refused = (Answer::Held(HeldBy::new()), false);
+        assert!(matches!(
+            store.acquired(&claim, TTL, Ok(refused)),
+            Ok(AcquireOutcome::Held(_))
+        ));
+        assert!(
+            is_sent_as_repeated(&store, &claim),
+            "the copy may be carried out yet"
+        );
+
+        let fence = FencingToken::new(7);
+        let granted = (Answer::Granted { fence, left: None }, false);
+        assert!(matches!(
+            store.acquired(&claim, TTL, Ok(granted)),
+            Ok(AcquireOutcome::Granted(_))
+        ));
+        assert!(!is_sent_as_repeated(&store, &claim));
     }
 }

@@ -1,21 +1,20 @@
-//! One claimant: an owner token, the handle it uses, and the numbers of its calls.
+//! One claimant: its owner token, its handle, and the numbers of its calls.
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Claim, Clock, DatastoreError, Extension, FencingToken, Grant, Held, Lease, Released,
-    Signal, Time, Watch, drift,
+    AcquireOutcome, Claim, Clock, DatastoreError, Extension, FencingToken, Grant, HeldBy, Lease,
+    OwnerToken, ReleaseOutcome, Signal, Time, Watch, drift,
 };
 
 use crate::case::{Case, broken, check, now};
-use crate::subject::Handle;
+use crate::form::Handle;
 
-/// For how long a call is repeated while the store says that it may work later, on a machine under load.
+/// How long a call is repeated after transient errors. Generous, for an overloaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// For how long a claimant would wait: longer than any case.
+/// How long a waiting claimant would wait: longer than any case.
 const WAITS: Duration = Duration::from_secs(600);
 
 pub(crate) struct Client<'c> {
@@ -25,12 +24,25 @@ pub(crate) struct Client<'c> {
     calls: AtomicU64,
 }
 
-/// An answer, and the instants between which the store gave it.
+impl Case<'_> {
+    /// A claimant on the first handle.
+    pub(crate) fn client(&self, key: &str) -> Client<'_> {
+        self.client_on(&self.subject.first(), key)
+    }
+
+    /// A claimant on this handle.
+    pub(crate) fn client_on(&self, store: &Handle, key: &str) -> Client<'_> {
+        self.check_threads();
+        Client::new(self, store, key)
+    }
+}
+
+/// An answer, and the instants before and after the call.
 pub(crate) struct Answer<T> {
     pub(crate) sent: Time,
     pub(crate) received: Time,
     pub(crate) value: T,
-    /// Whether an earlier try failed and may have been carried out.
+    /// Whether an earlier try failed but may have been carried out.
     pub(crate) repeated: bool,
 }
 
@@ -42,19 +54,19 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// Nobody else may be granted the key in an answer received before this.
+    /// Before this, nobody else may have received a grant of the key.
     pub(crate) fn barred_until(&self) -> Time {
         let ttl = self.lease.grant().ttl;
         self.sent.saturating_add(ttl.saturating_sub(drift(ttl)))
     }
 
-    /// From then on the key is free, unless the lease was extended.
+    /// From this time the key is free, unless the lease was extended.
     pub(crate) fn free_from(&self, case: &Case<'_>) -> Time {
         let ttl = self.lease.grant().ttl;
         self.received.saturating_add(ttl + case.tail(ttl))
     }
 
-    /// What the lease has left, at least.
+    /// The least remaining time of the lease.
     pub(crate) fn left(&self) -> Duration {
         now().until(self.barred_until())
     }
@@ -80,8 +92,18 @@ impl<'c> Client<'c> {
             case: self.case,
             store: Handle::clone(store),
             claim: self.claim.clone(),
-            // Far ahead: calls of both claimants are calls of one lease.
+            // Far ahead, since both number the calls of one lease.
             calls: AtomicU64::new(self.calls.load(Ordering::Relaxed) + 1000),
+        }
+    }
+
+    /// Another claimant of the same key, with this owner token.
+    pub(crate) fn as_owner(&self, owner: OwnerToken) -> Self {
+        Client {
+            case: self.case,
+            store: Handle::clone(&self.store),
+            claim: self.claim.clone().owned_by(owner),
+            calls: AtomicU64::new(0),
         }
     }
 
@@ -90,13 +112,13 @@ impl<'c> Client<'c> {
         self
     }
 
-    /// The same claimant, who waits if it is refused.
+    /// The same claimant, waiting if it is refused.
     pub(crate) fn waiting(mut self) -> Self {
-        self.claim = self.claim.waiting_until(now().saturating_add(WAITS));
+        self.claim = self.claim.with_deadline(now().saturating_add(WAITS));
         self
     }
 
-    /// Asks to be woken, of a store that declares that it does.
+    /// Asks for a wake-up from a store that declares wake-ups.
     pub(crate) fn watch(&self, signal: &Signal) -> Watch {
         let watch = self.patiently("watch", || self.store.watch(&self.claim(), signal));
         match watch.value {
@@ -114,15 +136,15 @@ impl<'c> Client<'c> {
 
     /// The claim for a call that starts now.
     pub(crate) fn claim(&self) -> Claim {
-        self.claim.clone().until(self.call_end())
+        self.claim.clone().with_not_after(self.call_end())
     }
 
     fn call_end(&self) -> Time {
         now().saturating_add(self.case.traits.call_timeout)
     }
 
-    /// Claims once; an error is an answer.
-    pub(crate) fn try_once(&self, ttl: Duration) -> Answer<Result<Attempt, DatastoreError>> {
+    /// Claims once. An error counts as an answer.
+    pub(crate) fn try_once(&self, ttl: Duration) -> Answer<Result<AcquireOutcome, DatastoreError>> {
         let sent = now();
         let value = self.store.acquire(&self.claim(), ttl);
         Answer {
@@ -134,42 +156,43 @@ impl<'c> Client<'c> {
     }
 
     /// Claims.
-    pub(crate) fn ask(&self, ttl: Duration) -> Answer<Attempt> {
+    pub(crate) fn ask(&self, ttl: Duration) -> Answer<AcquireOutcome> {
         self.patiently("acquire", || self.store.acquire(&self.claim(), ttl))
     }
 
-    /// Claims a key that is free because of what `since` says.
+    /// Claims a key that must be free, as `since` explains.
     pub(crate) fn take(&self, ttl: Duration, since: &str) -> Holding {
         let answer = self.ask(ttl);
         match answer.value {
-            Attempt::Granted(grant) => Holding {
+            AcquireOutcome::Granted(grant) => Holding {
                 lease: Lease::new(self.claim.clone(), grant),
                 sent: answer.sent,
                 received: answer.received,
             },
-            Attempt::Held(held) => broken!(
+            AcquireOutcome::Held(held) => broken!(
                 self.case,
                 "{since}, but a claim was refused: the key was {held}"
             ),
         }
     }
 
-    /// Claims a key that somebody holds, which `since` explains.
-    pub(crate) fn refused(&self, ttl: Duration, since: &str) -> Held {
+    /// Claims a key that must be held, as `since` explains.
+    pub(crate) fn refused(&self, ttl: Duration, since: &str) -> HeldBy {
         match self.ask(ttl).value {
-            Attempt::Held(held) => held,
-            Attempt::Granted(_) => {
+            AcquireOutcome::Held(held) => held,
+            AcquireOutcome::Granted(_) => {
                 broken!(self.case, "{since}, but somebody else was granted the key")
             }
         }
     }
 
-    /// Claims a key that `holding` has by its own word; whether that could be judged, since the lease may have ended meanwhile.
+    /// Claims a key that `holding` must still have. Returns whether that can be judged: the lease
+    /// may have ended meanwhile.
     pub(crate) fn refused_before_end(&self, ttl: Duration, holding: &Holding, since: &str) -> bool {
         let answer = self.ask(ttl);
         match answer.value {
-            Attempt::Held(_) => answer.received <= holding.barred_until(),
-            Attempt::Granted(_) => {
+            AcquireOutcome::Held(_) => answer.received <= holding.barred_until(),
+            AcquireOutcome::Granted(_) => {
                 let early = answer.received.until(holding.barred_until());
                 check!(
                     self.case,
@@ -187,12 +210,12 @@ impl<'c> Client<'c> {
         lease.for_call(number, self.call_end())
     }
 
-    /// Extends in the next call.
+    /// Extends, with the next number.
     pub(crate) fn extend(&self, lease: &Lease, ttl: Duration) -> Answer<Extension> {
         self.patiently("extend", || self.store.extend(&self.next_call(lease), ttl))
     }
 
-    /// Extends in a call with this number.
+    /// Extends, with this number.
     pub(crate) fn extend_numbered(
         &self,
         number: u64,
@@ -206,13 +229,13 @@ impl<'c> Client<'c> {
         })
     }
 
-    /// Extends a lease that lives.
+    /// Extends a lease that has not ended.
     pub(crate) fn prolong(&self, lease: &Lease, ttl: Duration, since: &str) -> Holding {
         let answer = self.extend(lease, ttl);
         self.prolonged(lease, answer, since)
     }
 
-    /// What an extend that must succeed gave.
+    /// The result of an extend that must succeed.
     pub(crate) fn prolonged(
         &self,
         lease: &Lease,
@@ -229,34 +252,34 @@ impl<'c> Client<'c> {
         }
     }
 
-    /// Extends a lease that is over, which `since` explains.
+    /// Extends a lease that must be over, as `since` explains.
     pub(crate) fn lost(&self, lease: &Lease, since: &str) {
         if let Extension::Extended(_) = self.extend(lease, self.case.long()).value {
             broken!(self.case, "{since}, but an extend was answered `Extended`");
         }
     }
 
-    pub(crate) fn release(&self, lease: &Lease) -> Answer<Released> {
+    pub(crate) fn release(&self, lease: &Lease) -> Answer<ReleaseOutcome> {
         self.patiently("release", || self.store.release(&self.next_call(lease)))
     }
 
-    /// Releases a lease that lives.
+    /// Releases a lease that has not ended.
     pub(crate) fn frees(&self, lease: &Lease, since: &str) {
         let answer = self.release(lease);
         check!(
             self.case,
-            answer.value == Released::Ours || answer.repeated,
-            "{since}, but the holder's release was answered `NotOurs`"
+            answer.value == ReleaseOutcome::Released || answer.repeated,
+            "{since}, but the holder's release was answered `NotHeld`"
         );
     }
 
-    /// Releases a lease that is over, which `since` explains.
+    /// Releases a lease that must be over, as `since` explains.
     pub(crate) fn frees_nothing(&self, lease: &Lease, since: &str) {
         let answer = self.release(lease).value;
         check!(
             self.case,
-            answer == Released::NotOurs,
-            "{since}, but a release was answered `Ours`"
+            answer == ReleaseOutcome::NotHeld,
+            "{since}, but a release was answered `Released`"
         );
     }
 
@@ -269,7 +292,7 @@ impl<'c> Client<'c> {
         &self.store
     }
 
-    /// Makes a call that may be repeated, as core does, while the store says that it may work later.
+    /// Makes a call, and repeats it after transient errors, as core does.
     fn patiently<T>(
         &self,
         operation: &str,
@@ -298,12 +321,9 @@ impl<'c> Client<'c> {
     }
 }
 
-/// The error and its source.
+/// The error with its sources.
 pub(crate) fn described(error: &DatastoreError) -> String {
-    match error.source() {
-        Some(source) => format!("{error} ({source})"),
-        None => error.to_string(),
-    }
+    error.to_string()
 }
 
 /// A grant's fencing token.

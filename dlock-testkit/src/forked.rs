@@ -1,26 +1,29 @@
-//! A child made by `fork`, the one thing of this crate that Rust cannot vouch for.
+//! Forks a child, which has no safe form in Rust.
 
 use std::io::{self, Read, Write};
 
-/// How long a child may take, in seconds, before the system ends it: it may hang on a mutex that another thread had locked at
-/// the fork.
+/// The seconds after which the system ends a child: it may hang on a mutex that another thread had
+/// locked at the fork.
 const LIMIT: u32 = 30;
 
-/// Forks. The child gets a copy of `value`, sends what `child` makes of it and ends at once; the parent gets its own `value` back,
-/// with what the child sent.
+/// Forks. The child has a copy of `value`, sends the result of `child` and exits at once. The
+/// parent gets its own `value` back, with what the child has sent.
 ///
-/// `child` runs in a process that has only this one thread: it must do little, and nothing that needs another.
+/// `child` runs in a process with only this thread: it must do little, and nothing that needs
+/// another thread.
 ///
 /// # Errors
 ///
-/// If there are no more pipes or processes, or the child ended without a word.
-#[allow(unsafe_code)] // There is no safe fork: what the child may do is for its author to see to, as said above.
+/// If the system cannot create a pipe or a process, or the child ended without a result.
+// There is no safe fork: the caller must keep to the restrictions on `child` above.
+#[allow(unsafe_code)]
 pub(crate) fn in_child<T>(value: T, child: impl FnOnce(T) -> String) -> (T, io::Result<String>) {
     let (mut reader, mut writer) = match io::pipe() {
         Ok(pipe) => pipe,
         Err(error) => return (value, Err(error)),
     };
-    // SAFETY: the child runs `child` and `_exit`, and returns to nobody. glibc and musl keep their allocator usable in it.
+    // SAFETY: the child runs `child` and `_exit`, and returns to nobody. glibc and musl keep their
+    // allocator usable in it.
     match unsafe { libc::fork() } {
         -1 => (value, Err(io::Error::last_os_error())),
         0 => {
@@ -29,7 +32,8 @@ pub(crate) fn in_child<T>(value: T, child: impl FnOnce(T) -> String) -> (T, io::
             let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| child(value)));
             let sent = sent.unwrap_or_else(|_| "the child panicked".to_owned());
             let failed = writer.write_all(sent.as_bytes()).is_err();
-            // SAFETY: it ends the process without running what belongs to the parent: exit handlers, destructors, buffers.
+            // SAFETY: it ends the process without running the parent's exit handlers and
+            // destructors or flushing its buffers.
             unsafe { libc::_exit(i32::from(failed)) }
         }
         pid => {
@@ -37,11 +41,11 @@ pub(crate) fn in_child<T>(value: T, child: impl FnOnce(T) -> String) -> (T, io::
             let mut sent = String::new();
             let read = reader.read_to_string(&mut sent);
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // It has closed its end of the pipe, so it is gone or about to be.
+                // The child has closed its end of the pipe, so it has ended or is about to end.
                 let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
             }
             let sent = match read {
-                Ok(0) => Err(io::Error::other("the child ended without a word")),
+                Ok(0) => Err(io::Error::other("the child ended without a result")),
                 Ok(_) => Ok(sent),
                 Err(error) => Err(error),
             };

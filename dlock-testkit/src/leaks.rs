@@ -1,19 +1,21 @@
-//! Threads and open files of this process, counted before and after a store was used.
+//! Counts the threads and open files of this process before and after a store is used.
 
 use std::time::Duration;
 
-use dlock_core::{Signal, Store};
+use dlock_core::Signal;
 
-use crate::case::{Case, now};
+use crate::case::{Case, now, open_threads};
+use crate::form::Store;
 
-/// Rounds of use; each leaves at least one thing behind in a store that leaks.
+/// The number of rounds of use. In each, a store that leaks leaves at least one thread or file
+/// behind.
 const ROUNDS: usize = 30;
-/// What may come and go for other reasons.
+/// The number of threads and files that may come and go for other reasons.
 const TOLERANCE: usize = 8;
 
-/// Uses the store, in a process that does nothing else; `clean`, or what is left.
+/// Uses the store, in a process that does nothing else. Returns `clean`, or what is left over.
 pub(crate) fn counted(case: &Case<'_>) -> String {
-    // Once for what is started once.
+    // Use it once before, since some things are started only once.
     use_it(case);
     let Some(before) = Open::now() else {
         return "uncountable".to_owned();
@@ -21,7 +23,7 @@ pub(crate) fn counted(case: &Case<'_>) -> String {
     for _ in 0..ROUNDS {
         use_it(case);
     }
-    // What ends by itself may take a moment.
+    // Threads and files that end by themselves may take a moment.
     let give_up = now().saturating_add(Duration::from_secs(15));
     loop {
         let Some(after) = Open::now() else {
@@ -46,17 +48,17 @@ struct Open {
 }
 
 impl Open {
-    /// `None` where the operating system does not show them.
+    /// `None` if the operating system does not show the numbers.
     fn now() -> Option<Self> {
         let count = |folder: &str| std::fs::read_dir(folder).ok().map(Iterator::count);
         Some(Open {
-            threads: count("/proc/self/task")?,
+            threads: open_threads()?,
             files: count("/proc/self/fd")?,
         })
     }
 }
 
-/// Opens a handle, makes each kind of call, closes it.
+/// Opens a handle, makes each kind of call, and closes it.
 fn use_it(case: &Case<'_>) {
     let handle = case.subject.another();
     let key = case.key();
@@ -64,8 +66,8 @@ fn use_it(case: &Case<'_>) {
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
     let waiter = case.client_on(&handle, &key);
     let watch = handle.watch(&waiter.claim(), &Signal::new());
-    let late = waiter.claim().until(now());
-    // Whatever these answer, they must leave nothing open.
+    let late = waiter.claim().with_not_after(now());
+    // These may answer anything, but must leave nothing open.
     drop(waiter.try_once(case.long()));
     drop(handle.acquire(&late, case.long()));
     drop(watch);

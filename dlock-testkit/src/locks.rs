@@ -1,30 +1,32 @@
-//! Locks of a case, used with the patience that a machine under load needs.
+//! The locks of a case. Calls are repeated patiently, for an overloaded machine.
 
 use std::time::Duration;
 
-use dlock_core::{AcquireError, Held, Lock, LockGuard, LockOptions, Store};
+use dlock_core::{AcquireError, HeldBy, LockOptions, LockOptionsBuilder};
 
 use crate::case::{Case, broken, now};
 use crate::client::PATIENCE;
+use crate::form::{Lock, LockGuard, Store};
 
 impl Case<'_> {
-    /// A lock whose key has the subject's prefix, with a time to live that shall not end during the case unless `with` says so.
+    /// A lock whose key has the subject's prefix. Its lease does not end during the case unless
+    /// `with` changes its time to live.
     pub(crate) fn lock(
         &self,
         store: &Store,
         id: &str,
-        with: impl FnOnce(LockOptions) -> LockOptions,
+        with: impl FnOnce(LockOptionsBuilder) -> LockOptionsBuilder,
     ) -> Lock {
-        let options = LockOptions::default()
-            .with_key_prefix(self.subject.prefix().trim_end_matches(':'))
-            .with_ttl(self.long());
+        let options = LockOptions::builder()
+            .key_prefix(self.subject.prefix().trim_end_matches(':'))
+            .ttl(self.long());
         match Lock::with_options(store, id, with(options)) {
             Ok(lock) => lock,
             Err(error) => broken!(self, "a lock could not be made: {error}"),
         }
     }
 
-    /// Acquires a lock that is free because of what `since` says.
+    /// Acquires a lock that must be free, as `since` explains.
     pub(crate) fn acquired(&self, lock: &Lock, since: &str) -> LockGuard {
         match self.tried(lock) {
             Ok(guard) => guard,
@@ -32,8 +34,8 @@ impl Case<'_> {
         }
     }
 
-    /// Tries a lock that somebody holds, which `since` explains.
-    pub(crate) fn held(&self, lock: &Lock, since: &str) -> Held {
+    /// Tries a lock that must be held, as `since` explains.
+    pub(crate) fn held(&self, lock: &Lock, since: &str) -> HeldBy {
         match self.tried(lock) {
             Err(AcquireError::Held(held)) => held,
             other => broken!(self, "{since}, but a try was answered with {other:?}"),
@@ -50,7 +52,7 @@ impl Case<'_> {
         }
     }
 
-    /// Tries, again while the store says that it may work later.
+    /// Tries, and tries again after transient errors.
     pub(crate) fn tried(&self, lock: &Lock) -> Result<LockGuard, AcquireError> {
         let give_up = now().saturating_add(PATIENCE);
         loop {

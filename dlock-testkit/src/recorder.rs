@@ -1,44 +1,39 @@
-//! A store that remembers what it was told, so that a case can tell it again, too late.
+//! A store that records extends, so that a case can send them again, too late.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dlock_core::{
-    Attempt, Characteristics, Claim, Datastore, DatastoreError, Extension, Inspect, Lease,
-    Released, Signal, Watch,
-};
+use dlock_core::{Datastore, DatastoreError, Extension, Layer, Lease};
 
 use crate::case::{Case, now};
-use crate::subject::Handle;
+use crate::form::Handle;
 
-/// Passes every call on and keeps a copy of the extends.
-pub(crate) struct Recorder {
-    store: Handle,
+/// Forwards every call and keeps a copy of the extends.
+pub(crate) struct ExtendRecorder {
     extends: Extends,
 }
 
-/// The extends that a [`Recorder`] passed on.
+/// The extends that a [`ExtendRecorder`] has forwarded.
 #[derive(Clone, Default)]
 pub(crate) struct Extends(Arc<Mutex<Vec<(Lease, Duration)>>>);
 
-impl Recorder {
-    pub(crate) fn new(store: Handle) -> (Self, Extends) {
+impl ExtendRecorder {
+    pub(crate) fn over(store: Handle) -> (Handle, Extends) {
         let extends = Extends::default();
-        let recorder = Recorder {
-            store,
+        let recorder = ExtendRecorder {
             extends: extends.clone(),
         };
-        (recorder, extends)
+        (store.behind(recorder), extends)
     }
 }
 
 impl Case<'_> {
-    /// Makes calls again that a newer one has followed since, as if the network had held copies back. They have time enough left to
-    /// be carried out.
+    /// Sends copies of calls after newer calls, as if the network had delayed them. They have
+    /// enough time left to be carried out.
     pub(crate) fn repeat_too_late(&self, calls: &[(Lease, Duration)]) {
         for (call, ttl) in calls {
             let end = now().saturating_add(self.traits.call_timeout);
-            // Whatever it answers, what it must not do is seen later.
+            // The answer does not matter; the case checks the effect later.
             drop(
                 self.subject
                     .first()
@@ -49,12 +44,12 @@ impl Case<'_> {
 }
 
 impl Extends {
-    /// How many there were.
+    /// The number of extends.
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// Those after the first `skipped`.
+    /// The extends after the first `skipped`.
     pub(crate) fn after(&self, skipped: usize) -> Vec<(Lease, Duration)> {
         self.lock().split_at(skipped).1.to_vec()
     }
@@ -68,45 +63,25 @@ impl Extends {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Datastore for Recorder {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
-        self.store.acquire(claim, ttl)
-    }
-
-    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        let answer = self.store.extend(lease, ttl);
+impl Layer for ExtendRecorder {
+    fn extend(
+        &self,
+        store: &dyn Datastore,
+        lease: &Lease,
+        ttl: Duration,
+    ) -> Result<Extension, DatastoreError> {
+        let answer = store.extend(lease, ttl);
         self.extends.add(&[(lease.clone(), ttl)]);
         answer
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        self.store.release(lease)
-    }
-
-    fn characteristics(&self) -> Characteristics {
-        self.store.characteristics()
-    }
-
-    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        self.store.abandon(claim)
-    }
-
-    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
-        self.store.watch(claim, signal)
-    }
-
-    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        let answers = self.store.extend_many(leases);
+    fn extend_many(
+        &self,
+        store: &dyn Datastore,
+        leases: &[(Lease, Duration)],
+    ) -> Vec<Result<Extension, DatastoreError>> {
+        let answers = store.extend_many(leases);
         self.extends.add(leases);
         answers
-    }
-
-    fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
-        self.store.confirm(lease)
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        self.store.inspect()
     }
 }

@@ -1,22 +1,29 @@
-//! The store under test, and how to get at it.
+//! The store under test, and how to open it.
 
 use std::any::Any;
 use std::ffi::OsStr;
 use std::fmt;
+use std::panic::Location;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use dlock_core::Datastore;
+#[cfg(feature = "tokio")]
+use dlock_core::aio::AsyncDatastore;
 
-/// A handle of the store under test.
-pub(crate) type Handle = Arc<dyn Datastore>;
-type Open = Arc<dyn Fn() -> Handle + Send + Sync>;
-pub(crate) type Reopen = Arc<dyn Fn(&str) -> Handle + Send + Sync>;
+#[cfg(feature = "tokio")]
+use crate::executor::{__AsyncCalls, AsyncHandle, Executor, Real};
+use crate::form::Handle;
+
+type Open = Arc<dyn Fn(&Form) -> Handle + Send + Sync>;
+pub(crate) type Reopen = Arc<dyn Fn(&Form, &str) -> Handle + Send + Sync>;
 type HoldWriter = Box<dyn Fn(&str) -> Box<dyn Any> + Send + Sync>;
+type LockRecord = Box<dyn Fn(&str, &str) -> Box<dyn Any> + Send + Sync>;
 type WriteForeign = Box<dyn Fn(&str, &str) + Send + Sync>;
 
-/// The store under test: how to open it, where it is, and what must outlive the case.
+/// The store under test: how to open it, where it is, and what must outlive a case.
 ///
-/// Every case of the suite gets a subject of its own, with a random key prefix of its own, so cases can share a server.
+/// Each case of the suite has its own subject with its own random key prefix, so cases can share a
+/// server.
 ///
 /// ```
 /// # use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,9 +31,9 @@ type WriteForeign = Box<dyn Fn(&str, &str) + Send + Sync>;
 /// # #[derive(Default)] struct MyStore;
 /// # impl MyStore { fn connect(_: &str) -> Self { MyStore } }
 /// # impl dlock_core::Datastore for MyStore {
-/// #     fn acquire(&self, _: &dlock_core::Claim, _: std::time::Duration) -> Result<dlock_core::Attempt, dlock_core::DatastoreError> { unreachable!() }
+/// #     fn acquire(&self, _: &dlock_core::Claim, _: std::time::Duration) -> Result<dlock_core::AcquireOutcome, dlock_core::DatastoreError> { unreachable!() }
 /// #     fn extend(&self, _: &dlock_core::Lease, _: std::time::Duration) -> Result<dlock_core::Extension, dlock_core::DatastoreError> { unreachable!() }
-/// #     fn release(&self, _: &dlock_core::Lease) -> Result<dlock_core::Released, dlock_core::DatastoreError> { unreachable!() }
+/// #     fn release(&self, _: &dlock_core::Lease) -> Result<dlock_core::ReleaseOutcome, dlock_core::DatastoreError> { unreachable!() }
 /// # }
 /// use dlock_testkit::Subject;
 ///
@@ -40,45 +47,67 @@ type WriteForeign = Box<dyn Fn(&str, &str) + Send + Sync>;
 /// # let _ = subject();
 /// ```
 pub struct Subject {
-    // Handles come first, since fields are dropped in order and a handle may need what the guards keep.
+    // Handles come first: fields are dropped in order, and a handle may need what the guards keep.
     first: OnceLock<Handle>,
+    form: Form,
     open: Open,
     place: Option<String>,
     test: Option<String>,
     reopen: Option<Reopen>,
     hold_writer: Option<HoldWriter>,
     write_foreign: Option<WriteForeign>,
+    lock_record: Option<LockRecord>,
+    /// The line that created the subject, for failures.
+    made_at: Option<&'static Location<'static>>,
     prefix: String,
     guards: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 impl Subject {
-    /// A store that `open` opens a handle of, each time anew: a second handle must meet the locks of the first.
+    /// A store of which `open` opens a new handle at each call. A second handle must see the locks
+    /// of the first.
     ///
     /// # Panics
     ///
-    /// When the operating system has no randomness to give.
+    /// If the operating system has no random numbers.
     pub fn new<D: Datastore + 'static>(open: impl Fn() -> D + Send + Sync + 'static) -> Self {
-        Self::opened_by(Arc::new(move || Arc::new(open())))
+        Self::opened_by(Arc::new(move |_| Handle::blocking(Arc::new(open()))))
+    }
+
+    /// An async store of which `open` opens a new handle at each call, as [`new`](Self::new). The
+    /// suite uses its locks in their async form. `open` is called in the context of the runtime
+    /// under test: `tokio::runtime::Handle::current()` is that runtime. With the feature `tokio`.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no random numbers.
+    #[cfg(feature = "tokio")]
+    pub fn of_async<D: AsyncDatastore + 'static>(
+        open: impl Fn() -> D + Send + Sync + 'static,
+    ) -> Self {
+        Self::opened_by(Arc::new(move |form| form.opened(&open)))
     }
 
     fn opened_by(open: Open) -> Self {
         let random = getrandom::u64().expect("the operating system has random numbers");
         Subject {
             first: OnceLock::new(),
+            form: Form::default(),
             open,
             place: None,
             test: None,
             reopen: None,
             hold_writer: None,
             write_foreign: None,
+            lock_record: None,
+            made_at: None,
             prefix: format!("dlock-testkit:{random:016x}:"),
             guards: Mutex::default(),
         }
     }
 
-    /// Where the store is (a folder, a URL), so that other processes can open it too. What `reopen = …` of
-    /// [`conformance!`](crate::conformance) is given.
+    /// Sets the place of the store (a folder, a URL), so that other processes can open it too.
+    /// `reopen = …` of [`conformance!`](crate::conformance) receives it.
     ///
     /// # Panics
     ///
@@ -90,7 +119,8 @@ impl Subject {
         self
     }
 
-    /// Keeps `guard` (a temporary folder, a server) until the case and all handles are done, then drops it.
+    /// Keeps `guard` (a temporary folder, a server) until the case and all handles are done, then
+    /// drops it.
     #[must_use]
     pub fn cleaned_by(self, guard: impl Any + Send) -> Self {
         let mut guards = self
@@ -102,11 +132,12 @@ impl Subject {
         self
     }
 
-    /// How to keep the store's one writer busy: `hold` is given the [place](Self::at) (an empty text without one), and nobody can write
-    /// to the store until what it returns is dropped. Stores that declare a
-    /// [`single_writer`](dlock_core::Characteristics::single_writer) must give it.
+    /// Says how to keep the store's single writer busy. `hold` receives the [place](Self::at) (an
+    /// empty text without one). Until its result is dropped, no process can write to the store.
+    /// Stores that declare a [`single_writer`](dlock_core::Characteristics::single_writer) must set
+    /// it.
     ///
-    /// A store that is not at a place is captured:
+    /// For a store without a place, capture the store:
     ///
     /// ```
     /// # use std::sync::{Arc, Mutex};
@@ -115,9 +146,9 @@ impl Subject {
     /// # impl Drop for Turn { fn drop(&mut self) { *self.0.0.lock().unwrap() = false; } }
     /// # impl MyStore { fn write_turn(&self) -> Turn { *self.0.lock().unwrap() = true; Turn(self.clone()) } }
     /// # impl dlock_core::Datastore for MyStore {
-    /// #     fn acquire(&self, _: &dlock_core::Claim, _: std::time::Duration) -> Result<dlock_core::Attempt, dlock_core::DatastoreError> { unreachable!() }
+    /// #     fn acquire(&self, _: &dlock_core::Claim, _: std::time::Duration) -> Result<dlock_core::AcquireOutcome, dlock_core::DatastoreError> { unreachable!() }
     /// #     fn extend(&self, _: &dlock_core::Lease, _: std::time::Duration) -> Result<dlock_core::Extension, dlock_core::DatastoreError> { unreachable!() }
-    /// #     fn release(&self, _: &dlock_core::Lease) -> Result<dlock_core::Released, dlock_core::DatastoreError> { unreachable!() }
+    /// #     fn release(&self, _: &dlock_core::Lease) -> Result<dlock_core::ReleaseOutcome, dlock_core::DatastoreError> { unreachable!() }
     /// # }
     /// use dlock_testkit::Subject;
     ///
@@ -137,8 +168,43 @@ impl Subject {
         self
     }
 
-    /// How to write something that no lock client writes: `write` is given the [place](Self::at) (an empty text without one) and the key
-    /// at which to write it.
+    /// Says how another transaction locks the record of one key. `lock` receives the
+    /// [place](Self::at) (an empty text without one) and the key. Until its result is dropped,
+    /// calls on that key wait inside the store. It is for stores that lock rows, such as SQL
+    /// databases: there an extend may wait for a locked row, and then act on a condition that was
+    /// true when it began to wait.
+    ///
+    /// ```
+    /// # use std::sync::{Arc, Mutex};
+    /// # #[derive(Clone, Default)] struct MyTable;
+    /// # struct Transaction;
+    /// # impl MyTable { fn lock_row(&self, _: &str) -> Transaction { Transaction } }
+    /// # impl dlock_core::Datastore for MyTable {
+    /// #     fn acquire(&self, _: &dlock_core::Claim, _: std::time::Duration) -> Result<dlock_core::AcquireOutcome, dlock_core::DatastoreError> { unreachable!() }
+    /// #     fn extend(&self, _: &dlock_core::Lease, _: std::time::Duration) -> Result<dlock_core::Extension, dlock_core::DatastoreError> { unreachable!() }
+    /// #     fn release(&self, _: &dlock_core::Lease) -> Result<dlock_core::ReleaseOutcome, dlock_core::DatastoreError> { unreachable!() }
+    /// # }
+    /// use dlock_testkit::Subject;
+    ///
+    /// fn subject() -> Subject {
+    ///     let table = MyTable::default();
+    ///     let same = table.clone();
+    ///     // BEGIN; SELECT … WHERE key = … FOR UPDATE; and a ROLLBACK when it is dropped.
+    ///     Subject::from(table).record_locked_by(move |_, key| same.lock_row(key))
+    /// }
+    /// # let _ = subject();
+    /// ```
+    #[must_use]
+    pub fn record_locked_by<G: Any>(
+        mut self,
+        lock: impl Fn(&str, &str) -> G + Send + Sync + 'static,
+    ) -> Self {
+        self.lock_record = Some(Box::new(move |place, key| Box::new(lock(place, key))));
+        self
+    }
+
+    /// Says how to write a value that no lock client writes. `write` receives the [place](Self::at)
+    /// (an empty text without one) and the key.
     #[must_use]
     pub fn foreign_written_by(
         mut self,
@@ -148,8 +214,9 @@ impl Subject {
         self
     }
 
-    /// How other processes open the store at its [place](Self::at), and the `#[test]` of the running binary that does it: one that calls
-    /// [`other_process`](crate::other_process). [`conformance!`](crate::conformance) sets it; it is here for whoever runs single laws.
+    /// Says how other processes open the store at its [place](Self::at), and which `#[test]` of the
+    /// running binary does so: one that calls [`other_process`](crate::other_process).
+    /// [`conformance!`](crate::conformance) sets it; set it yourself only to run single laws.
     #[must_use]
     pub fn reopened_by<D: Datastore + 'static>(
         self,
@@ -164,17 +231,59 @@ impl Subject {
         &self.prefix
     }
 
-    /// What the expansion of `conformance!` does with its arguments.
+    /// Called by the expansion of `conformance!`.
     #[doc(hidden)]
+    #[track_caller]
     pub fn __built<S: Into<Subject>>(
         build: impl FnOnce() -> S,
         module: &str,
         reopen: Option<__Reopen>,
     ) -> Self {
+        build().into().of_module(module, reopen)
+    }
+
+    /// Called by the expansion of `async_conformance!`.
+    #[cfg(feature = "tokio")]
+    #[doc(hidden)]
+    #[track_caller]
+    pub fn __built_async<S: __IntoAsync>(
+        build: impl FnOnce() -> S,
+        module: &str,
+        reopen: Option<__Reopen>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Self {
+        let subject = {
+            let _context = runtime.enter();
+            build().__into_subject()
+        };
+        let subject = subject.of_module(module, reopen);
+        subject.__on(runtime.clone())
+    }
+
+    /// Has async locks used on this runtime.
+    #[cfg(feature = "tokio")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn __on(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.form.0.runtime = runtime;
+        self
+    }
+
+    /// Has async locks used by these calls.
+    #[cfg(feature = "tokio")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn __calling(mut self, calls: impl __AsyncCalls + 'static) -> Self {
+        self.form.0.calls = Arc::new(calls);
+        self
+    }
+
+    #[track_caller]
+    fn of_module(self, module: &str, reopen: Option<__Reopen>) -> Self {
         let in_crate = module.split_once("::").map_or(module, |(_, rest)| rest);
-        let subject = build()
-            .into()
-            .in_test(&format!("{in_crate}::other_process"));
+        let made_at = Some(Location::caller());
+        let subject = Subject { made_at, ..self };
+        let subject = subject.in_test(&format!("{in_crate}::other_process"));
         match reopen {
             Some(__Reopen(reopen)) => subject.reopened(reopen),
             None => subject,
@@ -191,20 +300,22 @@ impl Subject {
         self
     }
 
-    /// The handle that a case uses first.
+    /// The first handle of a case.
     pub(crate) fn first(&self) -> Handle {
-        Arc::clone(self.first.get_or_init(|| (self.open)()))
+        let open = || (self.open)(&self.form);
+        self.first.get_or_init(open).clone()
     }
 
-    /// Another handle: another connection, another opened folder. The same one where the store lives in its value.
+    /// Another handle: another connection, or the folder opened again. It is the same handle if the
+    /// store lives in its value.
     pub(crate) fn another(&self) -> Handle {
-        // Opened before a second one, so that a store which must be created first is.
+        // Opened before a second one, in case the store must be created.
         let first = self.first();
         match (&self.place, &self.reopen) {
-            (Some(place), Some(reopen)) => reopen(place),
+            (Some(place), Some(reopen)) => reopen(&self.form, place),
             _ => {
                 drop(first);
-                (self.open)()
+                (self.open)(&self.form)
             }
         }
     }
@@ -213,7 +324,7 @@ impl Subject {
         self.place.as_deref()
     }
 
-    /// The `#[test]` to run in another process, if that was told.
+    /// The `#[test]` to run in another process, if it is set.
     pub(crate) fn test(&self) -> Option<&str> {
         self.test.as_deref()
     }
@@ -227,7 +338,18 @@ impl Subject {
         Some(hold(self.place.as_deref().unwrap_or("")))
     }
 
-    /// Whether there was a way to write it.
+    /// Locks the record of a key until the result is dropped, if the subject says how.
+    pub(crate) fn lock_record(&self, key: &str) -> Option<Box<dyn Any>> {
+        let lock = self.lock_record.as_ref()?;
+        Some(lock(self.place.as_deref().unwrap_or(""), key))
+    }
+
+    /// The line that created the subject, if it is known.
+    pub(crate) fn made_at(&self) -> Option<&'static Location<'static>> {
+        self.made_at
+    }
+
+    /// Writes a foreign value. Returns whether the subject says how.
     pub(crate) fn write_foreign(&self, key: &str) -> bool {
         let Some(write) = &self.write_foreign else {
             return false;
@@ -236,12 +358,13 @@ impl Subject {
         true
     }
 
-    /// The same store as another process sees it: at the place and with the prefix that it was told.
+    /// The same store as opened by another process, at the place and with the prefix that it
+    /// received.
     pub(crate) fn seen_by_other(mut self, place: Option<String>, prefix: String) -> Self {
         if let (Some(place), Some(reopen)) = (place, self.reopen.clone()) {
             self.open = Arc::new({
                 let place = place.clone();
-                move || reopen(&place)
+                move |form| reopen(form, &place)
             });
             self.place = Some(place);
         }
@@ -250,17 +373,67 @@ impl Subject {
     }
 }
 
+/// The form in which locks are under test. Blocking stores have no use for it.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "tokio"), derive(Default))]
+pub(crate) struct Form(#[cfg(feature = "tokio")] Executor);
+
+#[cfg(feature = "tokio")]
+impl Default for Form {
+    fn default() -> Self {
+        Form(Executor {
+            runtime: crate::__multi_thread(),
+            calls: Arc::new(Real),
+        })
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Form {
+    /// The handle of an async store that is opened in the context of the runtime.
+    fn opened<D: AsyncDatastore + 'static>(&self, open: impl FnOnce() -> D) -> Handle {
+        let _context = self.0.runtime.enter();
+        Handle::asynchronous(AsyncHandle {
+            store: Arc::new(open()),
+            executor: self.0.clone(),
+        })
+    }
+}
+
+/// What `async_conformance!` takes: a subject, or an async store that lives in its value.
+#[cfg(feature = "tokio")]
+#[doc(hidden)]
+pub trait __IntoAsync {
+    #[doc(hidden)]
+    fn __into_subject(self) -> Subject;
+}
+
+#[cfg(feature = "tokio")]
+impl __IntoAsync for Subject {
+    fn __into_subject(self) -> Subject {
+        self
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl<D: AsyncDatastore + 'static> __IntoAsync for D {
+    fn __into_subject(self) -> Subject {
+        let store = Arc::new(self);
+        Subject::of_async(move || Arc::clone(&store))
+    }
+}
+
 /// A store that lives in its value, such as one in memory: all handles are this one.
 impl<D: Datastore + 'static> From<D> for Subject {
     fn from(store: D) -> Self {
-        let store: Handle = Arc::new(store);
-        Subject::opened_by(Arc::new(move || Arc::clone(&store)))
+        let store = Handle::blocking(Arc::new(store));
+        Subject::opened_by(Arc::new(move |_| store.clone()))
     }
 }
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A place may be a URL with a password.
+        // The place is left out: it may be a URL with a password.
         f.debug_struct("Subject")
             .field("prefix", &self.prefix)
             .field("has_place", &self.place.is_some())
@@ -268,7 +441,7 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// How another process opens a store, without its type.
+/// How another process opens a store, with its type erased.
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 #[derive(Clone)]
@@ -281,8 +454,16 @@ impl __Reopen {
     ) -> Self {
         __Reopen(reopener(reopen))
     }
+
+    #[cfg(feature = "tokio")]
+    #[doc(hidden)]
+    pub fn __new_async<D: AsyncDatastore + 'static>(
+        reopen: impl Fn(&str) -> D + Send + Sync + 'static,
+    ) -> Self {
+        __Reopen(Arc::new(move |form, place| form.opened(|| reopen(place))))
+    }
 }
 
 fn reopener<D: Datastore + 'static>(reopen: impl Fn(&str) -> D + Send + Sync + 'static) -> Reopen {
-    Arc::new(move |place| Arc::new(reopen(place)))
+    Arc::new(move |_, place| Handle::blocking(Arc::new(reopen(place))))
 }

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension, FencingToken,
-    Held, Lease, OwnerToken, Reach, Released, Time,
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
+    FencingToken, HeldBy, Lease, OwnerToken, Reach, ReleaseOutcome, Time,
 };
 
 /// What is known of a key; it stays when the key is free, for its fencing token.
@@ -32,7 +32,7 @@ impl Table {
 }
 
 impl Datastore for Table {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
         self.characteristics().check_ttl(ttl)?;
         let mut records = self.0.lock().unwrap();
         Self::in_time(claim)?;
@@ -49,13 +49,13 @@ impl Datastore for Table {
         match record.owner.filter(|_| record.until > now) {
             Some(owner) if owner == claim.owner() => {
                 record.until = record.until.max(end);
-                Ok(Attempt::granted(ttl, fence))
+                Ok(AcquireOutcome::granted(ttl, fence))
             }
             Some(_) => {
-                let held = Held::new()
+                let held = HeldBy::new()
                     .with_expires_in(now.until(record.until))
                     .with_fence(fence);
-                Ok(Attempt::Held(held.with_holder_text(&record.holder)))
+                Ok(AcquireOutcome::Held(held.with_holder_text(&record.holder)))
             }
             None => {
                 *record = Record {
@@ -65,7 +65,10 @@ impl Datastore for Table {
                     sequence: 0,
                     holder: claim.holder().to_owned(),
                 };
-                Ok(Attempt::granted(ttl, FencingToken::new(record.fence)))
+                Ok(AcquireOutcome::granted(
+                    ttl,
+                    FencingToken::new(record.fence),
+                ))
             }
         }
     }
@@ -90,13 +93,14 @@ impl Datastore for Table {
         })
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+    fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let mut records = self.0.lock().unwrap();
+        Self::in_time(lease.claim())?;
         let now = lease.clock().now();
         let record = records.get_mut(lease.key());
         let own = |record: &&mut Record| record.owner == Some(lease.owner()) && record.until > now;
         let own = record.filter(own).map(|record| record.owner = None);
-        Ok(Released::from(own.is_some()))
+        Ok(ReleaseOutcome::from(own.is_some()))
     }
 
     fn characteristics(&self) -> Characteristics {

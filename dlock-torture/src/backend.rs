@@ -1,22 +1,28 @@
-//! The stores that are tortured, their servers and the proxies before these.
+//! The stores under test, their servers, and the proxies before the servers.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use dlock_core::aio::{DynAsyncDatastore, Unblock};
 use dlock_core::{Clock, Datastore};
 use dlock_file::FileDatastore;
 use dlock_memcache::MemcacheDatastore;
 use dlock_redis::RedisDatastore;
-use dlock_testkit::faults::Proxy;
-use dlock_testkit::servers::{MemcachedServer, RedisServer};
+use dlock_test_servers::faults::Proxy;
+use dlock_test_servers::{MemcachedServer, RedisCluster, RedisServer};
 
+use crate::Failure;
 use crate::random::Random;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// A node of a cluster that does not answer for this long is replaced. Longer than a busy machine
+/// keeps one from answering: a failover that was not planned loses data where none may be lost.
+const NODE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The prefix of all keys.
 pub(crate) const PREFIX: &str = "torture";
@@ -26,32 +32,47 @@ pub(crate) enum Backend {
     Redis,
     Memcached,
     File,
+    /// A Redis Cluster. It has no proxy, since its nodes name their own addresses.
+    Cluster,
 }
 
-/// What is broken in a backend by whom.
-pub(crate) struct Place {
+/// A store under test: its server or folder, and the proxy before it.
+pub(crate) struct Environment {
     pub(crate) backend: Backend,
     pub(crate) server: Server,
     pub(crate) proxy: Option<Proxy>,
-    /// What the workers connect to.
+    /// The URL that the workers use.
     pub(crate) url: String,
 }
 
 pub(crate) enum Server {
-    Redis(Box<RedisServer>, WallClock),
+    Redis(Box<RedisServer>, WallClockShift),
     Memcached(MemcachedServer),
     Folder(PathBuf),
+    Cluster(Box<RedisCluster>),
 }
 
-/// What was done to a server's wall clock.
+impl Server {
+    /// The address of the server.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Server::Redis(server, _) => Some(server.address()),
+            Server::Memcached(server) => Some(server.address()),
+            Server::Folder(_) | Server::Cluster(_) => None,
+        }
+    }
+}
+
+/// Changes of a server's wall clock.
 #[derive(Debug, Default)]
-pub(crate) struct WallClock {
+pub(crate) struct WallClockShift {
     shift: i128,
-    /// The latest that it ever showed, as far as it was set back from there; 0 is our clock's zero.
+    /// The latest time that it has shown, as an offset from this host's clock.
     highest: i128,
 }
 
 impl Backend {
+    /// Those that are run unless others are named: a cluster needs six servers.
     pub(crate) const ALL: [Backend; 3] = [Backend::Redis, Backend::Memcached, Backend::File];
 
     pub(crate) fn name(self) -> &'static str {
@@ -59,24 +80,26 @@ impl Backend {
             Backend::Redis => "redis",
             Backend::Memcached => "memcached",
             Backend::File => "file",
+            Backend::Cluster => "cluster",
         }
     }
 
-    /// Starts what it needs, in `folder` if it needs one.
-    pub(crate) fn start(self, folder: &Path) -> Place {
+    /// Starts the server, or creates the folder in `folder`.
+    pub(crate) fn start(self, folder: &Path) -> Environment {
         let (server, address) = match self {
             Backend::Redis => {
                 let server = RedisServer::builder()
                     .clock_step()
-                    // With the operating system to flush it, each change is in the file before it is answered: a killed server
-                    // forgets nothing. (With `everysec` a write may be put off while a flush is under way.)
+                    // The operating system flushes the file, so each change is written before it is
+                    // answered, and a killed server forgets nothing. (With `everysec` a write may
+                    // be delayed during a flush.)
                     .config("appendonly", "yes")
                     .config("appendfsync", "no")
                     .config("auto-aof-rewrite-min-size", "1mb")
                     .start();
                 let address = server.address();
                 (
-                    Server::Redis(Box::new(server), WallClock::default()),
+                    Server::Redis(Box::new(server), WallClockShift::default()),
                     Some(address),
                 )
             }
@@ -85,14 +108,24 @@ impl Backend {
                 let address = server.address();
                 (Server::Memcached(server), Some(address))
             }
-            Backend::File => (Server::Folder(folder.join("locks")), None),
+            Backend::File => {
+                let locks = folder.join("locks");
+                share_with_commands(&locks);
+                (Server::Folder(locks), None)
+            }
+            Backend::Cluster => {
+                let cluster = RedisCluster::builder().replicas();
+                let cluster = cluster.node_timeout(NODE_TIMEOUT).start();
+                (Server::Cluster(Box::new(cluster)), None)
+            }
         };
         let proxy = address.map(Proxy::to);
-        let url = match &proxy {
-            Some(proxy) => proxy.address().to_string(),
-            None => folder.join("locks").display().to_string(),
+        let url = match (&proxy, &server) {
+            (Some(proxy), _) => proxy.address().to_string(),
+            (None, Server::Cluster(cluster)) => cluster.url(),
+            (None, _) => folder.join("locks").display().to_string(),
         };
-        Place {
+        Environment {
             backend: self,
             server,
             proxy,
@@ -100,7 +133,7 @@ impl Backend {
         }
     }
 
-    /// Opens the store as a worker does. Some have other limits than others.
+    /// Opens the store of a worker. The limits differ between workers.
     pub(crate) fn open(
         self,
         url: &str,
@@ -110,6 +143,10 @@ impl Backend {
         Ok(match self {
             Backend::Redis => {
                 let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
+                Box::new(builder.call_timeout(call_timeout).build())
+            }
+            Backend::Cluster => {
+                let builder = RedisDatastore::builder(url)?;
                 Box::new(builder.call_timeout(call_timeout).build())
             }
             Backend::Memcached => {
@@ -124,15 +161,43 @@ impl Backend {
         })
     }
 
-    /// The locks.
-    pub(crate) fn locks(self) -> &'static [Name] {
-        const ALL: [Name; 5] = [
-            // Too short for memcached.
-            Name::new("short", 400, false),
-            Name::new("second", 1000, false),
-            Name::new("three", 3000, false),
-            Name::new("hot", 1500, true),
-            Name::new("hotter", 2000, true),
+    /// Opens the store of an async worker.
+    pub(crate) fn open_async(
+        self,
+        url: &str,
+        random: &mut Random,
+    ) -> Result<Arc<dyn DynAsyncDatastore>, Failure> {
+        let call_timeout = random.pick(&[1000, 2000].map(Duration::from_millis));
+        Ok(match self {
+            Backend::Redis => {
+                let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
+                Arc::new(builder.call_timeout(call_timeout).build())
+            }
+            Backend::Cluster => {
+                let builder = RedisDatastore::builder(url)?;
+                Arc::new(builder.call_timeout(call_timeout).build())
+            }
+            Backend::Memcached => {
+                let builder = MemcacheDatastore::builder(&format!("memcache://{url}"))?;
+                let builder = builder.verify_before_grant(random.percent(30));
+                Arc::new(builder.call_timeout(call_timeout).build())
+            }
+            Backend::File => {
+                let builder = FileDatastore::builder(url);
+                Arc::new(Unblock::new(builder.call_timeout(call_timeout).open()?))
+            }
+        })
+    }
+
+    /// The locks of the workers.
+    pub(crate) fn locks(self) -> &'static [LockSpec] {
+        const ALL: [LockSpec; 5] = [
+            // This time to live is too short for memcached.
+            LockSpec::new("short", 400, false),
+            LockSpec::new("second", 1000, false),
+            LockSpec::new("three", 3000, false),
+            LockSpec::new("hot", 1500, true),
+            LockSpec::new("hotter", 2000, true),
         ];
         match self {
             Backend::Memcached => &ALL[1..],
@@ -141,18 +206,18 @@ impl Backend {
     }
 }
 
-/// What is locked.
+/// A lock under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Name {
+pub(crate) struct LockSpec {
     pub(crate) id: &'static str,
     pub(crate) ttl: Duration,
-    /// Held for moments only, by many.
+    /// Many workers hold it, for moments only.
     pub(crate) hot: bool,
 }
 
-impl Name {
+impl LockSpec {
     const fn new(id: &'static str, ttl_millis: u64, hot: bool) -> Self {
-        Name {
+        LockSpec {
             id,
             ttl: Duration::from_millis(ttl_millis),
             hot,
@@ -170,13 +235,17 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         Backend::ALL
             .into_iter()
+            .chain([Backend::Cluster])
             .find(|backend| backend.name() == text)
-            .ok_or_else(|| format!("`{text}` is no backend: redis, memcached, file or all"))
+            .ok_or_else(|| {
+                format!("`{text}` is not a backend; write redis, memcached, file, cluster or all")
+            })
     }
 }
 
-impl WallClock {
-    /// Whether it shows less than it did before: data that is lost now takes the tokens' order with it, as the store says.
+impl WallClockShift {
+    /// Returns whether the clock shows less than it did before. If data is lost now, tokens may
+    /// fall, as the store documents.
     pub(crate) fn is_behind(&self) -> bool {
         now() + self.shift < self.highest
     }
@@ -196,46 +265,59 @@ fn now() -> i128 {
     i128::from(Clock::BOOTTIME.now().as_nanos())
 }
 
-/// Stores so much that the server has no room left for what it had, in each class of sizes that a lock may be in.
-pub(crate) fn crowd_out(server: SocketAddr) -> io::Result<()> {
+/// Creates the folder for locks. If this process is root, every user can write in it, since
+/// commands then run as another user.
+fn share_with_commands(locks: &Path) {
+    if rustix::process::geteuid().is_root() {
+        let made = fs::create_dir(locks);
+        let made = made.and_then(|()| fs::set_permissions(locks, Permissions::from_mode(0o777)));
+        made.expect("the folder for locks can be made");
+    }
+}
+
+/// Fills the server until it has evicted what it had, in each size class that a lock may be in.
+pub(crate) fn evict_all(server: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(server)?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
     for size in (60..400).step_by(30) {
         let value = "x".repeat(size);
         let mut commands = String::new();
-        // A class has one page of a megabyte.
+        // A size class has one page of a megabyte.
         for number in 0..1_100_000 / size {
             commands.push_str(&format!("ms f{number} {size} T60 q\r\n{value}\r\n"));
         }
         stream.write_all(commands.as_bytes())?;
     }
-    // Answered when everything before it was carried out.
+    // Its answer comes when everything before it was carried out.
     stream.write_all(b"mn\r\n")?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     io::Read::read(&mut stream, &mut [0; 16])?;
     Ok(())
 }
 
-/// Holds all shards of a folder, as a process that was stopped in a call holds one; until the answer is dropped.
+/// Locks all shards of a folder until the result is dropped, like a process that was stopped in the
+/// middle of a call.
 pub(crate) fn hold_shards(folder: &Path) -> io::Result<Vec<fs::File>> {
     let mut held = Vec::new();
+    let mut shards = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("shard-") || name.ends_with(".spare") {
-            continue;
+        if name.starts_with("shard-") && !name.ends_with(".spare") {
+            shards.push(entry.path());
         }
-        let shard = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(entry.path())?;
+    }
+    // In a fixed order, since two threads may do this at once.
+    shards.sort();
+    for path in shards {
+        let shard = fs::OpenOptions::new().read(true).write(true).open(path)?;
         rustix::fs::flock(&shard, rustix::fs::FlockOperation::LockExclusive)?;
         held.push(shard);
     }
     Ok(held)
 }
 
-/// Deletes the records of a folder while nobody uses them.
+/// Deletes the records of a folder while no process uses them.
 pub(crate) fn delete_records(folder: &Path) -> io::Result<()> {
     let _shards = hold_shards(folder)?;
     for entry in fs::read_dir(folder)? {
@@ -252,7 +334,7 @@ mod tests {
     use super::*;
     use dlock_core::{AcquireError, ErrorKind, Lock, LockGuard, Store};
 
-    fn store(place: &Place) -> Store {
+    fn store(place: &Environment) -> Store {
         let store = place.backend.open(&place.url, &mut Random::new(1, &[]));
         Store::new(store.unwrap())
     }
@@ -263,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowded_memcached_loses_its_locks() {
+    fn a_full_memcached_loses_its_locks() {
         let folder = tempfile::tempdir().unwrap();
         let place = Backend::Memcached.start(folder.path());
         let store = store(&place);
@@ -271,12 +353,12 @@ mod tests {
         let Server::Memcached(server) = &place.server else {
             panic!("another server")
         };
-        // The server's thread that makes room may be behind: it refuses what comes meanwhile.
-        let crowded = (0..20).find_map(|_| {
-            crowd_out(server.address()).unwrap();
+        // The server's eviction thread may be late, and the server refuses writes meanwhile.
+        let evicted = (0..20).find_map(|_| {
+            evict_all(server.address()).unwrap();
             Lock::new(&store, "x").try_acquire().ok()
         });
-        let second = crowded.expect("the lock is gone");
+        let second = evicted.expect("the lock is gone");
         assert!(second.fencing_token() > first.fencing_token());
     }
 
@@ -316,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_behind_from_a_step_back_until_it_has_caught_up() {
-        let mut clock = WallClock::default();
+        let mut clock = WallClockShift::default();
         assert!(!clock.is_behind());
         clock.stepped(Duration::from_secs(60), true);
         assert!(!clock.is_behind());

@@ -1,49 +1,50 @@
-//! A store whose user falls asleep just when its turn has come: its process is stopped after the wake-up, before the claim.
+//! A store that stops its own process now and then at the worst moment: after the wake-up of a
+//! waiter, before its claim.
 
 use std::process::{self, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension, Inspect, Lease,
-    OwnerToken, Released, Signal, Time, Watch,
+    AcquireOutcome, Claim, Clock, Datastore, DatastoreError, Layer, Layered, OwnerToken, Signal,
+    Time, Watch,
 };
-use dlock_testkit::history::{Harm, Recorder};
+use dlock_history::{Harm, Recorder};
 
 use crate::random::Random;
 
-/// So many times of a hundred that it could.
+/// The percentage of wake-ups at which the process is stopped.
 const OFTEN: u64 = 6;
-/// Stops the process and lets it go on. Whoever is stopped cannot do that itself.
+/// Stops the process and continues it. A stopped process cannot continue itself.
 const DOZE: &str = "kill -STOP $0; sleep $1; kill -CONT $0";
 
-/// When a process falls asleep.
+/// Decides when the process is stopped.
 pub(crate) struct Doze {
     until: Time,
     recorder: OnceLock<Recorder>,
     turn: Mutex<Turn>,
 }
 
-/// The worker waits for one lock at a time.
+/// The state of the present wait. A worker waits for one lock at a time.
 struct Turn {
     random: Random,
     watching: Option<OwnerToken>,
-    /// The claims since it watches: the first comes right after, the others after a wake-up.
+    /// The claims since the watch began. The first one follows the watch at once, the others follow
+    /// a wake-up.
     claims: u32,
 }
 
 pub(crate) struct Dozing {
-    store: Box<dyn Datastore>,
     doze: Arc<Doze>,
 }
 
 impl Dozing {
-    /// Puts `store` under a user who falls asleep now and then, but not after `until`.
+    /// Wraps `store` so that the process is stopped now and then, but not after `until`.
     pub(crate) fn over(
         store: Box<dyn Datastore>,
         until: Time,
         random: Random,
-    ) -> (Self, Arc<Doze>) {
+    ) -> (Layered<Box<dyn Datastore>, Self>, Arc<Doze>) {
         let doze = Arc::new(Doze {
             until,
             recorder: OnceLock::new(),
@@ -54,17 +55,16 @@ impl Dozing {
             }),
         });
         let dozing = Dozing {
-            store,
             doze: Arc::clone(&doze),
         };
-        (dozing, doze)
+        (Layered::new(store, dozing), doze)
     }
 }
 
 impl Doze {
-    /// Where it is written down.
-    pub(crate) fn told_to(&self, recorder: &Recorder) {
-        // There is one.
+    /// Sets the recorder of the stops.
+    pub(crate) fn record_to(&self, recorder: &Recorder) {
+        // It is set only once.
         let _ = self.recorder.set(recorder.clone());
     }
 
@@ -108,43 +108,24 @@ impl Doze {
     }
 }
 
-#[deny(clippy::missing_trait_methods)]
-impl Datastore for Dozing {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+impl Layer for Dozing {
+    fn acquire(
+        &self,
+        store: &dyn Datastore,
+        claim: &Claim,
+        ttl: Duration,
+    ) -> Result<AcquireOutcome, DatastoreError> {
         self.doze.claims(claim);
-        self.store.acquire(claim, ttl)
+        store.acquire(claim, ttl)
     }
 
-    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        self.store.extend(lease, ttl)
-    }
-
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        self.store.release(lease)
-    }
-
-    fn characteristics(&self) -> Characteristics {
-        self.store.characteristics()
-    }
-
-    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        self.store.abandon(claim)
-    }
-
-    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+    fn watch(
+        &self,
+        store: &dyn Datastore,
+        claim: &Claim,
+        signal: &Signal,
+    ) -> Result<Option<Watch>, DatastoreError> {
         self.doze.watches(claim);
-        self.store.watch(claim, signal)
-    }
-
-    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        self.store.extend_many(leases)
-    }
-
-    fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
-        self.store.confirm(lease)
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        self.store.inspect()
+        store.watch(claim, signal)
     }
 }

@@ -1,29 +1,31 @@
-//! Carries out what is planned: each list of a plan on a thread of its own.
+//! Carries out a plan: each of its lists on a thread of its own.
 
 use std::thread;
 use std::time::Duration;
 
 use dlock_core::{Clock, Time};
-use dlock_testkit::faults::{self, Proxy};
-use dlock_testkit::history::{Harm, Recorder};
-use dlock_testkit::servers::RedisServer;
+use dlock_history::{Harm, Recorder};
+use dlock_test_servers::RedisServer;
+use dlock_test_servers::faults::{self, Proxy};
 
-use crate::backend::{Server, crowd_out, delete_records, hold_shards};
+use crate::Failure;
+use crate::backend::{Server, delete_records, evict_all, hold_shards};
+use crate::old_data;
 use crate::plan::{Fault, Network, Planned, Way};
 use crate::workers::Workers;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// memcached reckons in a second that it counts itself, and is behind for so long after it was stopped.
+/// memcached counts seconds itself. After a stop its count is behind for this long.
 const CATCHES_UP: Duration = Duration::from_millis(1500);
-/// What a client that is none of ours writes at a lock's key.
+/// The lifetime of a worker in a loop of crashes, divided by the number of workers.
+const CRASHES_EVERY: Duration = Duration::from_millis(50);
+/// The value that a foreign client writes to a lock's key.
 const STRANGER: &str = "somebody-else";
 const DELETE_OWN: &str =
     "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0";
-/// What a full Redis server is allowed: less than it has.
+/// The memory limit of a full Redis server: less than it uses.
 const NO_ROOM: &str = "1";
 
-/// When the round began, and where its faults are recorded.
+/// The start of the round, and the recorder of its faults.
 #[derive(Clone)]
 pub(crate) struct Round {
     pub(crate) start: Time,
@@ -31,7 +33,7 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    fn wait_for(&self, planned: &Planned) -> Time {
+    pub(crate) fn wait_for(&self, planned: &Planned) -> Time {
         sleep_until(self.start.saturating_add(planned.at));
         now()
     }
@@ -52,7 +54,8 @@ pub(crate) fn break_network(round: &Round, plan: &[Planned], proxy: &Proxy) {
             Fault::Network(way, network) => {
                 set(proxy, *way, *network);
                 sleep_until(until);
-                // A stream that lacks bytes in its middle is nothing that a network makes.
+                // A network never drops bytes from the middle of a stream, so the connections must
+                // be cut.
                 if *network == Network::Lose {
                     proxy.cut();
                 }
@@ -96,12 +99,17 @@ pub(crate) fn break_server(
         let since = round.wait_for(planned);
         let until = since.saturating_add(planned.lasts);
         let (name, harm) = match server {
+            Server::Cluster(_) => unreachable!("it has faults of its own"),
             Server::Redis(server, clock) => {
                 let loses = matches!(
                     planned.fault,
-                    Fault::Flush | Fault::KillServer { keeps_data: false }
+                    Fault::Flush
+                        | Fault::KillServer { keeps_data: false }
+                        | Fault::OldFile
+                        | Fault::OldQueue(_)
                 );
-                // The plan leaves time for the clock to catch up; if that was not enough, something harmless is done.
+                // The plan leaves time for the clock to catch up. If that was not enough, replace
+                // the fault by a harmless one.
                 let fault = match loses && clock.is_behind() {
                     true => &Fault::FlushScripts,
                     false => &planned.fault,
@@ -139,7 +147,7 @@ pub(crate) fn break_server(
                     }
                     Fault::KillServer { keeps_data: false } => {
                         server.kill();
-                        // What is lost is lost now.
+                        // The data is lost now.
                         round.record.fault(name, Harm::Loss, since);
                         sleep_until(until);
                         server.restart_empty();
@@ -148,6 +156,21 @@ pub(crate) fn break_server(
                     Fault::Flush => {
                         server.command(["FLUSHALL"]);
                         (name, Harm::Loss)
+                    }
+                    Fault::OldFile => {
+                        let copy = old_data::copy_file(server)?;
+                        sleep_until(until);
+                        // The changes since the copy are lost now.
+                        let since = now();
+                        old_data::bring_file_back(server, &copy)?;
+                        round.record.fault(name, Harm::Loss, since);
+                        continue;
+                    }
+                    Fault::OldQueue(lock) => {
+                        old_data::copy_queue(server, &lock.key());
+                        sleep_until(until);
+                        old_data::bring_queue_back(server, &lock.key());
+                        (name, Harm::None)
                     }
                     Fault::FlushScripts => {
                         server.command(["SCRIPT", "FLUSH"]);
@@ -167,7 +190,7 @@ pub(crate) fn break_server(
                     Fault::ClockBack(by) => {
                         clock.stepped(*by, false);
                         server.step_clock_back(*by);
-                        // Leases live longer by it, none shorter.
+                        // This makes leases longer, never shorter.
                         (name, Harm::None)
                     }
                     other => unreachable!("{other:?} is not of Redis"),
@@ -193,7 +216,7 @@ pub(crate) fn break_server(
                     (planned.fault.name(), Harm::Loss)
                 }
                 Fault::Evict => {
-                    crowd_out(server.address())?;
+                    evict_all(server.address())?;
                     (planned.fault.name(), Harm::Loss)
                 }
                 other => unreachable!("{other:?} is not of memcached"),
@@ -217,7 +240,8 @@ pub(crate) fn break_server(
     Ok(())
 }
 
-/// As a client does that knows nothing of the queue: tries until it has the lock, and deletes it after a while.
+/// Behaves like a client that does not know the queue: tries until it has the lock, and deletes it
+/// after a while.
 fn hold_as_a_stranger(server: &RedisServer, key: &str, lasts: Duration) {
     let end = now().saturating_add(lasts);
     let ttl = lasts.as_millis().to_string();
@@ -237,22 +261,22 @@ pub(crate) fn break_workers(
     plan: &[Planned],
     workers: &mut Workers,
 ) -> Result<(), Failure> {
-    // When who is to go on, and since when it is stopped.
+    // The stopped workers: when to continue them, and since when they are stopped.
     let mut stopped: Vec<(Duration, usize, Time)> = Vec::new();
-    let go_on = |stopped: &mut Vec<(Duration, usize, Time)>, workers: &Workers, until| {
+    let resume = |stopped: &mut Vec<(Duration, usize, Time)>, workers: &Workers, until| {
         stopped.sort();
         while let Some((at, worker, since)) =
             stopped.first().copied().filter(|(at, ..)| *at <= until)
         {
             sleep_until(round.start.saturating_add(at));
-            workers.go_on(worker);
+            workers.resume(worker);
             let name = Fault::StopWorker(worker).name();
             round.record.fault(name, Harm::None, since);
             stopped.remove(0);
         }
     };
     for planned in plan {
-        go_on(&mut stopped, workers, planned.at);
+        resume(&mut stopped, workers, planned.at);
         let since = round.wait_for(planned);
         match planned.fault {
             Fault::StopWorker(worker) => {
@@ -265,11 +289,21 @@ pub(crate) fn break_workers(
                 sleep_until(since.saturating_add(planned.lasts.min(Duration::from_secs(1))));
                 workers.start(worker)?;
             }
+            Fault::CrashLoop => {
+                let end = since.saturating_add(planned.lasts);
+                let mut worker = 0;
+                while now() < end {
+                    workers.kill(worker)?;
+                    workers.start(worker)?;
+                    worker = (worker + 1) % workers.count();
+                    thread::sleep(CRASHES_EVERY);
+                }
+            }
             ref other => unreachable!("{other:?} is not of workers"),
         }
         round.record.fault(planned.fault.name(), Harm::None, since);
     }
-    go_on(&mut stopped, workers, Duration::MAX);
+    resume(&mut stopped, workers, Duration::MAX);
     Ok(())
 }
 
@@ -280,6 +314,6 @@ pub(crate) fn sleep_until(time: Time) {
     }
 }
 
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     Clock::BOOTTIME.now()
 }

@@ -1,16 +1,28 @@
-//! Runs real processes that lock, breaks their servers, network and themselves at random, and checks what they saw.
+//! Runs real processes that lock, injects faults into them, their servers and their network at
+//! random, and checks their histories.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod async_worker;
 mod backend;
+mod cluster;
+mod command;
+mod crash;
 mod dozing;
+mod ended;
+mod job;
 mod lanes;
+mod launch;
+mod old_data;
 mod options;
 mod plan;
+mod programs;
 mod random;
 mod run;
 mod sabotage;
+mod verdict;
+mod waiter;
 mod worker;
 mod workers;
 
@@ -21,13 +33,14 @@ use std::thread;
 use std::time::Instant;
 
 use dlock_core::Time;
-use dlock_testkit::history::{Figures, History, Rules};
+use dlock_history::{Figures, History, Rules};
 
 use options::Options;
+use programs::Programs;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Something was found.
+/// A violation was found.
 const FOUND: u8 = 1;
 /// It could not run.
 const FAILED: u8 = 2;
@@ -35,7 +48,12 @@ const FAILED: u8 = 2;
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
     let result = match words.first().map(String::as_str) {
-        Some("worker") => worker(&words[1..]).map(|()| ExitCode::SUCCESS),
+        Some("worker") => worker(&words[1..], worker::run).map(|()| ExitCode::SUCCESS),
+        Some("async-worker") => worker(&words[1..], async_worker::run).map(|()| ExitCode::SUCCESS),
+        Some("waiter") => waiter::run(&words[1..]).map(|()| ExitCode::SUCCESS),
+        Some("job") => job::run(&words[1..]).map(|()| ExitCode::SUCCESS),
+        Some("limited") => job::limited(&words[1..]).map(|()| ExitCode::SUCCESS),
+        Some("fill") => job::fill(&words[1..]).map(|()| ExitCode::SUCCESS),
         Some("check") => check(&words[1..]),
         _ => torture(),
     };
@@ -55,15 +73,19 @@ fn torture() -> Result<ExitCode, Failure> {
         Some(seed) => seed,
         None => random_seed()?,
     };
-    println!("seed {seed}, {} s", options.lasts.as_secs());
     let (folder, temporary) = run::folder(&options)?;
+    let programs = Programs::find(&folder.join("bin"))?;
+    println!("seed {seed}, {} s", options.lasts.as_secs());
     let start = Instant::now();
-    let say = |line: &str| println!("{:8.2} {line}", start.elapsed().as_secs_f64());
+    let print_line = |line: &str| println!("{:8.2} {line}", start.elapsed().as_secs_f64());
     let outcomes: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = options
             .backends
             .iter()
-            .map(|backend| scope.spawn(|| run::run(*backend, &options, seed, &folder, &say)))
+            .map(|backend| {
+                scope
+                    .spawn(|| run::run(*backend, &options, seed, (&folder, &programs), &print_line))
+            })
             .collect();
         running
             .into_iter()
@@ -101,7 +123,7 @@ fn torture() -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(FOUND))
 }
 
-/// `check FOLDER`: what the kept histories of one round say.
+/// `check FOLDER`: checks the kept histories of one round again.
 fn check(words: &[String]) -> Result<ExitCode, Failure> {
     let [folder] = words else {
         return Err("check FOLDER: a folder with the histories of a round".into());
@@ -117,12 +139,16 @@ fn check(words: &[String]) -> Result<ExitCode, Failure> {
 fn random_seed() -> Result<u64, Failure> {
     let mut seed = [0; 4];
     getrandom::fill(&mut seed)?;
-    // Short enough to be typed.
+    // Short enough to type.
     Ok(u64::from(u32::from_le_bytes(seed)))
 }
 
-/// `worker BACKEND URL HISTORIES RESOURCES ACTOR SEED BREAKS_UNTIL [SABOTAGE]`: what this program starts itself.
-fn worker(words: &[String]) -> Result<(), Failure> {
+/// `worker BACKEND URL HISTORIES RESOURCES ACTOR SEED BREAKS_UNTIL [SABOTAGE]`: a worker, which
+/// this program starts itself; `async-worker` is one that uses async locks.
+fn worker(
+    words: &[String],
+    run: fn(&worker::Job<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let ([backend, url, folder, resources, actor, seed, breaks_until]
     | [
         backend,
@@ -138,7 +164,7 @@ fn worker(words: &[String]) -> Result<(), Failure> {
         return Err("a worker is started by dlock-torture itself".into());
     };
     let sabotage = words.get(7).map(|name| name.parse()).transpose()?;
-    worker::run(&worker::Job {
+    run(&worker::Job {
         backend: backend.parse()?,
         url,
         folder: Path::new(folder),

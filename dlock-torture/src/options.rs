@@ -1,4 +1,4 @@
-//! What the command line says.
+//! The command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,18 +10,19 @@ use crate::backend::Backend;
 use crate::sabotage::Sabotage;
 
 pub(crate) const HELP: &str = "\
-Runs processes that lock, breaks their servers, network and themselves at random, and checks what they saw.
+Runs processes that lock, injects faults into them, their servers and their network, and checks their histories.
 
 usage: dlock-torture [OPTIONS]
-       dlock-torture check FOLDER   look again at the histories of a round that were kept
+       dlock-torture check FOLDER   check the kept histories of a round again
 
   --minutes N, --seconds N  how long; default one minute
-  --backend NAME            all (the default: side by side), redis, memcached or file
-  --seed N                  what is broken when; a random one by default
+  --backend NAME            all (the default: redis, memcached and file, side by side), one of them, or cluster
+  --seed N                  determines all faults; random by default
   --workers N               processes for each store; default 6
-  --keep FOLDER             keep the histories there, also if nothing is wrong
-  --sabotage NAME           break a promise on purpose, to see it found: grants-too-long, frees-for-others,
-                            tokens-stand-still, grants-what-is-held, passes-its-turn
+  --keep FOLDER             keep the histories there, even if nothing is wrong
+  --sabotage NAME           break a promise on purpose, to check that it is found: grants-too-long, frees-for-others,
+                            tokens-stand-still, grants-what-is-held, passes-its-turn; of the commands: escapes,
+                            never-ends, changes-signals, wrong-status; of the crashes: starves
 ";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn a_wrong_command_line_is_refused() {
         for words in [
             &["--minutes", "x"][..],
             &["--backend", "oracle"],

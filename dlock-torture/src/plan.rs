@@ -1,17 +1,21 @@
-//! What is broken when: drawn from the seed before anything runs, so that the same seed breaks the same things.
+//! The plan of all faults, drawn from the seed before anything runs, so that the same seed gives
+//! the same faults.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{Backend, Name};
+use crate::backend::{Backend, LockSpec};
 use crate::random::Random;
 
-/// What is broken in one round, by who breaks it. Each list is in the order of time.
+/// The faults of one round, in one list for each thread that carries them out. Each list is in the
+/// order of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) network: Vec<Planned>,
     pub(crate) server: Vec<Planned>,
     pub(crate) workers: Vec<Planned>,
+    /// Crashes of waiting processes.
+    pub(crate) waiters: Vec<Planned>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,37 +33,57 @@ pub(crate) enum Fault {
     CutAll,
     /// New connections are closed at once.
     RefuseConnections,
-    /// SIGSTOP, later SIGCONT.
+    /// SIGSTOP, and later SIGCONT.
     StopServer,
-    /// SIGKILL, later started again.
+    /// SIGKILL, and later a restart.
     KillServer {
         keeps_data: bool,
     },
     Flush,
     FlushScripts,
+    /// Redis is restored from an older copy of its file.
+    OldFile,
+    /// The queue of this lock in Redis is restored from an older copy.
+    OldQueue(LockSpec),
     /// Redis refuses to store more.
     Full,
-    /// memcached throws out what it has.
+    /// memcached evicts its data.
     Evict,
     ClockForward(Duration),
     ClockBack(Duration),
-    /// Somebody sits in all shards of a folder.
+    /// Another process locks all shards of a folder.
     HoldShards,
     /// The records of a folder are deleted.
     DeleteRecords,
     StopWorker(usize),
     KillWorker(usize),
-    /// The server cuts off all who listen for wake-ups.
+    /// One worker after the other is killed and started again at once.
+    CrashLoop,
+    /// The server closes all subscriptions for wake-ups.
     KillSubscriptions,
-    /// A client that knows nothing of the locks takes this one when it is free, and frees it.
-    ForeignHolder(Name),
-    /// Such a client takes this one from whoever holds it.
-    ForeignSet(Name),
-    /// Such a client frees this one, whoever holds it.
-    ForeignDelete(Name),
+    /// A foreign client takes this lock when it is free, and frees it.
+    ForeignHolder(LockSpec),
+    /// A foreign client overwrites this lock, whoever holds it.
+    ForeignSet(LockSpec),
+    /// A foreign client deletes this lock, whoever holds it.
+    ForeignDelete(LockSpec),
+    /// The slot of this lock moves to another primary of a cluster.
+    MoveSlot(LockSpec),
+    /// The replica of a third of the slots takes the place of the primary, in agreement with it.
+    Promote(usize),
+    /// The primary of a third of the slots is killed, and its replica takes over.
+    KillPrimary(usize),
+    /// The same with one that is stopped, and continues.
+    StopPrimary(usize),
+    /// The replica of a third of the slots is killed, and later started again.
+    KillReplica(usize),
+    /// This many processes, with this many threads each, wait for this lock and are killed at once.
+    DeadWaiters(LockSpec, u64, u64),
+    /// This many processes wait for this lock, and are killed and started again all the time.
+    CrashingWaiters(LockSpec, u64),
 }
 
-/// Which way the bytes go that a fault meets.
+/// The direction of the bytes that a fault affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Requests,
@@ -70,20 +94,20 @@ pub(crate) enum Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
     Delay(Duration),
-    /// Silence, and everything comes after it.
+    /// Everything is held back and delivered afterwards.
     Hold,
-    /// Silence, and the connections are cut after it.
+    /// Everything is dropped, and the connections are cut afterwards.
     Lose,
-    /// Each connection is cut after so many bytes.
+    /// Each connection is cut after this many bytes.
     Cut(usize),
-    /// One connection is cut after so many bytes.
+    /// One connection is cut after this many bytes.
     CutOne(usize),
-    /// In pieces of so many bytes with a pause after each.
+    /// The bytes are delivered in pieces of this size with a pause after each.
     Split(usize, Duration),
 }
 
 impl Plan {
-    /// Draws a round that breaks things for `lasts`.
+    /// Draws a round with `lasts` of faults.
     pub(crate) fn draw(
         seed: u64,
         backend: Backend,
@@ -92,11 +116,12 @@ impl Plan {
         workers: usize,
     ) -> Self {
         let random = |lane| Random::new(seed, &[backend as u64, round, lane]);
-        // In a round without loss of data nothing is excused. On Redis it is the one in which the clock is set back: tokens may fall if data is
-        // lost *and* the clock is behind, which the store says.
+        // In a round without loss of data no violation is excused. On Redis the clock is set back
+        // only in such rounds: if data is lost *and* the clock is behind, tokens may fall, as the
+        // store documents.
         let loses_data = random(0).percent(50);
         let network = match backend {
-            Backend::File => Vec::new(),
+            Backend::File | Backend::Cluster => Vec::new(),
             _ => lane(random(1), lasts, 200..2000, 80..2500, network),
         };
         let gaps = match backend {
@@ -104,14 +129,14 @@ impl Plan {
             _ => 1500..7000,
         };
         let server = match backend {
-            // Whatever is done to it, it forgets or loses count of time.
+            // Every fault of memcached makes it lose data or time.
             Backend::Memcached if !loses_data => Vec::new(),
             _ => lane(random(2), lasts, gaps, 150..4500, |random| {
                 server(random, backend, loses_data)
             }),
         };
         let server = server.into_iter().map(|planned| Planned {
-            // What it leaves behind, leases that end so much later, is over when the faults are.
+            // Its effect, leases that end later, is over when the faults are over.
             fault: match planned.fault {
                 Fault::ClockBack(by) if planned.at + by > lasts => Fault::FlushScripts,
                 fault => fault,
@@ -120,21 +145,30 @@ impl Plan {
         });
         let workers = lane(random(3), lasts, 300..2500, 100..4000, |random| {
             let worker = usize::try_from(random.within(0..workers as u64)).unwrap_or(0);
-            match random.percent(65) {
-                true => Fault::StopWorker(worker),
-                false => Fault::KillWorker(worker),
+            match random.within(0..20) {
+                0..13 => Fault::StopWorker(worker),
+                13 => Fault::CrashLoop,
+                _ => Fault::KillWorker(worker),
+            }
+        });
+        let waiters = lane(random(4), lasts, 1000..6000, 1000..4000, |random| {
+            let name = random.pick(backend.locks());
+            match random.percent(50) {
+                true => Fault::CrashingWaiters(name, random.within(1..4)),
+                false => Fault::DeadWaiters(name, random.within(1..7), random.within(1..16)),
             }
         });
         Plan {
             network,
             server: server.collect(),
             workers,
+            waiters,
         }
     }
 
-    /// All lists as one, by time.
+    /// All lists merged, in the order of time.
     pub(crate) fn all(&self) -> Vec<&Planned> {
-        let mut all: Vec<_> = [&self.network, &self.server, &self.workers]
+        let mut all: Vec<_> = [&self.network, &self.server, &self.workers, &self.waiters]
             .into_iter()
             .flatten()
             .collect();
@@ -143,7 +177,8 @@ impl Plan {
     }
 }
 
-/// One thing after the other, with gaps between. Stopped workers overlap: whoever stops them does not wait for their going on.
+/// Draws faults one after the other, with gaps between. Only stops of workers may overlap: the
+/// thread that stops a worker does not wait until it continues.
 fn lane(
     mut random: Random,
     end: Duration,
@@ -154,7 +189,7 @@ fn lane(
     let mut planned = Vec::new();
     let mut at = random.millis(gaps.clone());
     while at < end {
-        // Most are short.
+        // Most faults are short.
         let longest = random.within(lengths.start + 1..lengths.end);
         let lasts = random.millis(lengths.start..longest + 1).min(end - at);
         let fault = draw(&mut random);
@@ -174,7 +209,7 @@ fn network(random: &mut Random) -> Fault {
         0..4 => Network::Delay(random.millis(5..400)),
         4..7 => Network::Hold,
         7..9 => Network::Lose,
-        // Cut at once: the server has carried the request out, and its answer is lost.
+        // Cut at once: the server has carried out the request, and its answer is lost.
         9..11 => Network::CutOne(0),
         11..13 => Network::Cut(usize::try_from(random.within(0..200)).unwrap_or(0)),
         13 => Network::CutOne(usize::try_from(random.within(1..60)).unwrap_or(0)),
@@ -195,6 +230,7 @@ fn server(random: &mut Random, backend: Backend, loses_data: bool) -> Fault {
             let name = random.pick(backend.locks());
             match number {
                 0..4 => Fault::KillSubscriptions,
+                4..7 if loses_data => Fault::OldQueue(name),
                 7 if loses_data => Fault::ForeignSet(name),
                 8..10 if loses_data => Fault::ForeignDelete(name),
                 _ => Fault::ForeignHolder(name),
@@ -206,7 +242,8 @@ fn server(random: &mut Random, backend: Backend, loses_data: bool) -> Fault {
             3 => Fault::FlushScripts,
             4 => Fault::Full,
             5 => Fault::ClockForward(random.millis(500..20_000)),
-            6..8 if loses_data => Fault::Flush,
+            6 if loses_data => Fault::Flush,
+            7 if loses_data => Fault::OldFile,
             8 if loses_data => Fault::KillServer { keeps_data: false },
             6..8 => Fault::ClockBack(random.millis(500..5000)),
             8 => Fault::ClockForward(random.millis(500..5000)),
@@ -218,6 +255,7 @@ fn server(random: &mut Random, backend: Backend, loses_data: bool) -> Fault {
             6..8 => Fault::Flush,
             _ => Fault::Evict,
         },
+        Backend::Cluster => cluster(random, backend.locks(), loses_data),
         Backend::File => match number {
             6..10 if loses_data => Fault::DeleteRecords,
             _ => Fault::HoldShards,
@@ -225,8 +263,22 @@ fn server(random: &mut Random, backend: Backend, loses_data: bool) -> Fault {
     }
 }
 
+/// What may lose data is drawn only if the round may: replicas lag, so a primary that is replaced
+/// without its agreement takes its last grants with it.
+fn cluster(random: &mut Random, locks: &[LockSpec], loses_data: bool) -> Fault {
+    let third = usize::try_from(random.within(0..3)).unwrap_or(0);
+    match random.within(0..10) {
+        0..5 => Fault::MoveSlot(random.pick(locks)),
+        5..7 if loses_data => Fault::KillPrimary(third),
+        7 if loses_data => Fault::StopPrimary(third),
+        5 | 8 => Fault::KillSubscriptions,
+        6 => Fault::KillReplica(third),
+        _ => Fault::Promote(third),
+    }
+}
+
 impl Fault {
-    /// A word for it, under which it is counted.
+    /// Its name in the statistics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Fault::Network(_, Network::Delay(_)) => "delay",
@@ -243,6 +295,8 @@ impl Fault {
             Fault::KillServer { keeps_data: false } => "kill-server-empty",
             Fault::Flush => "flush",
             Fault::FlushScripts => "flush-scripts",
+            Fault::OldFile => "old-file",
+            Fault::OldQueue(_) => "old-queue",
             Fault::Full => "full",
             Fault::Evict => "evict",
             Fault::ClockForward(_) => "clock-forward",
@@ -251,10 +305,18 @@ impl Fault {
             Fault::DeleteRecords => "delete-records",
             Fault::StopWorker(_) => "stop-worker",
             Fault::KillWorker(_) => "kill-worker",
+            Fault::CrashLoop => "crash-loop",
             Fault::KillSubscriptions => "kill-subscriptions",
             Fault::ForeignHolder(_) => "foreign-holder",
             Fault::ForeignSet(_) => "foreign-set",
             Fault::ForeignDelete(_) => "foreign-delete",
+            Fault::MoveSlot(_) => "move-slot",
+            Fault::Promote(_) => "promote",
+            Fault::KillPrimary(_) => "kill-primary",
+            Fault::StopPrimary(_) => "stop-primary",
+            Fault::KillReplica(_) => "kill-replica",
+            Fault::DeadWaiters(..) => "dead-waiters",
+            Fault::CrashingWaiters(..) => "crashing-waiters",
         }
     }
 }
@@ -264,10 +326,23 @@ impl fmt::Display for Planned {
         let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
         write!(f, "{at:7.3} s for {lasts:5.3} s  {}", self.fault.name())?;
         match &self.fault {
+            Fault::DeadWaiters(name, processes, threads) => {
+                write!(f, " {} {processes} with {threads} threads", name.id)
+            }
+            Fault::CrashingWaiters(name, processes) => write!(f, " {} {processes}", name.id),
             Fault::Network(way, network) => write!(f, " {way:?} {network:?}"),
             Fault::ClockForward(by) | Fault::ClockBack(by) => write!(f, " {by:?}"),
-            Fault::StopWorker(number) | Fault::KillWorker(number) => write!(f, " {number}"),
-            Fault::ForeignHolder(name) | Fault::ForeignSet(name) | Fault::ForeignDelete(name) => {
+            Fault::StopWorker(number)
+            | Fault::KillWorker(number)
+            | Fault::Promote(number)
+            | Fault::KillPrimary(number)
+            | Fault::StopPrimary(number)
+            | Fault::KillReplica(number) => write!(f, " {number}"),
+            Fault::ForeignHolder(name)
+            | Fault::ForeignSet(name)
+            | Fault::ForeignDelete(name)
+            | Fault::MoveSlot(name)
+            | Fault::OldQueue(name) => {
                 write!(f, " {}", name.id)
             }
             _ => Ok(()),
@@ -290,10 +365,10 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_planned_sooner_or_later_and_ends_in_time() {
+    fn every_fault_is_planned_at_some_point_and_ends_in_time() {
         let mut seen = BTreeSet::new();
         for round in 0..100 {
-            for backend in Backend::ALL {
+            for backend in Backend::ALL.into_iter().chain([Backend::Cluster]) {
                 let plan = Plan::draw(1, backend, round, LASTS, 5);
                 for planned in plan.all() {
                     assert!(planned.at + planned.lasts <= LASTS, "{planned}");
@@ -301,7 +376,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 26, "{seen:?}");
+        assert_eq!(seen.len(), 36, "{seen:?}");
     }
 
     #[test]
@@ -313,9 +388,26 @@ mod tests {
                     .iter()
                     .any(|planned| names.contains(&planned.fault.name()))
             };
-            assert!(!(has(&["flush", "kill-server-empty"]) && has(&["clock-back"])));
+            let loses = ["flush", "kill-server-empty", "old-file", "old-queue"];
+            assert!(!(has(&loses) && has(&["clock-back"])));
             assert!(!(has(&["foreign-set", "foreign-delete"]) && has(&["clock-back"])));
         }
+    }
+
+    #[test]
+    fn a_cluster_replaces_primaries_without_their_agreement_only_where_data_may_be_lost() {
+        let plans = (0..200).map(|round| Plan::draw(1, Backend::Cluster, round, LASTS, 5));
+        let (mut lossy, mut whole) = (0, 0);
+        for plan in plans {
+            let names: BTreeSet<_> = plan.server.iter().map(|it| it.fault.name()).collect();
+            let loses = names.contains("kill-primary") || names.contains("stop-primary");
+            match loses {
+                true => lossy += 1,
+                false => whole += 1,
+            }
+            assert!(plan.network.is_empty());
+        }
+        assert!(lossy > 50 && whole > 80, "{lossy} {whole}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Random numbers that a seed determines.
+//! Random numbers from a seed.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The stream of a seed for one purpose: streams of different purposes have nothing to do with each other.
+    /// The stream of a seed for one purpose. Streams of different purposes are independent.
     pub(crate) fn new(seed: u64, purpose: &[u64]) -> Self {
         let mut random = Random(seed);
         for word in purpose {
@@ -25,22 +25,22 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number of the range, which is not empty.
+    /// A number in the range, which must not be empty.
     pub(crate) fn within(&mut self, range: Range<u64>) -> u64 {
         range.start + self.next() % (range.end - range.start)
     }
 
-    /// Milliseconds of the range.
+    /// A duration in milliseconds in the range.
     pub(crate) fn millis(&mut self, range: Range<u64>) -> Duration {
         Duration::from_millis(self.within(range))
     }
 
-    /// True so many times of a hundred.
+    /// Returns `true` with this probability.
     pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.within(0..100) < percent
     }
 
-    /// One of them; there is one.
+    /// One of the values. There must be at least one.
     pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         let number = self.within(0..of.len() as u64);
         of[usize::try_from(number).unwrap_or(0)].clone()
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_the_same_numbers_again_and_another_purpose_others() {
+    fn the_same_seed_gives_the_same_numbers_and_another_purpose_gives_others() {
         let draw = |seed, purpose: &[u64]| {
             let mut random = Random::new(seed, purpose);
             (0..8).map(|_| random.next()).collect::<Vec<_>>()

@@ -1,43 +1,60 @@
-//! Stores that break a promise on purpose: a run that does not find them would find nothing.
+//! Stores, commands and processes that break a promise on purpose. They show that a run finds such
+//! faults.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken, Grant,
-    Held, Inspect, Lease, Released, Signal, Watch,
+    AcquireOutcome, Claim, Datastore, DatastoreError, Extension, FencingToken, Grant, HeldBy,
+    Layer, Layered, Lease, ReleaseOutcome,
 };
 
-/// When one comes again who passed its turn.
+/// How long a waiter that passed its turn stays away.
 const COMES_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sabotage {
-    /// The answer promises more time than the store keeps.
+    /// A grant promises more time than the store keeps the key.
     GrantsTooLong,
-    /// Now and then a refusal frees the key that the other holds. For stores that can be looked into.
+    /// Now and then a refusal frees the key of the present holder. For stores that can be
+    /// inspected.
     FreesForOthers,
     /// Every grant has the same token.
     TokensStandStill,
     /// Now and then a refusal is answered as a grant.
     GrantsWhatIsHeld,
-    /// One waiter of eight that was granted the lock gives it back and comes again later. For stores that wake.
+    /// One in eight waiters that was granted the lock gives it back and comes again later. For
+    /// stores with wake-ups.
     PassesItsTurn,
+    /// A job leaves the process group of its command, and the command ends.
+    Escapes,
+    /// A command does not end when its job has ended.
+    NeverEnds,
+    /// A job inherits changed signals.
+    ChangesSignals,
+    /// A command whose job ran exits with the status of a job that was not started.
+    WrongStatus,
+    /// A healthy process no longer gets its lock.
+    Starves,
 }
 
-/// A store with one of these flaws.
+/// Gives a store one of these flaws.
 pub(crate) struct Saboteur {
-    store: Box<dyn Datastore>,
     sabotage: Sabotage,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Sabotage; 5] = [
+    pub(crate) const ALL: [Sabotage; 10] = [
         Sabotage::GrantsTooLong,
         Sabotage::FreesForOthers,
         Sabotage::TokensStandStill,
         Sabotage::GrantsWhatIsHeld,
         Sabotage::PassesItsTurn,
+        Sabotage::Escapes,
+        Sabotage::NeverEnds,
+        Sabotage::ChangesSignals,
+        Sabotage::WrongStatus,
+        Sabotage::Starves,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -47,14 +64,28 @@ impl Sabotage {
             Sabotage::TokensStandStill => "tokens-stand-still",
             Sabotage::GrantsWhatIsHeld => "grants-what-is-held",
             Sabotage::PassesItsTurn => "passes-its-turn",
+            Sabotage::Escapes => "escapes",
+            Sabotage::NeverEnds => "never-ends",
+            Sabotage::ChangesSignals => "changes-signals",
+            Sabotage::WrongStatus => "wrong-status",
+            Sabotage::Starves => "starves",
         }
     }
 
-    pub(crate) fn of(self, store: Box<dyn Datastore>) -> Saboteur {
-        Saboteur {
-            store,
-            sabotage: self,
-        }
+    /// The words between `dlock run` and its job.
+    pub(crate) fn before_the_job(self) -> Vec<String> {
+        let words: &[&str] = match self {
+            Sabotage::Escapes => &["setsid", "--fork"],
+            Sabotage::ChangesSignals => &["env", "--block-signal=USR1"],
+            Sabotage::WrongStatus => &["sh", "-c", "\"$@\"; exit 75", "sh"],
+            _ => &[],
+        };
+        words.iter().copied().map(String::from).collect()
+    }
+
+    /// `store` with this flaw.
+    pub(crate) fn of(self, store: Box<dyn Datastore>) -> Layered<Box<dyn Datastore>, Saboteur> {
+        Layered::new(store, Saboteur { sabotage: self })
     }
 }
 
@@ -65,7 +96,7 @@ impl FromStr for Sabotage {
         Sabotage::ALL
             .into_iter()
             .find(|sabotage| sabotage.name() == text)
-            .ok_or_else(|| format!("`{text}` is no sabotage"))
+            .ok_or_else(|| format!("`{text}` is not a sabotage"))
     }
 }
 
@@ -80,74 +111,73 @@ impl Saboteur {
     }
 
     fn passes(&self, claim: &Claim) -> bool {
-        let waits = claim.waits_until().is_some();
+        let waits = claim.deadline().is_some();
         let often = claim.not_after().as_nanos().is_multiple_of(8);
         self.sabotage == Sabotage::PassesItsTurn && waits && often
     }
 
     fn refuse(
         &self,
+        store: &dyn Datastore,
         claim: &Claim,
         ttl: Duration,
-        held: Held,
+        held: HeldBy,
         fence: FencingToken,
-    ) -> Result<Attempt, DatastoreError> {
-        match (self.sabotage, self.store.inspect()) {
+    ) -> Result<AcquireOutcome, DatastoreError> {
+        match (self.sabotage, store.inspect()) {
             (Sabotage::GrantsWhatIsHeld, _) => {
                 let next = FencingToken::new(fence.get() + 1);
-                return Ok(Attempt::granted(ttl, next));
+                return Ok(AcquireOutcome::granted(ttl, next));
             }
             (Sabotage::FreesForOthers, Some(inspect)) => {
-                let _: Released = inspect.break_lease(claim.key(), fence)?;
+                let _: ReleaseOutcome = inspect.break_lease(claim.key(), fence)?;
             }
             _ => {}
         }
-        Ok(Attempt::Held(held))
+        Ok(AcquireOutcome::Held(held))
     }
 }
 
-impl Datastore for Saboteur {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
-        // Often enough to be met, and not so often that the history is about nothing else.
+impl Layer for Saboteur {
+    fn acquire(
+        &self,
+        store: &dyn Datastore,
+        claim: &Claim,
+        ttl: Duration,
+    ) -> Result<AcquireOutcome, DatastoreError> {
+        // Often enough to be found, but not so often that the history shows nothing else.
         let now_and_then = claim.not_after().as_nanos().is_multiple_of(16);
-        Ok(match self.store.acquire(claim, ttl)? {
-            Attempt::Granted(grant) if self.passes(claim) => {
+        Ok(match store.acquire(claim, ttl)? {
+            AcquireOutcome::Granted(grant) if self.passes(claim) => {
                 let lease = Lease::new(claim.clone(), grant).for_call(1, claim.not_after());
-                let _: Released = self.store.release(&lease)?;
-                Attempt::Held(Held::new().with_retry_in(COMES_AGAIN))
+                let _: ReleaseOutcome = store.release(&lease)?;
+                AcquireOutcome::Held(HeldBy::new().with_retry_in(COMES_AGAIN))
             }
-            Attempt::Granted(grant) => Attempt::Granted(self.grant(grant)),
-            Attempt::Held(held) => match held.fence().filter(|_| now_and_then) {
-                Some(fence) => self.refuse(claim, ttl, held, fence)?,
-                None => Attempt::Held(held),
+            AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(self.grant(grant)),
+            AcquireOutcome::Held(held) => match held.fence().filter(|_| now_and_then) {
+                Some(fence) => self.refuse(store, claim, ttl, held, fence)?,
+                None => AcquireOutcome::Held(held),
             },
         })
     }
 
-    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
-        self.extend_many(&[(lease.clone(), ttl)])
+    fn extend(
+        &self,
+        store: &dyn Datastore,
+        lease: &Lease,
+        ttl: Duration,
+    ) -> Result<Extension, DatastoreError> {
+        self.extend_many(store, &[(lease.clone(), ttl)])
             .pop()
             .unwrap_or(Ok(Extension::Lost))
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        self.store.release(lease)
-    }
-
-    fn characteristics(&self) -> Characteristics {
-        self.store.characteristics()
-    }
-
-    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        self.store.abandon(claim)
-    }
-
-    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
-        self.store.watch(claim, signal)
-    }
-
-    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
-        self.store
+    fn extend_many(
+        &self,
+        store: &dyn Datastore,
+        leases: &[(Lease, Duration)],
+    ) -> Vec<Result<Extension, DatastoreError>> {
+        store
             .extend_many(leases)
             .into_iter()
             .map(|answer| {
@@ -157,13 +187,5 @@ impl Datastore for Saboteur {
                 })
             })
             .collect()
-    }
-
-    fn confirm(&self, lease: &Lease) -> Result<Extension, DatastoreError> {
-        self.store.confirm(lease)
-    }
-
-    fn inspect(&self) -> Option<&dyn Inspect> {
-        self.store.inspect()
     }
 }

@@ -1,4 +1,4 @@
-//! One worker process: it does what users of locks do, in a random order, until its standard input ends.
+//! A worker process: it uses locks as users do, in a random order, until its standard input ends.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -8,19 +8,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dlock_core::{AcquireError, Cancel, Clock, Lock, LockOptions, Time, Wait};
-use dlock_testkit::history::{Holding, Looker, Recorder, Resource};
+use dlock_history::{Holding, Recorder, Resource, Section};
 
-use crate::backend::{Backend, Name, PREFIX};
+use crate::Failure;
+use crate::backend::{Backend, LockSpec, PREFIX};
 use crate::dozing::Dozing;
 use crate::random::Random;
 use crate::sabotage::Sabotage;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// A job of `once` is a new one each so many nanoseconds.
-const JOB_EVERY: u64 = 2_000_000_000;
-/// For how long such a job counts as done.
-const JOB_KEEP: Duration = Duration::from_secs(15);
+/// The id of a job of `once` changes after this many nanoseconds.
+pub(crate) const JOB_EVERY: u64 = 2_000_000_000;
+/// How long such a job counts as done.
+pub(crate) const JOB_KEEP: Duration = Duration::from_secs(15);
 pub(crate) struct Job<'a> {
     pub(crate) backend: Backend,
     pub(crate) url: &'a str,
@@ -28,7 +27,7 @@ pub(crate) struct Job<'a> {
     pub(crate) resources: &'a Path,
     pub(crate) actor: &'a str,
     pub(crate) seed: u64,
-    /// Until when it may stop itself.
+    /// The end of the time in which it may stop itself.
     pub(crate) breaks_until: Time,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -49,17 +48,8 @@ pub(crate) fn run(job: &Job<'_>) -> Result<(), Failure> {
     }
     let (store, dozing) = Dozing::over(store, job.breaks_until, random.clone());
     let recorder = Recorder::create(job.folder, job.actor, job.backend.name(), store)?;
-    dozing.told_to(&recorder);
-    let (stop, cancel) = (Arc::new(AtomicBool::new(false)), Cancel::new());
-    thread::spawn({
-        let (stop, cancel) = (Arc::clone(&stop), cancel.clone());
-        move || {
-            // Whoever started us closes it, or is gone.
-            let _ = io::stdin().read(&mut [0]);
-            stop.store(true, Ordering::SeqCst);
-            cancel.cancel();
-        }
-    });
+    dozing.record_to(&recorder);
+    let (stop, cancel) = stopped_by_the_parent();
     let mut worker = Worker {
         job,
         recorder,
@@ -75,12 +65,27 @@ pub(crate) fn run(job: &Job<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The flag and the cancel that the end of this worker sets.
+pub(crate) fn stopped_by_the_parent() -> (Arc<AtomicBool>, Cancel) {
+    let (stop, cancel) = (Arc::new(AtomicBool::new(false)), Cancel::new());
+    thread::spawn({
+        let (stop, cancel) = (Arc::clone(&stop), cancel.clone());
+        move || {
+            // The standard input ends when the parent process closes it or is gone.
+            let _ = io::stdin().read(&mut [0]);
+            stop.store(true, Ordering::SeqCst);
+            cancel.cancel();
+        }
+    });
+    (stop, cancel)
+}
+
 impl Worker<'_> {
     fn is_over(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// One acquire and what comes of it.
+    /// One acquire, and a hold if it succeeds.
     fn turn(&mut self) -> Result<(), Failure> {
         let name = self.name();
         let lock = self.lock(name)?;
@@ -91,13 +96,13 @@ impl Worker<'_> {
             8..16 => {
                 let wait = self.wait();
                 let (over, mut random) = (Arc::clone(&self.stop), self.random.clone());
-                let ran = self.recorder.locked(&lock, &wait, |looker| {
-                    work(looker, holds, &resource, &over, &mut random);
+                let ran = self.recorder.locked(&lock, &wait, |section| {
+                    work(section, holds, &resource, &over, &mut random);
                 });
                 self.after(ran.err());
             }
             16..24 => {
-                // Somebody changes his mind.
+                // The caller cancels its wait.
                 let (cancel, soon) = (Cancel::new(), self.random.millis(1..400));
                 let wait = Wait::within(Duration::from_secs(3)).cancelled_by(&cancel);
                 let canceller = thread::spawn(move || {
@@ -117,27 +122,27 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Two turns of three go to the locks that are held for moments only.
-    fn name(&mut self) -> Name {
+    /// Two in three acquires use the locks that are held for moments only.
+    fn name(&mut self) -> LockSpec {
         let hot = self.random.percent(67);
         let locks = self.job.backend.locks().iter();
         let names: Vec<_> = locks.filter(|name| name.hot == hot).copied().collect();
         self.random.pick(&names)
     }
 
-    fn lock(&mut self, name: Name) -> Result<Lock, Failure> {
-        let Name { id, ttl, .. } = name;
-        let options = LockOptions::default().with_key_prefix(PREFIX).with_ttl(ttl);
+    fn lock(&mut self, name: LockSpec) -> Result<Lock, Failure> {
+        let LockSpec { id, ttl, .. } = name;
+        let options = LockOptions::builder().key_prefix(PREFIX).ttl(ttl);
         let options = match self.random.within(0..10) {
-            0 if !name.hot => options.with_min_hold(ttl * 2 / 3),
-            1 => options.with_max_hold(ttl * 3 / 2),
-            2 | 3 => options.with_renew(false),
+            0 if !name.hot => options.min_hold(ttl * 2 / 3),
+            1 => options.max_hold(ttl * 3 / 2),
+            2 | 3 => options.renew(false),
             _ => options,
         };
-        // The least that a store takes bounds the holds as well.
+        // The store's shortest time to live also bounds the time of a hold.
         let options = match Lock::with_options(self.recorder.store(), id, options) {
             Ok(lock) => return Ok(lock),
-            Err(_) => LockOptions::default().with_key_prefix(PREFIX).with_ttl(ttl),
+            Err(_) => LockOptions::builder().key_prefix(PREFIX).ttl(ttl),
         };
         Ok(Lock::with_options(self.recorder.store(), id, options)?)
     }
@@ -146,14 +151,14 @@ impl Worker<'_> {
         let wait = match self.random.within(0..100) {
             0..40 => Wait::none(),
             40..88 => Wait::within(self.random.millis(30..3000)),
-            // To the end of the round, unless it is served.
+            // Waits until it is served, at most to the end of the round.
             _ => Wait::forever(),
         };
         wait.cancelled_by(&self.cancel)
     }
 
-    /// Mostly short; sometimes so long that the lease must be renewed.
-    fn hold_time(&mut self, name: Name) -> Duration {
+    /// Mostly short, sometimes so long that the lease must be renewed.
+    fn hold_time(&mut self, name: LockSpec) -> Duration {
         let ttl = name.ttl;
         match self.random.within(0..20) {
             _ if name.hot => self.random.millis(0..5),
@@ -168,8 +173,8 @@ impl Worker<'_> {
         let wait = self.wait();
         let fails = self.random.percent(10);
         let (over, mut random) = (Arc::clone(&self.stop), self.random.clone());
-        let ran = self.recorder.once(lock, &wait, &job, JOB_KEEP, |looker| {
-            work(looker, holds, resource, &over, &mut random);
+        let ran = self.recorder.once(lock, &wait, &job, JOB_KEEP, |section| {
+            work(section, holds, resource, &over, &mut random);
             if fails { Err(()) } else { Ok(()) }
         });
         self.after(ran.err());
@@ -187,12 +192,12 @@ impl Worker<'_> {
         };
         work(&mut holding, holds, resource, &self.stop, &mut self.random);
         if self.random.percent(80) {
-            // The history says how it ended.
+            // The history has the outcome.
             let _ = holding.release();
         }
     }
 
-    /// Waits a little after a store that fails.
+    /// Waits a little after an error of the store.
     fn after(&mut self, error: Option<AcquireError>) {
         if error.is_some_and(|error| !error.is_held()) {
             thread::sleep(self.random.millis(5..60));
@@ -200,7 +205,7 @@ impl Worker<'_> {
     }
 }
 
-/// What is done under a lock: look at the lease, write under its token.
+/// The work under a lock: check the lease, and write with its token.
 trait Held {
     fn look(&mut self) -> Duration;
     fn write(&mut self, resource: &Resource) -> bool;
@@ -216,13 +221,13 @@ impl Held for Holding {
     }
 }
 
-impl Held for Looker<'_> {
+impl Held for Section<'_> {
     fn look(&mut self) -> Duration {
-        Looker::look(self)
+        Section::look(self)
     }
 
     fn write(&mut self, resource: &Resource) -> bool {
-        Looker::write(self, resource)
+        Section::write(self, resource)
     }
 }
 
@@ -236,7 +241,7 @@ fn work(
     let start = Instant::now();
     loop {
         let valid = !held.look().is_zero();
-        // One that lost its lock may not know it yet, or not care.
+        // A worker that has lost its lock may not know it yet, or may write nevertheless.
         if random.percent(if valid { 20 } else { 60 }) {
             held.write(resource);
         }

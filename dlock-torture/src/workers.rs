@@ -1,4 +1,4 @@
-//! The worker processes, as the process that breaks them sees them.
+//! Starts, stops and kills the worker processes.
 
 use std::env;
 use std::fs::File;
@@ -11,24 +11,23 @@ use std::time::{Duration, Instant};
 use dlock_core::Time;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::Failure;
 use crate::backend::Backend;
 use crate::sabotage::Sabotage;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// A worker that is to end and does not within this time hangs.
+/// A worker that does not end within this time when asked hangs.
 const ENDS_WITHIN: Duration = Duration::from_secs(45);
 
 /// The worker processes of one round. Dropping it kills them.
 pub(crate) struct Workers {
     backend: Backend,
     url: String,
-    /// Where the histories go.
+    /// The folder of the histories.
     folder: PathBuf,
-    /// Where the guarded resources are.
+    /// The folder of the guarded resources.
     resources: PathBuf,
     seed: u64,
-    /// Until when they may stop themselves.
+    /// The end of the time in which workers may stop themselves.
     breaks_until: Time,
     sabotage: Option<Sabotage>,
     running: Vec<Option<Child>>,
@@ -63,12 +62,17 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Starts worker `number`, which is not running.
+    /// Starts worker `number`. It must not be running.
     pub(crate) fn start(&mut self, number: usize) -> Result<(), Failure> {
         let actor = format!("worker-{number}-{}", self.started);
         let errors = File::create(self.folder.join(format!("{actor}.stderr")))?;
+        // Two in three are blocking. What a sabotage breaks, it breaks in blocking stores.
+        let kind = match number.is_multiple_of(3) && self.sabotage.is_none() {
+            true => "async-worker",
+            false => "worker",
+        };
         let child = Command::new(env::current_exe()?)
-            .arg("worker")
+            .arg(kind)
             .args([self.backend.name(), &self.url])
             .args([&self.folder, &self.resources])
             .args([
@@ -82,33 +86,37 @@ impl Workers {
             .stderr(errors)
             .spawn()?;
         self.started += 1;
-        self.watcher.tell('+', &child);
+        self.watcher.send('+', &child);
         self.running[number] = Some(child);
         Ok(())
     }
 
-    /// SIGSTOP.
+    pub(crate) fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Stops a worker with SIGSTOP.
     pub(crate) fn stop(&self, number: usize) {
         self.signal(number, Signal::STOP);
     }
 
-    /// SIGCONT.
-    pub(crate) fn go_on(&self, number: usize) {
+    /// Continues a worker with SIGCONT.
+    pub(crate) fn resume(&self, number: usize) {
         self.signal(number, Signal::CONT);
     }
 
     fn signal(&self, number: usize, signal: Signal) {
         if let Some(child) = &self.running[number] {
-            // It is not waited for yet, so its id is its own, dead or alive.
+            // The process is not reaped yet, so its id is not reused even if it is dead.
             let _ = kill_process(Pid::from_child(child), signal);
         }
     }
 
-    /// SIGKILL.
+    /// Kills a worker with SIGKILL.
     ///
     /// # Errors
     ///
-    /// A worker that had ended by itself.
+    /// If the worker had already ended by itself.
     pub(crate) fn kill(&mut self, number: usize) -> Result<(), Failure> {
         let Some(mut child) = self.running[number].take() else {
             return Ok(());
@@ -122,8 +130,8 @@ impl Workers {
     }
 
     fn end(&mut self, child: &mut Child) {
-        // In this order: when the watcher may act on an id, it must be this child's.
-        self.watcher.tell('-', child);
+        // In this order: while the watcher may kill an id, it must belong to this child.
+        self.watcher.send('-', child);
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -134,15 +142,15 @@ impl Workers {
             .into()
     }
 
-    /// Asks all to end and waits until they have.
+    /// Asks all workers to end, and waits until they have.
     ///
     /// # Errors
     ///
-    /// A worker that failed, or did not end.
+    /// If a worker failed or did not end.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let asked = Instant::now();
         for number in 0..self.running.len() {
-            self.go_on(number);
+            self.resume(number);
             if let Some(child) = &mut self.running[number] {
                 drop::<Option<ChildStdin>>(child.stdin.take());
             }
@@ -182,8 +190,9 @@ impl Drop for Workers {
     }
 }
 
-/// A shell that kills the workers, also those that are stopped, when this process is gone: its standard input ends then.
-struct Watcher(Child);
+/// A shell that kills the workers, even stopped ones, when this process is gone: then its standard
+/// input ends.
+pub(crate) struct Watcher(Child);
 
 const WATCH: &str = r#"
 trap '' HUP INT TERM
@@ -200,7 +209,7 @@ done
 "#;
 
 impl Watcher {
-    fn start() -> Result<Self, Failure> {
+    pub(crate) fn start() -> Result<Self, Failure> {
         let child = Command::new("sh")
             .args(["-c", WATCH, "dlock-torture-watcher"])
             .stdin(Stdio::piped())
@@ -210,9 +219,9 @@ impl Watcher {
         Ok(Watcher(child))
     }
 
-    fn tell(&mut self, what: char, child: &Child) {
+    pub(crate) fn send(&mut self, what: char, child: &Child) {
         if let Some(stdin) = &mut self.0.stdin {
-            // If somebody killed the watcher, the workers still end with their own standard input.
+            // If the watcher was killed, the workers still end when their own standard input ends.
             let _ = stdin.write_all(format!("{what} {}\n", child.id()).as_bytes());
         }
     }

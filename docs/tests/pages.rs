@@ -28,7 +28,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What stands between backticks and reads like the name of a test: words joined by three or more underscores.
+/// What stands between backticks and reads like the name of a test: words joined by three or more
+/// underscores.
 fn names(text: &str) -> BTreeSet<&str> {
     let quoted = text.split('`').skip(1).step_by(2);
     quoted
@@ -94,6 +95,71 @@ fn the_adapter_on_the_page_is_the_adapter_in_the_examples() {
     assert_eq!(shown.len(), real.len());
 }
 
+/// The lines of a text without their indentation, and without blank ones.
+fn trimmed_lines(text: &str) -> Vec<&str> {
+    let lines = text.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn the_code_on_the_page_of_the_service_is_in_the_example() {
+    let mut files = Vec::new();
+    sources(&root().join("examples/service/src"), &mut files);
+    let files: Vec<String> = files.iter().map(|file| read(file)).collect();
+    let page = page("service.md");
+    let blocks = page.split("\n```").skip(1).step_by(2);
+    let shown: Vec<_> = blocks
+        .map(|block| trimmed_lines(block.strip_prefix("rust,ignore\n").expect("the mark")))
+        .collect();
+    assert!(shown.len() > 5, "only {} blocks were found", shown.len());
+    for block in shown {
+        let is_in = |file: &String| {
+            let lines = trimmed_lines(file);
+            lines.windows(block.len()).any(|part| part == block)
+        };
+        assert!(files.iter().any(is_in), "not in the example: {block:#?}");
+    }
+}
+
+/// The options of the hourly job in a crontab, as cron passes them to a shell.
+fn recipe(text: &str) -> Option<String> {
+    let words: Vec<&str> = text
+        .split_whitespace()
+        .filter(|word| *word != "\\")
+        .collect();
+    let start = words
+        .windows(2)
+        .position(|two| two[0] == "--once" && two[1].contains("$(date"))?;
+    let length = words[start..]
+        .iter()
+        .position(|word| *word == "hourly-import")?;
+    Some(words[start..start + length].join(" ").replace("\\%", "%"))
+}
+
+/// The command's own tests run the one in its README.
+#[test]
+fn the_crontab_line_of_each_page_is_the_one_in_the_readme_of_the_command() {
+    let readme = recipe(&read(&root().join("dlock-cli/README.md")));
+    assert!(readme.is_some());
+    assert_eq!(recipe(&read(&root().join("README.md"))), readme);
+    for name in ["command.md", "tour.md"] {
+        assert_eq!(recipe(&page(name)), readme, "{name}");
+    }
+}
+
+/// The crate's own tests show that these rights are enough.
+#[test]
+fn the_rights_on_the_page_of_redis_are_those_of_the_readme() {
+    let readme = read(&root().join("dlock-redis/README.md"));
+    let rights: Vec<&str> = readme
+        .lines()
+        .skip_while(|line| !line.starts_with("user dlock "))
+        .take_while(|line| !line.starts_with("```"))
+        .collect();
+    assert_eq!(rights.len(), 2, "{rights:?}");
+    assert!(page("redis.md").contains(&rights.join("\n")), "{rights:?}");
+}
+
 #[test]
 fn every_page_is_in_the_contents_and_every_link_leads_somewhere() {
     let contents = page("SUMMARY.md");
@@ -123,4 +189,13 @@ fn every_page_is_in_the_contents_and_every_link_leads_somewhere() {
             }
         }
     }
+}
+
+#[test]
+fn the_glossary_is_the_same_in_the_guide_and_for_contributors() {
+    let guide = page("glossary.md");
+    let (_, table) = guide.split_once("| word |").expect("a table of words");
+    assert!(table.lines().count() > 12, "{table}");
+    let contributing = read(&root().join("CONTRIBUTING.md"));
+    assert!(contributing.contains(table.trim_end()));
 }

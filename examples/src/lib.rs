@@ -1,21 +1,21 @@
-//! What the examples share: a store from a URL, and processes that play the servers.
+//! What the examples share: a store from a URL, and processes that act as servers.
 //!
-//! What they are about stands in `src/bin`, one file each.
+//! Each example is one file in `src/bin`.
 
 #![forbid(unsafe_code)]
 
-mod stage;
+mod cluster;
 mod store;
 
-pub use stage::{Line, Part, Process, Stage, say};
+pub use cluster::{Cluster, Line, Process, Role, report};
 pub use store::open;
 
 use std::process::ExitCode;
 
-/// Whatever goes wrong in an example ends it with a message.
+/// Any error ends an example with a message.
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
-/// What `main` returns: 0, or 1 after the message and its causes on standard error.
+/// The exit code for `main`: 0, or 1 after the message and its causes on standard error.
 #[allow(clippy::print_stderr)]
 pub fn exit(outcome: Outcome) -> ExitCode {
     let Err(error) = outcome else {
@@ -24,7 +24,11 @@ pub fn exit(outcome: Outcome) -> ExitCode {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        message = format!("{message}: {error}");
+        let inner = error.to_string();
+        // Some errors repeat their cause in their own text.
+        if !message.contains(&inner) {
+            message = format!("{message}: {inner}");
+        }
         cause = error.source();
     }
     eprintln!("error: {message}");

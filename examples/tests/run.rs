@@ -1,10 +1,11 @@
-//! The examples are run, as a reader would, on every store.
+//! Runs the examples on every store, as a reader would.
 
 use std::process::Command;
 
-use dlock_testkit::servers::{MemcachedServer, RedisServer};
+use dlock_test_servers::{MemcachedServer, RedisServer};
 
-/// Runs an example; what it said. It checks itself what it promises, and fails if that is not so.
+/// Runs an example and returns its output. The example checks its own promises, and fails if one is
+/// broken.
 fn run(program: &str, store: Option<&str>) -> String {
     let output = Command::new(program)
         .args(store)
@@ -16,12 +17,13 @@ fn run(program: &str, store: Option<&str>) -> String {
     said
 }
 
-/// The lines in which somebody said this.
+/// The number of lines that contain `text`.
 fn count(said: &str, text: &str) -> usize {
     said.lines().filter(|line| line.contains(text)).count()
 }
 
-/// One that has been up for long enough to grant locks: in the first four seconds it does not, and who only tries is told so.
+/// A memcached that has been up long enough to grant locks. In its first four seconds it grants
+/// none, and a caller that does not wait gets an error.
 fn memcached() -> MemcachedServer {
     let server = MemcachedServer::start();
     let uptime = || server.stats()["uptime"].parse::<u64>();
@@ -43,14 +45,15 @@ fn one_server_imports_each_hour(store: Option<&str>) {
         1,
         "{said}"
     );
-    // Five servers at 19:00: the others were refused or came when it was done.
+    // Five servers at 19:00: the other four were refused, or came when the job was done.
     let skipped = count(&said, "skips 2026-11-24T19: held by ");
     assert_eq!(
         skipped + count(&said, "finds 2026-11-24T19 done"),
         4,
         "{said}"
     );
-    // Three at 20:00: the first was killed, the second took over, the third and the slow one find it done.
+    // Three at 20:00: the first was killed, the second took over, and the third and the slow one
+    // found the job done.
     assert_eq!(count(&said, "imports 2026-11-24T20"), 2, "{said}");
     assert_eq!(count(&said, "web-6: finds 2026-11-24T20 done"), 1, "{said}");
     assert_eq!(count(&said, "finds 2026-11-24T20 done"), 2, "{said}");
@@ -61,7 +64,7 @@ fn a_paused_holders_write_is_rejected(store: Option<&str>) {
     assert_eq!(count(&said, "next: writes with token"), 1, "{said}");
     assert_eq!(count(&said, ": written"), 1, "{said}");
     assert_eq!(
-        count(&said, ": rejected, the ledger has seen token"),
+        count(&said, ": rejected, the ledger has received token"),
         1,
         "{said}"
     );
@@ -126,7 +129,7 @@ fn one_server_migrates_and_the_others_wait_with_locks_in_memcached() {
 }
 
 #[test]
-fn a_store_that_nobody_knows_is_told_once() {
+fn an_unknown_store_is_reported_once() {
     let output = Command::new(env!("CARGO_BIN_EXE_migration"))
         .arg("postgres://localhost")
         .output()
@@ -134,7 +137,7 @@ fn a_store_that_nobody_knows_is_told_once() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert_eq!(
-        count(&errors, "`postgres://localhost` is no store"),
+        count(&errors, "`postgres://localhost` is not a store"),
         1,
         "{errors}"
     );

@@ -1,4 +1,4 @@
-//! From names to keys, and from keys to files and requests.
+//! Names as keys, and keys as files and requests.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

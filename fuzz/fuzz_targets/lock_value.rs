@@ -1,4 +1,4 @@
-//! What stores keep of a lock.
+//! The values that stores keep for a lock.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

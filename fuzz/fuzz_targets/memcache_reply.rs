@@ -1,4 +1,4 @@
-//! What a memcached server may answer.
+//! Answers of a memcached server.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! What a Redis server may answer.
+//! Answers of a Redis server.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! URLs, and what is shown of them.
+//! URLs, and their redacted form in messages.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

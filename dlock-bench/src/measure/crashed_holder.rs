@@ -1,4 +1,4 @@
-//! How long after the end of a crashed holder's lease a waiter takes over.
+//! Measures how long after the end of a crashed holder's lease a waiter takes over.
 
 use std::thread;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use dlock_core::{AcquireError, Lock};
 
 use crate::Failure;
 use crate::bench::Bench;
+use crate::competitor;
 use crate::contender::now;
+use crate::contenders::Contenders;
 use crate::cores::Cores;
-use crate::crowd::Crowd;
 use crate::entry::Entry;
 use crate::report::{Section, Table, time};
-use crate::rival;
 use crate::series::quantile_of;
 
 const TTL: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let cores = *cores.last().ok_or("no core to run on")?;
     let entries = bench.entries()?;
     for entry in entries {
-        entry.stage.pin(cores)?;
+        entry.servers.pin(cores)?;
     }
     let mut late: Vec<Vec<f64>> = entries.iter().map(|_| Vec::new()).collect();
     for trial in 0..options.either(8, 1) {
@@ -34,13 +34,14 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     }
     let row = |(entry, late): (&Entry, &Vec<f64>)| {
         let at = |at| time(quantile_of(late.clone(), at));
-        vec![entry.rival.name.to_owned(), at(0.0), at(0.5), at(1.0)]
+        vec![entry.competitor.name.to_owned(), at(0.0), at(0.5), at(1.0)]
     };
     Ok(Section {
         title: "A crashed holder".to_owned(),
         text: format!(
-            "The holder is killed (SIGKILL); its lease is {TTL:?}. Counted from the lease's end, as the store tells it right after \
-             the kill, to the return of the waiter's acquire. memcached tells whole seconds only, rounded up."
+            "The holder is killed (SIGKILL); its lease is {TTL:?}. The time counts from the lease's end, as the store \
+             reports it right after the kill, to the return of the waiter's acquire. memcached reports only whole \
+             seconds, rounded up."
         ),
         tables: vec![Table {
             caption: format!("Take-over after the end of the lease, {}", cores.name),
@@ -53,28 +54,31 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     })
 }
 
-/// By how many nanoseconds the take-over came after the end of the lease.
+/// The time between the end of the lease and the take-over, in nanoseconds.
 fn one_crash(cores: Cores, entry: &Entry, trial: u32) -> Result<f64, Failure> {
-    let Entry { rival, stage } = entry;
-    let start = || Crowd::start(rival, &stage.url(), &[1, 1], TTL);
-    let mut crowd = cores.on_client(start)?;
-    let [holder, waiter] = crowd.everybody[..] else {
-        return Err("a crowd that is no pair".into());
+    let Entry {
+        competitor,
+        servers,
+    } = entry;
+    let start = || Contenders::start(competitor, &servers.url(), &[1, 1], TTL);
+    let mut contenders = cores.on_client(start)?;
+    let [holder, waiter] = contenders.all[..] else {
+        return Err("there are not exactly two contenders".into());
     };
-    crowd.send(holder, AN_HOUR)?;
-    crowd.granted()?;
-    crowd.send(waiter, Duration::ZERO)?;
-    // Somewhere between two polls, and not soon after the grant.
+    contenders.send(holder, AN_HOUR)?;
+    contenders.granted()?;
+    contenders.send(waiter, Duration::ZERO)?;
+    // A moment between two polls, well after the grant.
     thread::sleep(Duration::from_millis(300 + 37 * u64::from(trial)));
-    crowd.kill(holder.process)?;
-    let lock = Lock::new(rival::open(&stage.url())?, &*crowd.id);
+    contenders.kill(holder.process)?;
+    let lock = Lock::new(competitor::open(&servers.url())?, &*contenders.id);
     let asked = now();
     let left = match lock.try_acquire() {
         Err(AcquireError::Held(held)) => held.expires_in(),
         other => return Err(format!("the lock is not held: {other:?}").into()),
     };
-    let left = left.ok_or("a lease without end")?;
-    let (_, granted) = crowd.granted()?;
+    let left = left.ok_or("the lease does not expire")?;
+    let (_, granted) = contenders.granted()?;
     let late = i128::from(granted) - i128::from(asked) - i128::try_from(left.as_nanos())?;
     #[allow(clippy::cast_precision_loss)]
     Ok(late as f64)

@@ -1,4 +1,4 @@
-//! What an uncontended pair costs in a folder.
+//! Measures an uncontended pair in a folder.
 
 use dlock_core::Store;
 use dlock_file::FileDatastore;
@@ -14,7 +14,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let options = &bench.options;
     let folder = tempfile::tempdir()?;
     let mut tables = Vec::new();
-    // There is no server, so one way is enough.
+    // There is no server, so one placement is enough.
     let cores = Cores::both()?[0];
     for threads in pairs::THREADS {
         let caption = format!("File, {}", cores.name);
@@ -34,7 +34,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     }
     Ok(Section {
         title: "A pair in a folder".to_owned(),
-        text: "In the folder for temporary files.".to_owned(),
+        text: "The locks are in a folder below the one for temporary files.".to_owned(),
         tables,
         ..Section::default()
     })

@@ -1,20 +1,21 @@
-//! From the return of `release` in one process to the granted acquire in another, and what that costs the server.
+//! Measures hand-overs, from the return of `release` in one process to the granted acquire in
+//! another, and their cost for the server.
 
 use std::time::Duration;
 
 use crate::Failure;
 use crate::bench::Bench;
 use crate::chart::{Chart, Line};
+use crate::contenders::Contenders;
 use crate::cores::Cores;
-use crate::crowd::Crowd;
 use crate::entry::{self, Entry};
-use crate::follower::{Follower, Seen, spread};
 use crate::options::Options;
 use crate::report::{Section, Table, or_dash, three_digits, time};
 use crate::rounds::Subject;
 use crate::series::{float, quantile};
+use crate::turn_tracker::{HandOvers, TurnTracker, spread};
 
-/// A crowd, and how long each of it holds the lock.
+/// A number of waiters, and how long each contender holds the lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Scene {
     waiters: usize,
@@ -28,17 +29,17 @@ const fn scene(waiters: usize, hold_millis: u64) -> Scene {
     }
 }
 
-/// The last one is of commands more than of speed: there are far more waiters than cores to wake them on.
+/// The last one measures commands rather than speed: it has far more waiters than cores.
 const SCENES: [Scene; 5] = [
     scene(1, 300),
     scene(1, 5),
     scene(10, 5),
     scene(100, 5),
-    CROWDED,
+    MANY_WAITERS,
 ];
-const CROWDED: Scene = scene(1000, 5);
+const MANY_WAITERS: Scene = scene(1000, 5);
 const QUICK: [Scene; 2] = [scene(1, 10), scene(3, 5)];
-/// What the charts show: the scenes of many hand-overs.
+/// The charts show the scenes with this hold time, which have many hand-overs.
 const CHARTED: Duration = Duration::from_millis(5);
 const TTL: Duration = Duration::from_secs(30);
 const RAW: &str = "one round trip (PING)";
@@ -51,13 +52,14 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let (mut tables, mut charts) = (Vec::new(), Vec::new());
     for cores in &ways {
         for entry in entries {
-            entry.stage.pin(*cores)?;
+            entry.servers.pin(*cores)?;
         }
-        // The crowd takes long to come together, and its commands are the same on any core.
+        // So many contenders take long to start, and the number of commands is the same on any
+        // core.
         let last = ways.len() == tables.len() + 1;
         let wanted = options.either(&SCENES[..], &QUICK).iter();
         let mut points = Vec::new();
-        for scene in wanted.filter(|scene| last || **scene != CROWDED) {
+        for scene in wanted.filter(|scene| last || **scene != MANY_WAITERS) {
             points.extend(in_scene(options, *cores, entries, *scene)?);
         }
         tables.push(table(*cores, &points));
@@ -67,29 +69,33 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     }
     Ok(Section {
         title: "Hand-over".to_owned(),
-        text: "One holds the lock, releases it, and waits again as soon as another holds it, so that there are always as many waiters, in \
-               at most 20 processes. Counted from the return of the release to the return of another process's acquire; a grant before \
-               the release has returned counts as 0. *raw*: a PING to Redis, over and over, in the same seconds. *rested*: a PING after a \
-               pause as long as the lock is held, since nothing else is to do then and the cores sleep, as they do before a hand-over. *longest wait*: of anybody in the crowd, from the \
-               beginning; a fair one is that of all others' turns. Commands are those that clients sent, counted by the server."
+        text: "One process holds the lock, releases it, and waits again as soon as another one holds it. So the \
+               number of waiters is constant; they run in at most 20 processes. A hand-over counts from the return of \
+               the release to the return of another process's acquire; a grant before the release has returned counts \
+               as 0. *raw*: a PING to Redis, over and over, in the same seconds. *rested*: a PING after a pause as \
+               long as the lock is held, because nothing else runs then and the cores sleep, as they do before a \
+               hand-over. *longest wait*: the longest of all waiters since the start; a fair wait is as long as the \
+               turns of all others. Commands are those that clients sent, counted by the server."
             .to_owned(),
         tables,
         charts,
     })
 }
 
-/// What was seen of one rival with so many waiters.
+/// The hand-overs of one competitor in one scene.
 struct Point {
     name: &'static str,
     scene: Scene,
-    seen: Seen,
+    hand_overs: HandOvers,
     commands: Option<u64>,
     connections: Option<f64>,
 }
 
 impl Point {
     fn commands_each(&self) -> Option<f64> {
-        Some(float(self.commands?) / float(self.seen.grants))
+        let each = float(self.commands?) / float(self.hand_overs.grants);
+        // Nothing was handed over in a short run on an overloaded machine.
+        Some(each).filter(|each| each.is_finite())
     }
 }
 
@@ -102,46 +108,50 @@ fn in_scene(
     let point = |name| Point {
         name,
         scene,
-        seen: Seen::default(),
+        hand_overs: HandOvers::default(),
         commands: None,
         connections: None,
     };
     let (mut raw, mut rested) = (point(RAW), point(RESTED));
     let mut points: Vec<_> = entries
         .iter()
-        .map(|entry| point(entry.rival.name))
+        .map(|entry| point(entry.competitor.name))
         .collect();
-    let rounds = match scene.hold == CHARTED && scene != CROWDED {
+    let rounds = match scene.hold == CHARTED && scene != MANY_WAITERS {
         true => options.either(2, 1),
         false => 1,
     };
     for _ in 0..rounds {
         for (entry, point) in entries.iter().zip(&mut points) {
             let ping = cores.on_client(|| entry::round_trip(entries)?.turn(options.turn()))?;
-            raw.seen.times.extend(ping.times);
+            raw.hand_overs.times.extend(ping.times);
             let pings = options.either(50, 3);
             let pings =
                 cores.on_client(|| entry::rested_round_trips(entries, scene.hold, pings))?;
-            rested.seen.times.extend(pings);
-            one_crowd(options, cores, entry, point)?;
+            rested.hand_overs.times.extend(pings);
+            run_contenders(options, cores, entry, point)?;
         }
     }
     Ok([raw, rested].into_iter().chain(points).collect())
 }
 
-fn one_crowd(
+fn run_contenders(
     options: &Options,
     cores: Cores,
     entry: &Entry,
     point: &mut Point,
 ) -> Result<(), Failure> {
-    let Entry { rival, stage } = entry;
+    let Entry {
+        competitor,
+        servers,
+    } = entry;
     let Scene { waiters, hold } = point.scene;
     let threads = spread(waiters);
-    let mut crowd = cores.on_client(|| Crowd::start(rival, &stage.url(), &threads, TTL))?;
-    let mut follower = Follower::begin(&mut crowd, hold)?;
-    // Until it has come together, and all are warm.
-    let (comes, lasts) = match point.scene == CROWDED {
+    let mut contenders =
+        cores.on_client(|| Contenders::start(competitor, &servers.url(), &threads, TTL))?;
+    let mut tracker = TurnTracker::begin(&mut contenders, hold)?;
+    // First run until all contenders are waiting and warm.
+    let (comes, lasts) = match point.scene == MANY_WAITERS {
         true => (Duration::from_secs(5), Duration::from_secs(3)),
         false => options.either(
             (
@@ -151,18 +161,18 @@ fn one_crowd(
             (hold * 10, hold * 20),
         ),
     };
-    follower.follow(comes)?;
+    tracker.follow(comes)?;
     let sent = entry.commands();
-    let seen = follower.follow(lasts)?;
+    let hand_overs = tracker.follow(lasts)?;
     if let (Some(from), Some(to)) = (sent, entry.commands()) {
         point.commands = Some(point.commands.unwrap_or(0) + to - from);
     }
-    let connections = stage.connections().map(float);
+    let connections = servers.connections().map(float);
     point.connections = connections.map(|open| open / float(threads.len() as u64));
-    point.seen.failures += seen.failures;
-    point.seen.times.extend(seen.times);
-    point.seen.grants += seen.grants;
-    point.seen.longest_wait = point.seen.longest_wait.max(seen.longest_wait);
+    point.hand_overs.failures += hand_overs.failures;
+    point.hand_overs.times.extend(hand_overs.times);
+    point.hand_overs.grants += hand_overs.grants;
+    point.hand_overs.longest_wait = point.hand_overs.longest_wait.max(hand_overs.longest_wait);
     Ok(())
 }
 
@@ -183,16 +193,16 @@ fn table(cores: Cores, points: &[Point]) -> Table {
     ];
     let row = |point: &Point| {
         let is_lock = ![RAW, RESTED].contains(&point.name);
-        let at = |at| quantile(&point.seen.times, at);
+        let at = |at| quantile(&point.hand_overs.times, at);
         let ratio = |name, q| {
             let is_base = |base: &&Point| base.name == name && base.scene == point.scene;
             let base = points.iter().find(is_base).filter(|_| is_lock);
-            or_dash(base.map(|base| three_digits(at(q) / quantile(&base.seen.times, q))))
+            or_dash(base.map(|base| three_digits(at(q) / quantile(&base.hand_overs.times, q))))
         };
         vec![
             point.scene.waiters.to_string(),
             format!("{:?}", point.scene.hold),
-            match point.seen.failures {
+            match point.hand_overs.failures {
                 0 => point.name.to_owned(),
                 failures => format!("{} ({failures} failed)", point.name),
             },
@@ -203,7 +213,7 @@ fn table(cores: Cores, points: &[Point]) -> Table {
             ratio(RESTED, 0.5),
             ratio(RESTED, 0.99),
             or_dash(point.commands_each().map(three_digits)),
-            or_dash(is_lock.then(|| time(float(point.seen.longest_wait)))),
+            or_dash(is_lock.then(|| time(float(point.hand_overs.longest_wait)))),
             or_dash(point.connections.map(three_digits)),
         ]
     };
@@ -214,7 +224,7 @@ fn table(cores: Cores, points: &[Point]) -> Table {
     }
 }
 
-/// Latency and commands, each against the number of waiters.
+/// Two charts: latency and commands, each against the number of waiters.
 fn both_charts(cores: Cores, points: &[Point]) -> [(String, String); 2] {
     let chart = |name: &str, title: String, y: &str, value: &dyn Fn(&Point) -> Option<f64>| {
         let mut lines: Vec<Line> = Vec::new();
@@ -238,8 +248,9 @@ fn both_charts(cores: Cores, points: &[Point]) -> [(String, String); 2] {
         let file = format!("{name}-{}.svg", cores.name.replace(' ', "-"));
         (file, chart.to_svg())
     };
-    let latency =
-        |point: &Point| Some(quantile(&point.seen.times, 0.5) / 1e6).filter(|millis| *millis > 0.0);
+    let latency = |point: &Point| {
+        Some(quantile(&point.hand_overs.times, 0.5) / 1e6).filter(|millis| *millis > 0.0)
+    };
     [
         chart(
             "hand-over",

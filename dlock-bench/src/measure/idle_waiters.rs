@@ -1,16 +1,16 @@
-//! What many waiters cost while nothing happens: somebody holds the lock and goes on holding it.
+//! Measures the cost of many waiters while one process keeps the lock.
 
 use std::thread;
 use std::time::Duration;
 
 use crate::Failure;
 use crate::bench::Bench;
+use crate::contenders::Contenders;
 use crate::cores::Cores;
-use crate::crowd::Crowd;
 use crate::entry::Entry;
-use crate::follower::spread;
 use crate::report::{Section, Table, or_dash, three_digits};
 use crate::series::float;
+use crate::turn_tracker::spread;
 
 const WAITERS: usize = 100;
 const AN_HOUR: Duration = Duration::from_secs(3600);
@@ -23,27 +23,30 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let lasts = options.either(Duration::from_secs(5), Duration::from_millis(100));
     let mut rows = Vec::new();
     for entry in bench.entries()? {
-        let Entry { rival, stage } = entry;
-        stage.pin(cores)?;
+        let Entry {
+            competitor,
+            servers,
+        } = entry;
+        servers.pin(cores)?;
         let threads = spread(waiters);
-        let start = || Crowd::start(rival, &stage.url(), &threads, AN_HOUR);
-        let mut crowd = cores.on_client(start)?;
-        let mut everybody = crowd.everybody.clone().into_iter();
-        let holder = everybody.next().ok_or("an empty crowd")?;
-        crowd.send(holder, AN_HOUR)?;
-        crowd.granted()?;
-        everybody.try_for_each(|who| crowd.send(who, AN_HOUR))?;
-        // Until those that poll do it as seldom as they ever will.
+        let start = || Contenders::start(competitor, &servers.url(), &threads, AN_HOUR);
+        let mut contenders = cores.on_client(start)?;
+        let mut all = contenders.all.clone().into_iter();
+        let holder = all.next().ok_or("an empty contenders")?;
+        contenders.send(holder, AN_HOUR)?;
+        contenders.granted()?;
+        all.try_for_each(|contender| contenders.send(contender, AN_HOUR))?;
+        // Wait until the pollers have reached their longest pause.
         thread::sleep(options.either(Duration::from_secs(3), Duration::from_millis(100)));
         let commands = entry.commands();
-        let busy = crowd.cpu_time()?;
+        let busy = contenders.cpu_time()?;
         thread::sleep(lasts);
-        let busy = (crowd.cpu_time()? - busy).as_secs_f64() / lasts.as_secs_f64();
+        let busy = (contenders.cpu_time()? - busy).as_secs_f64() / lasts.as_secs_f64();
         let commands = entry.commands().zip(commands);
         let sent = commands.map(|(to, from)| float(to - from) / lasts.as_secs_f64());
-        let opened = stage.connections().map(float);
+        let opened = servers.connections().map(float);
         rows.push(vec![
-            rival.name.to_owned(),
+            competitor.name.to_owned(),
             or_dash(sent.map(three_digits)),
             or_dash(sent.map(|sent| three_digits(sent / float(threads.len() as u64)))),
             format!("{} %", three_digits(busy * 100.0)),
@@ -60,7 +63,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     Ok(Section {
         title: "Waiting while nothing happens".to_owned(),
         text: format!(
-            "One holds, {waiters} wait, in {} processes.",
+            "{waiters} threads in {} processes wait for a lock that is held all the time.",
             spread(waiters).len()
         ),
         tables: vec![Table {

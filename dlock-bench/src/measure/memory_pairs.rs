@@ -1,4 +1,4 @@
-//! What core itself costs: a pair on a store that is a map in this process.
+//! Measures core itself: a pair on a store that is a map in this process.
 
 use dlock_core::{MemoryDatastore, Store};
 
@@ -10,7 +10,7 @@ use crate::measure::pairs;
 use crate::report::Section;
 use crate::rounds::{Operation, Subject, Threads};
 
-/// A pair takes hardly longer than a few looks at the clock.
+/// A pair takes hardly longer than a few readings of the clock.
 const BATCH: u32 = 50;
 
 pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
@@ -29,7 +29,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     };
     let store = Store::new(MemoryDatastore::new());
     let mut pair = pairs::lock_pair(&store, 0);
-    // The first one starts threads.
+    // The first pair starts threads.
     pair()?;
     let (allocations, done) = allocations::during(pair);
     done?;

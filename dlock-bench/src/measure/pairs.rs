@@ -1,8 +1,9 @@
-//! Pairs of acquire and release that nobody contends, beside the least that the same server can be asked.
+//! Uncontended pairs of acquire and release, compared with the cheapest requests to the same
+//! server.
 
 use std::time::Duration;
 
-use dlock_core::{Attempt, Claim, Clock, Lease, Lock, Released, Store};
+use dlock_core::{AcquireOutcome, Claim, Clock, Lease, Lock, ReleaseOutcome, Store};
 
 use crate::Failure;
 use crate::options::Options;
@@ -10,18 +11,18 @@ use crate::report::{Table, three_digits, time};
 use crate::rounds::{Operation, Subject, interleaved};
 use crate::series::{Series, Spread};
 
-/// How many threads at a time, each with a lock of its own.
+/// The numbers of threads, each with a lock of its own.
 pub(crate) const THREADS: [usize; 3] = [1, 4, 16];
 /// The time to live of every lock, dlock's default.
 pub(crate) const TTL: Duration = Duration::from_secs(30);
-const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The key of a thread's lock, as [`Lock`] would name it.
 pub(crate) fn key(thread: usize) -> String {
     format!("dlock:job-{thread}")
 }
 
-/// `Lock::try_acquire` and `LockGuard::release`.
+/// A pair through `Lock::try_acquire` and `LockGuard::release`.
 pub(crate) fn lock_pair(store: &Store, thread: usize) -> Operation {
     let lock = Lock::new(store, format!("job-{thread}"));
     Box::new(move || {
@@ -30,24 +31,27 @@ pub(crate) fn lock_pair(store: &Store, thread: usize) -> Operation {
     })
 }
 
-/// The two calls of the store below that, with a fresh claim.
+/// A pair of direct calls to the store, with a fresh claim.
 pub(crate) fn datastore_pair(store: &Store, thread: usize) -> Operation {
     let (store, key) = (store.clone(), key(thread));
     Box::new(move || {
         let claim = Claim::new(&*key, &Clock::BOOTTIME, CALL_TIMEOUT)?;
-        let Attempt::Granted(grant) = store.acquire(&claim, TTL)? else {
+        let AcquireOutcome::Granted(grant) = store.datastore().acquire(&claim, TTL)? else {
             return Err("refused, though nobody holds it".into());
         };
         let lease = Lease::new(claim, grant);
-        match store.release(&lease.for_call(1, lease.not_after()))? {
-            Released::Ours => Ok(()),
+        match store
+            .datastore()
+            .release(&lease.for_call(1, lease.not_after()))?
+        {
+            ReleaseOutcome::Released => Ok(()),
             _ => Err("lost, though nobody else wants it".into()),
         }
     })
 }
 
-/// Lets the subjects take turns, and makes a table of it: times, rates, and ratios to those that are named. Of one thread the times are
-/// compared, of several the rates.
+/// Lets the subjects take turns, and makes a table of times, rates, and ratios to the named
+/// subjects. The ratios are of times for one thread, and of rates for several.
 pub(crate) fn table(
     caption: &str,
     options: &Options,

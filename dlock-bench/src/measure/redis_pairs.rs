@@ -1,36 +1,36 @@
-//! What an uncontended pair costs on Redis, from the bare round trip up to `Lock`.
+//! Measures an uncontended pair on Redis, from the bare round trip up to `Lock`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use dlock_core::{Attempt, Claim, Clock, Datastore, Lease, Released, Store};
+use dlock_core::{AcquireOutcome, Claim, Clock, Datastore, Lease, ReleaseOutcome, Store};
 use dlock_redis::RedisDatastore;
-use dlock_testkit::servers::RedisServer;
+use dlock_test_servers::RedisServer;
 
 use crate::Failure;
 use crate::bench::Bench;
-use crate::by_hand::{ByHand, Expected, is_pong, packed};
+use crate::competitor::Competitor;
+use crate::competitor_pairs::CompetitorPairs;
 use crate::cores::Cores;
 use crate::measure::pairs::{self, TTL};
 use crate::measure::server_time;
 use crate::options::Options;
+use crate::raw_client::{Expected, RawClient, is_pong, packed};
+use crate::recording_proxy::RecordingProxy;
 use crate::report::{Section, Table};
-use crate::rival::Rival;
-use crate::rival_pairs::RivalPairs;
 use crate::rounds::{Operation, Subject, Threads};
-use crate::tap::Tap;
 
 const RAW: &str = "raw pair";
-const BY_HAND: &str = "dlock's scripts by hand";
+const RAW_CLIENT: &str = "dlock's scripts by hand";
 const COMPARE_AND_DELETE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
-/// As long as the recorded claims must work.
+/// The time for which the recorded claims must work.
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let options = &bench.options;
     let server = RedisServer::start();
-    let rslock = Rival::rslock(options)?;
+    let rslock = Competitor::rslock(options)?;
     let mut tables = Vec::new();
     let ways = Cores::both()?;
     for cores in &ways {
@@ -42,7 +42,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
             );
         }
     }
-    // Where its server is now.
+    // The core where the server is now.
     if let Some(cores) = ways.last() {
         let caption = format!("The server's own time, {}", cores.name);
         tables.push(cores.on_client(|| server_time(&caption, options, &server))?);
@@ -50,10 +50,11 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     Ok(Section {
         title: "A pair on Redis".to_owned(),
         text: format!(
-            "An acquire and a release of a lock that nobody else wants, each thread its own, over TCP. *{RAW}*: `SET NX PX` and a \
-             compare-and-delete script, without fencing token. *{BY_HAND}*: the very bytes that dlock sends, recorded once and sent again. \
-             These and the PING are prepared bytes through the same pool and sockets as dlock's, and the reply is only compared. *The server's own \
-             time* is what INFO commandstats says of its commands; that of EVALSHA is with what the script calls."
+            "Each thread acquires and releases a lock of its own, over TCP. *{RAW}*: `SET NX PX` and a \
+             compare-and-delete script, without fencing token. *{RAW_CLIENT}*: the bytes that dlock sends, recorded \
+             once and sent again. The PING, the raw pair and the scripts by hand are prepared bytes through the same \
+             pool and sockets as dlock's, and their replies are only compared. *The server's own time* is what INFO \
+             commandstats reports for the commands; that of EVALSHA includes the commands that the script calls."
         ),
         tables,
         ..Section::default()
@@ -65,18 +66,18 @@ fn table(
     options: &Options,
     server: &RedisServer,
     threads: usize,
-    rslock: Option<&Rival>,
+    rslock: Option<&Competitor>,
 ) -> Result<Table, Failure> {
     let connections = u32::try_from(threads)?;
-    let by_hand = Arc::new(ByHand::to(server.address(), connections)?);
+    let raw_client = Arc::new(RawClient::to(server.address(), connections)?);
     let store = RedisDatastore::builder(&server.url())?
         .max_connections(connections)
         .build();
     let store = Store::new(store);
     let recorded = recorded(server, threads)?;
     let raw = raw(server, threads)?;
-    let pairs = |name, requests: Vec<Vec<Step>>| -> Box<dyn Subject> {
-        let one = |steps| sent(&by_hand, steps);
+    let pairs = |name, requests: Vec<Vec<Exchange>>| -> Box<dyn Subject> {
+        let one = |exchanges| sent(&raw_client, exchanges);
         Box::new(Threads::new(name, requests.into_iter().map(one).collect()))
     };
     let dlock = |name, pair: fn(&Store, usize) -> Operation| -> Box<dyn Subject> {
@@ -87,33 +88,33 @@ fn table(
     let mut subjects = vec![
         pairs("one round trip (PING)", ping),
         pairs(RAW, raw),
-        pairs(BY_HAND, recorded),
+        pairs(RAW_CLIENT, recorded),
         dlock("`RedisDatastore`", pairs::datastore_pair),
         dlock("`Lock`", pairs::lock_pair),
     ];
     if let (Some(rslock), 1) = (rslock, threads) {
-        let pairs = RivalPairs::start(rslock, &server.url(), TTL)?;
+        let pairs = CompetitorPairs::start(rslock, &server.url(), TTL)?;
         subjects.push(Box::new(pairs));
     }
-    pairs::table(caption, options, subjects, threads, &[RAW, BY_HAND])
+    pairs::table(caption, options, subjects, threads, &[RAW, RAW_CLIENT])
 }
 
-/// Where the difference between the raw pair and dlock's scripts comes from.
+/// The server's time, which explains the difference between the raw pair and dlock's scripts.
 fn server_time(caption: &str, options: &Options, server: &RedisServer) -> Result<Table, Failure> {
-    let by_hand = Arc::new(ByHand::to(server.address(), 1)?);
-    let pair = |name, requests: Vec<Vec<Step>>| -> Box<dyn Subject> {
-        let one = |steps| sent(&by_hand, steps);
+    let raw_client = Arc::new(RawClient::to(server.address(), 1)?);
+    let pair = |name, requests: Vec<Vec<Exchange>>| -> Box<dyn Subject> {
+        let one = |exchanges| sent(&raw_client, exchanges);
         Box::new(Threads::new(name, requests.into_iter().map(one).collect()))
     };
     let mut subjects = [
         pair(RAW, raw(server, 1)?),
-        pair(BY_HAND, recorded(server, 1)?),
+        pair(RAW_CLIENT, recorded(server, 1)?),
     ];
     server_time::table(caption, options, server, &mut subjects)
 }
 
-/// A request, and what its reply begins with.
-type Step = (Vec<u8>, Expected);
+/// A request, and the check of its reply.
+type Exchange = (Vec<u8>, Expected);
 
 fn is_ok(reply: &[u8]) -> bool {
     reply == b"OK"
@@ -123,22 +124,22 @@ fn is_one(reply: &[u8]) -> bool {
     reply == b"1"
 }
 
-/// A fencing token is the time in µs.
+/// A fencing token is the time in µs, so a large number.
 fn is_token(reply: &[u8]) -> bool {
     reply.len() >= 16 && reply.iter().all(u8::is_ascii_digit)
 }
 
-fn sent(by_hand: &Arc<ByHand>, steps: Vec<Step>) -> Operation {
-    let by_hand = Arc::clone(by_hand);
+fn sent(raw_client: &Arc<RawClient>, exchanges: Vec<Exchange>) -> Operation {
+    let raw_client = Arc::clone(raw_client);
     Box::new(move || {
-        for (request, expected) in &steps {
-            by_hand.redis(request, *expected)?;
+        for (request, expected) in &exchanges {
+            raw_client.redis(request, *expected)?;
         }
         Ok(())
     })
 }
 
-fn raw(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Step>>, Failure> {
+fn raw(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Exchange>>, Failure> {
     let hash = server
         .command(["SCRIPT", "LOAD", COMPARE_AND_DELETE])
         .text();
@@ -158,29 +159,32 @@ fn raw(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Step>>, Failure> 
     Ok((0..threads).map(pair).collect())
 }
 
-/// What dlock sends for a pair.
-fn recorded(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Step>>, Failure> {
-    let tap = Tap::before(server.address())?;
-    let store = RedisDatastore::builder(&format!("redis://{}/", tap.address()))?
+/// Records the requests of dlock for a pair.
+fn recorded(server: &RedisServer, threads: usize) -> Result<Vec<Vec<Exchange>>, Failure> {
+    let recording_proxy = RecordingProxy::before(server.address())?;
+    let store = RedisDatastore::builder(&format!("redis://{}/", recording_proxy.address()))?
         .call_timeout(AN_HOUR)
         .build();
-    let mut pair = |thread: usize| -> Result<Vec<Step>, Failure> {
+    let mut pair = |thread: usize| -> Result<Vec<Exchange>, Failure> {
         let key = format!("recorded:job-{thread}");
-        // The second time the connection is open and the server knows the scripts.
-        let mut steps = Vec::new();
+        // Record the second pair: then the connection is open and the server has the scripts.
+        let mut exchanges = Vec::new();
         for _ in 0..2 {
-            tap.take();
+            recording_proxy.take();
             let claim = Claim::new(&*key, &Clock::BOOTTIME, AN_HOUR)?;
-            let Attempt::Granted(grant) = store.acquire(&claim, TTL)? else {
+            let AcquireOutcome::Granted(grant) = store.acquire(&claim, TTL)? else {
                 return Err("refused, though nobody holds it".into());
             };
-            let acquire = tap.take();
-            if store.release(&Lease::new(claim, grant))? != Released::Ours {
+            let acquire = recording_proxy.take();
+            if store.release(&Lease::new(claim, grant))? != ReleaseOutcome::Released {
                 return Err("lost, though nobody else wants it".into());
             }
-            steps = vec![(acquire, is_token as Expected), (tap.take(), is_one)];
+            exchanges = vec![
+                (acquire, is_token as Expected),
+                (recording_proxy.take(), is_one),
+            ];
         }
-        Ok(steps)
+        Ok(exchanges)
     };
     (0..threads).map(&mut pair).collect()
 }

@@ -1,4 +1,4 @@
-//! What it costs to keep ten thousand locks.
+//! Measures the cost of keeping ten thousand locks.
 
 use std::collections::HashMap;
 use std::process;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dlock_core::{Lock, LockEvent, LockOptions, Observer, Store};
 use dlock_redis::RedisDatastore;
-use dlock_testkit::servers::{RedisServer, Reply};
+use dlock_test_servers::{RedisServer, Reply};
 
 use crate::Failure;
 use crate::bench::Bench;
@@ -21,7 +21,7 @@ use crate::series::float;
 pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     let options = &bench.options;
     let server = RedisServer::start();
-    // Nothing waits here, so where it runs makes no difference that is worth the time.
+    // Nothing waits here, so one placement is enough.
     let cores = *Cores::both()?.last().ok_or("no core to run on")?;
     cores.pin_server(server.pid())?;
     let row = cores.on_client(|| held_for_a_while(options, &server))?;
@@ -37,8 +37,9 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     ];
     Ok(Section {
         title: "Renewal of many locks".to_owned(),
-        text: "Locks of one process on one Redis, each renewed every third of its time to live, all the while counted: the times between two \
-               renewals of the same lock, and the renewals that failed or came when only the grace period was left."
+        text: "One process holds many locks on one Redis, and renews each every third of its time to live. The table \
+               shows the longest time between two renewals of the same lock, and counts the renewals that failed or came \
+               when only the grace period was left."
             .to_owned(),
         tables: vec![Table {
             caption: format!("Locks kept by one process, {}", cores.name),
@@ -54,19 +55,19 @@ fn held_for_a_while(options: &Options, server: &RedisServer) -> Result<Vec<Strin
         (10_000, Duration::from_secs(30)),
         (300, Duration::from_secs(1)),
     );
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let store = Store::builder(RedisDatastore::connect(&server.url())?)
-        .observer(Watcher(Arc::clone(&seen)))
+    let counts = Arc::new(Mutex::new(Counts::default()));
+    let store = Store::builder(RedisDatastore::open(&server.url())?)
+        .observer(CountingObserver(Arc::clone(&counts)))
         .build();
-    let lock_options = LockOptions::default().with_ttl(ttl);
+    let lock_options = LockOptions::builder().ttl(ttl);
     let acquire = |number: usize| -> Result<_, Failure> {
         let id = format!("kept-{number}");
         Ok(Lock::with_options(&store, id, lock_options.clone())?.try_acquire()?)
     };
     let held = (0..locks).map(acquire).collect::<Result<Vec<_>, _>>()?;
-    // Until each was renewed once.
+    // Wait until each was renewed once.
     thread::sleep(ttl / 2);
-    *lock(&seen) = Seen::default();
+    *lock(&counts) = Counts::default();
     let (start, trips) = (Instant::now(), trips(server)?);
     let (ours, theirs) = (cpu_time(process::id())?, cpu_time(server.pid())?);
     thread::sleep(ttl);
@@ -77,21 +78,21 @@ fn held_for_a_while(options: &Options, server: &RedisServer) -> Result<Vec<Strin
     };
     let (ours, theirs) = (share(ours, process::id())?, share(theirs, server.pid())?);
     let trips = self::trips(server)? - trips;
-    let seen = std::mem::take(&mut *lock(&seen));
+    let counts = std::mem::take(&mut *lock(&counts));
     drop(held);
     Ok(vec![
         locks.to_string(),
         format!("{ttl:?}"),
-        three_digits(float(seen.renewals) / lasted),
+        three_digits(float(counts.renewals) / lasted),
         three_digits(float(trips) / lasted),
-        format!("{} s", three_digits(seen.longest.as_secs_f64())),
-        format!("{}, {}, {}", seen.failed, seen.at_risk, seen.lost),
+        format!("{} s", three_digits(counts.longest.as_secs_f64())),
+        format!("{}, {}, {}", counts.failed, counts.at_risk, counts.lost),
         ours,
         theirs,
     ])
 }
 
-/// How many times the server has read from a client.
+/// The number of reads that the server has made from clients.
 fn trips(server: &RedisServer) -> Result<u64, Failure> {
     let Reply::Text(stats) = server.command(["INFO", "stats"]) else {
         return Err("no statistics from Redis".into());
@@ -106,7 +107,7 @@ fn trips(server: &RedisServer) -> Result<u64, Failure> {
 }
 
 #[derive(Default)]
-struct Seen {
+struct Counts {
     renewals: u64,
     failed: u64,
     at_risk: u64,
@@ -115,30 +116,30 @@ struct Seen {
     longest: Duration,
 }
 
-struct Watcher(Arc<Mutex<Seen>>);
+struct CountingObserver(Arc<Mutex<Counts>>);
 
-impl Observer for Watcher {
+impl Observer for CountingObserver {
     fn on(&self, event: &LockEvent<'_>) {
-        let mut seen = lock(&self.0);
+        let mut counts = lock(&self.0);
         match event {
             LockEvent::Renewed { key, .. } => {
-                seen.renewals += 1;
+                counts.renewals += 1;
                 let now = Instant::now();
-                if let Some(before) = seen.last.get_mut(*key) {
+                if let Some(before) = counts.last.get_mut(*key) {
                     let between = now - std::mem::replace(before, now);
-                    seen.longest = seen.longest.max(between);
+                    counts.longest = counts.longest.max(between);
                 } else {
-                    seen.last.insert((*key).to_owned(), now);
+                    counts.last.insert((*key).to_owned(), now);
                 }
             }
-            LockEvent::RenewalFailed { .. } => seen.failed += 1,
-            LockEvent::AtRisk { .. } => seen.at_risk += 1,
-            LockEvent::Lost { .. } => seen.lost += 1,
+            LockEvent::RenewalFailed { .. } => counts.failed += 1,
+            LockEvent::AtRisk { .. } => counts.at_risk += 1,
+            LockEvent::Lost { .. } => counts.lost += 1,
             _ => {}
         }
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(counts: &Mutex<Counts>) -> std::sync::MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }

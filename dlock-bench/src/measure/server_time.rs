@@ -1,19 +1,22 @@
-//! What a Redis server says that its commands took: the profile of a pair on its side.
+//! The time that commands take inside a Redis server, as it reports itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use dlock_testkit::servers::RedisServer;
+use dlock_test_servers::RedisServer;
 
 use crate::Failure;
 use crate::options::Options;
 use crate::report::{Table, three_digits};
 use crate::rounds::Subject;
 use crate::series::float;
+use crate::servers::is_sent;
 
-/// Calls of a command, and the microseconds that they took together.
+/// For each command: the number of calls, and their time in microseconds.
 type Spent = BTreeMap<String, (u64, u64)>;
 
-/// What each subject's operations cost the server, by command. What a script calls is counted as well, and is part of the script's own time.
+/// The cost of each subject's operations for the server, by command. Commands that a script calls
+/// are counted too, and are part of the script's own time.
 pub(crate) fn table(
     caption: &str,
     options: &Options,
@@ -48,7 +51,7 @@ pub(crate) fn table(
                 format!("{} µs", three_digits(each(micros))),
             ]
         };
-        // What asks for the figures is not a pair's.
+        // Leave out the command that reads these figures.
         let of_pairs = spent
             .into_iter()
             .filter(move |(_, (calls, _))| each(*calls) > 0.5);
@@ -61,6 +64,14 @@ pub(crate) fn table(
             .to_vec(),
         rows: rows.collect(),
     })
+}
+
+/// The time that the server took since its figures were reset for the commands that clients sent,
+/// with what scripts call. `plain` means that they claim without a script.
+pub(crate) fn of_clients(server: &RedisServer, plain: bool) -> Duration {
+    let spent = spent_by(server).into_iter();
+    let sent = spent.filter(|(name, _)| is_sent(name, plain));
+    Duration::from_micros(sent.map(|(_, (_, micros))| micros).sum())
 }
 
 fn spent_by(server: &RedisServer) -> Spent {
@@ -82,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_server_tells_is_read() {
+    fn the_statistics_of_the_server_are_parsed() {
         let line = "cmdstat_evalsha:calls=200,usec=1100,usec_per_call=5.50,rejected_calls=0";
         assert_eq!(of_line(line), Some(("evalsha".to_owned(), (200, 1100))));
         assert_eq!(of_line("# Commandstats"), None);

@@ -1,4 +1,4 @@
-//! What the command costs before the job begins, beside flock(1).
+//! Measures the start of the command before the job begins, compared with flock(1).
 
 use std::env;
 use std::fs;
@@ -37,12 +37,14 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
         ];
         pairs::table("The command", options, subjects, 1, &[FLOCK])
     };
-    // The command and the job may run at the same time, if they have the cores: both ways are of interest, but one is the same each time.
+    // On several cores the command and the job may run at the same time. On one core the figure is
+    // the same each time.
     let cores = Cores::both()?[0];
     Ok(Section {
         title: "The command's start-up".to_owned(),
         text: format!(
-            "A process is started and waited for, on one core. The release build of `dlock` has {:.2} MB.",
+            "The benchmark starts a process and waits for its end, on one core. The release build of `dlock` has \
+             {:.2} MB.",
             size(&dlock)?
         ),
         tables: vec![cores.on_client(table)?],
@@ -66,8 +68,8 @@ fn started(program: &Path, words: &[&str]) -> Operation {
     })
 }
 
-/// The command, built beside this program and as it was. A quick run takes the one that is there, if there is one.
-fn built(options: &Options) -> Result<PathBuf, Failure> {
+/// The command, built in the same profile as this program. A quick run uses an existing one.
+pub(super) fn built(options: &Options) -> Result<PathBuf, Failure> {
     let here = env::current_exe()?;
     let dlock = here.with_file_name("dlock");
     if options.quick && dlock.exists() {
@@ -76,7 +78,7 @@ fn built(options: &Options) -> Result<PathBuf, Failure> {
     let target = here
         .ancestors()
         .nth(2)
-        .ok_or("a program without a folder")?;
+        .ok_or("this program has no folder")?;
     let profile = match cfg!(debug_assertions) {
         true => "dev",
         false => "release",

@@ -1,9 +1,9 @@
-//! What another boot of the machine makes of the records.
+//! Records after a restart of the machine.
 
 use std::fs;
 use std::time::Duration;
 
-use dlock_core::{Datastore, ErrorKind, Released};
+use dlock_core::{Datastore, ErrorKind, ReleaseOutcome};
 
 use super::{Scratch, TTL, acquire, claim, is_held, is_lost};
 use crate::FileError;
@@ -22,7 +22,7 @@ fn a_lease_outlives_a_restart_until_its_wall_clock_end() {
     let scratch = Scratch::new();
     let ours = acquire(&scratch.open(), "x", TTL);
     let restarted = scratch.open_after_restart("another");
-    // The boot-time clock starts anew: its readings mean nothing now.
+    // The boot-time clock starts anew, so old readings mean nothing.
     edit_end(&scratch, "x", |end| end.boottime = dlock_core::Time::ZERO);
     assert!(is_held(&restarted, "x"));
     edit_end(&scratch, "x", |end| {
@@ -31,7 +31,7 @@ fn a_lease_outlives_a_restart_until_its_wall_clock_end() {
     });
     let next = acquire(&restarted, "x", TTL);
     assert!(next.fence() > ours.fence());
-    assert_eq!(restarted.release(&ours).unwrap(), Released::NotOurs);
+    assert_eq!(restarted.release(&ours).unwrap(), ReleaseOutcome::NotHeld);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn where_boots_cannot_be_told_apart_locks_work_by_the_wall_clock() {
     let store = scratch.open_after_restart("");
     let ours = acquire(&store, "x", TTL);
     assert!(is_held(&store, "x"));
-    assert_eq!(store.release(&ours).unwrap(), Released::Ours);
+    assert_eq!(store.release(&ours).unwrap(), ReleaseOutcome::Released);
     acquire(&store, "x", TTL);
     edit_end(&scratch, "x", |end| end.wall -= 31_000_000);
     acquire(&store, "x", TTL);
@@ -70,11 +70,11 @@ fn tokens_rise_although_the_wall_clock_was_set_back() {
     let mut record = Record::from_text(&fs::read(&path).unwrap()).unwrap();
     record.fence += 3_600_000_000;
     fs::write(&path, record.to_text()).unwrap();
-    assert_eq!(store.release(&ours).unwrap(), Released::Ours);
+    assert_eq!(store.release(&ours).unwrap(), ReleaseOutcome::Released);
     for step in 1..3 {
         let next = acquire(&store, "x", TTL);
         assert_eq!(next.fence().unwrap().get(), record.fence + step);
-        assert_eq!(store.release(&next).unwrap(), Released::Ours);
+        assert_eq!(store.release(&next).unwrap(), ReleaseOutcome::Released);
     }
 }
 
@@ -101,7 +101,7 @@ fn a_damaged_record_from_before_this_boot_counts_as_none() {
         fs::write(&path, damaged).unwrap();
         scratch.age(path.clone(), Duration::from_secs(3650 * 86_400));
         let ours = acquire(&store, "x", TTL);
-        assert_eq!(store.release(&ours).unwrap(), Released::Ours);
+        assert_eq!(store.release(&ours).unwrap(), ReleaseOutcome::Released);
     }
 }
 
@@ -152,13 +152,13 @@ fn a_record_of_another_key_under_this_name_is_an_error() {
     fs::copy(scratch.record("y"), scratch.record("x")).unwrap();
     let error = store.acquire(&claim("x"), TTL).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ForeignKey);
-    // Unless a crash of the machine brought back what stood in that file before it was x's.
+    // But a crash of the machine may have brought back the former content of the file.
     scratch.age(scratch.record("x"), Duration::from_secs(3650 * 86_400));
     acquire(&store, "x", TTL);
 }
 
 #[test]
-fn what_is_no_file_is_an_error_at_once() {
+fn something_other_than_a_file_is_an_error_at_once() {
     let scratch = Scratch::new();
     let store = scratch.open();
     fs::create_dir(scratch.record("folder")).unwrap();

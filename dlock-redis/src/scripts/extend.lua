@@ -1,6 +1,7 @@
 -- Replaces the remaining time of a lease and the description of its holder.
 --
--- KEYS  1 the lock, and for a time to live below a second: 2 its fence, 3 its queue, 4 when the queue's processes were last seen
+-- KEYS  1 the lock, and for a time to live below a second: 2 its fence, 3 its queue, 4 the
+--       heartbeats of the queue's processes
 -- ARGV  1 owner token, 2 holder description, 3 time to live in ms,
 --       4 server time in µs from which on the call must do nothing, 5 sequence of the call
 --
@@ -22,7 +23,7 @@ if now >= tonumber(ARGV[4]) then
   return {'stale', now}
 end
 
-local sequence = string.match(record, '^%d+', 34)
+local sequence, process = string.match(record, '^(%d+)(@?%x*) ', 34)
 if not sequence then
   -- Handed to a waiter that has not claimed it: it holds no lease.
   return 0
@@ -34,7 +35,7 @@ end
 
 -- In this order: a server that is full refuses a SET, unless the script has written already.
 redis.call('PEXPIRE', lock, ARGV[3])
-redis.call('SET', lock, string.sub(record, 1, 33) .. ARGV[5] .. ' ' .. ARGV[2], 'KEEPTTL')
+redis.call('SET', lock, string.sub(record, 1, 33) .. ARGV[5] .. process .. ' ' .. ARGV[2], 'KEEPTTL')
 if not KEYS[2] or string.sub(record, 33, 33) ~= '+' then
   return now
 end
@@ -44,5 +45,5 @@ local fence = KEYS[2]
 -- include queue.lua
 
 -- The next waiter was told a later end.
-tell_end(tonumber(ARGV[3]))
+notify_end(tonumber(ARGV[3]))
 return now

@@ -1,37 +1,64 @@
-//! Who waits for what, and what is to be done for them. No I/O here.
+//! The waiters of this process and the work to be done for them. No I/O here.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dlock_core::{OwnerToken, Signal, Time};
+use dlock_core::{Leaving, OwnerToken, Signal, Time};
+use dlock_net::RecentOwners;
 
-use crate::protocol::{LOOK_EVERY, Left, Look, Message};
+use crate::operations::{HEARTBEAT_EVERY, HeartbeatReply, Left, Message};
 
 /// How long the threads stay when nobody waits any more.
 const LINGER: Duration = Duration::from_secs(10);
-/// The least time between two looks at a key.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// How many that gave up are told to the server in one trip.
+/// The least time between two heartbeats for a key.
+const HEARTBEAT_AGAIN: Duration = Duration::from_millis(10);
+/// How many waiters that gave up are reported to the server in one round trip.
 const LEAVES: usize = 256;
-/// How many of them are kept in mind. One more stays in the queue, and costs the others a second when its turn comes.
+/// How many of them are kept in mind. One more stays in the queue, and costs the others a second
+/// when its turn comes.
 const LEAVES_KEPT: usize = 10_000;
-/// Who looked and heard nothing of it for so long does not hear.
-const DEAF_AFTER: Duration = Duration::from_secs(3);
+/// A subscription counts as lost if no ping was received for this long after a heartbeat.
+const SUBSCRIPTION_LOST_AFTER: Duration = Duration::from_secs(3);
+/// How many answers to messages wait to be sent. One more is not given: what was handed over ends
+/// by itself, and a question is asked again.
+const ANSWERS_KEPT: usize = 1024;
+/// How many claims that ended are remembered. At two hundred releases a second these are more than
+/// a minute, and half a megabyte.
+const ENDED_KEPT: usize = 16_384;
+/// How many waiters that were granted the lock are remembered. Releasing one that was forgotten
+/// costs a round trip more, if others wait.
+const CONTENDED_KEPT: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct State {
     waiters: HashMap<OwnerToken, Waiter>,
     keys: HashMap<Arc<str>, Key>,
-    /// Who gave up waiting and could not tell the server.
+    /// Waiters that gave up and could not tell the server.
     still_queued: Vec<(Arc<str>, OwnerToken)>,
-    /// When it is tried again.
+    /// Those of them that nobody tried to report yet, which counts as a part of their leave.
+    leaving: HashMap<OwnerToken, Leaving>,
+    /// When they are reported again.
     leave_at: Option<Time>,
-    pub(super) hearing: Hearing,
-    /// The first look of which nothing was heard yet.
-    unheard_since: Option<Time>,
-    /// `None` while it is awake: it looks at all of this before it sleeps.
-    looker_sleeps_until: Option<Time>,
+    /// Answers to messages. Each is sent at once, and only once.
+    answers: Vec<Reply>,
+    /// Signals of waiters whose turn may have come; see [`take_woken`](Self::take_woken).
+    woken: Vec<Signal>,
+    /// The last claims that were released or given up: whatever a server keeps for one of them came
+    /// from an old copy of its data, or a call that it never received. That a claim is *not* here
+    /// says nothing. A lock that is kept for `min_hold`, a mark of `once` and a guard that was
+    /// leaked are never released, and must stay.
+    ended: RecentOwners<ENDED_KEPT>,
+    /// The last waiters that were granted the lock. Others probably wait for it still.
+    contended: RecentOwners<CONTENDED_KEPT>,
+    /// How often a waiter entered a queue.
+    entries: u64,
+    pub(super) subscription: SubscriptionState,
+    /// The time of the first heartbeat whose ping has not been received yet.
+    unanswered_since: Option<Time>,
+    /// `None` while the heartbeat thread is awake: it reads all of this before it sleeps.
+    heartbeat_sleeps_until: Option<Time>,
     /// Since when nobody waits.
     idle_since: Option<Time>,
     /// The threads of which run work; those of earlier ones end.
@@ -40,15 +67,15 @@ pub(super) struct State {
     stopped: bool,
 }
 
-/// Whether messages come through.
+/// Whether this process receives messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Hearing {
-    /// Nobody has tried yet, or the answer is not here.
+pub(super) enum SubscriptionState {
+    /// Not tried yet, or not answered yet.
     #[default]
     Starting,
-    Yes,
+    Active,
     /// The server cannot be reached.
-    No,
+    Lost,
     /// The user has no right to.
     Refused,
 }
@@ -58,23 +85,49 @@ struct Waiter {
     signal: Signal,
     /// The process's generation when it was queued. Another one means that it is not any more.
     generation: Option<i64>,
-    /// Whether it made a claim that may have queued it.
+    /// The number of its entry into a queue, counted up in this process; `None` if it has to enter
+    /// again.
+    entry: Option<u64>,
+    /// Whether the latest answer of the server was that it is queued.
+    rests: bool,
+    /// Whether a claim of it may have queued it.
     asked: bool,
     granted: bool,
 }
 
 struct Key {
     waiters: usize,
-    look_at: Time,
+    heartbeat_at: Time,
+    /// When the holder may be asked.
+    ask_at: Time,
 }
 
-/// What the looker has to do now.
+/// A heartbeat for a key that is due.
+pub(super) struct Due {
+    pub(super) key: Arc<str>,
+    pub(super) asks: bool,
+    pub(super) last: Option<OwnerToken>,
+}
+
+/// The answer to a message.
+pub(super) enum Reply {
+    /// The lock was handed to a waiter that this process does not know. It was served or went
+    /// since: an old copy of the queue has come back.
+    GiveBack(Arc<str>, OwnerToken),
+    /// The record is of a claim that this process has released or given up.
+    Free(Arc<str>, OwnerToken),
+}
+
+/// What the heartbeat thread has to send now.
 pub(super) struct Work {
-    pub(super) looks: Vec<Arc<str>>,
+    pub(super) heartbeats: Vec<Due>,
     pub(super) leaves: Vec<(Arc<str>, OwnerToken)>,
+    /// Those of `leaves` that end with this work, whatever comes of it.
+    pub(super) leaving: Vec<Leaving>,
+    pub(super) answers: Vec<Reply>,
 }
 
-/// What the looker does next.
+/// What the heartbeat thread does next.
 pub(super) enum Next {
     Work(Work),
     /// There is nothing to do until then.
@@ -89,19 +142,21 @@ impl State {
             return None;
         }
         self.run += 1;
-        (self.running, self.hearing) = (true, Hearing::Starting);
-        (self.unheard_since, self.idle_since) = (None, None);
+        (self.running, self.subscription) = (true, SubscriptionState::Starting);
+        (self.unanswered_since, self.idle_since) = (None, None);
         Some(self.run)
     }
 
     pub(super) fn end(&mut self, run: u64) {
         if self.run == run {
             self.running = false;
+            self.leaving.clear();
         }
     }
 
     pub(super) fn stop(&mut self) {
         (self.running, self.stopped) = (false, true);
+        self.leaving.clear();
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -112,7 +167,7 @@ impl State {
         self.running && self.run == run
     }
 
-    /// A waiter comes. Whether the looker has to be woken.
+    /// Adds a waiter. Returns whether the heartbeat thread has to be woken.
     pub(super) fn enter(
         &mut self,
         key: &str,
@@ -120,20 +175,23 @@ impl State {
         signal: &Signal,
         now: Time,
     ) -> bool {
-        let look_at = now.saturating_add(LOOK_EVERY);
+        let heartbeat_at = now.saturating_add(HEARTBEAT_EVERY);
         let name: Arc<str> = match self.keys.get_key_value(key) {
             Some((name, _)) => Arc::clone(name),
             None => key.into(),
         };
         let key = self.keys.entry(Arc::clone(&name)).or_insert(Key {
             waiters: 0,
-            look_at,
+            heartbeat_at,
+            ask_at: heartbeat_at,
         });
         key.waiters += 1;
         let waiter = Waiter {
             key: name,
             signal: signal.clone(),
             generation: None,
+            entry: None,
+            rests: false,
             asked: false,
             granted: false,
         };
@@ -141,41 +199,58 @@ impl State {
             self.leaves_key(&before.key);
         }
         self.idle_since = None;
-        self.looker_sleeps_past(look_at)
+        self.heartbeat_sleeps_past(heartbeat_at)
     }
 
-    /// A claim is about to be made; whether it shall be queued.
+    /// Notes that a claim is about to be made. Returns whether a refusal must queue it.
     pub(super) fn asks(&mut self, owner: OwnerToken) -> bool {
         let Some(waiter) = self.waiters.get_mut(&owner) else {
             return false;
         };
-        waiter.asked = true;
+        (waiter.asked, waiter.rests) = (true, false);
         true
     }
 
     pub(super) fn granted(&mut self, owner: OwnerToken) {
         if let Some(waiter) = self.waiters.get_mut(&owner) {
             waiter.granted = true;
+            self.contended.add(owner);
         }
     }
 
-    /// A refusal queued the waiter. `end` is that of the holder's lease, if the waiter is the next. Whether the looker has to be woken.
+    /// Whether somebody probably waits for the lock that this owner holds.
+    pub(super) fn is_contended(&self, key: &str, owner: OwnerToken) -> bool {
+        self.contended.has(owner) || self.keys.contains_key(key)
+    }
+
+    /// A refusal queued the waiter. `end` is that of the holder's lease, if the waiter is the next.
+    /// Returns whether the heartbeat thread has to be woken.
     pub(super) fn queued(&mut self, owner: OwnerToken, generation: i64, end: Option<Time>) -> bool {
         let Some(waiter) = self.waiters.get_mut(&owner) else {
             return false;
         };
         waiter.generation = Some(generation);
+        waiter.rests = true;
+        waiter.entry.get_or_insert_with(|| {
+            self.entries += 1;
+            self.entries
+        });
         let key = Arc::clone(&waiter.key);
-        end.is_some_and(|end| self.look_by(&key, end))
+        end.is_some_and(|end| self.heartbeat_by(&key, end))
     }
 
-    /// The waiter goes; whether it may be in the queue.
+    /// Removes the waiter. Returns whether it may be in the queue.
     pub(super) fn leave(&mut self, owner: OwnerToken) -> bool {
         let Some(waiter) = self.waiters.remove(&owner) else {
             return false;
         };
         self.leaves_key(&waiter.key);
         waiter.asked && !waiter.granted
+    }
+
+    /// The claim was released or given up, so nothing is ever kept for it again.
+    pub(super) fn ended(&mut self, owner: OwnerToken) {
+        self.ended.add(owner);
     }
 
     fn leaves_key(&mut self, key: &str) {
@@ -194,67 +269,103 @@ impl State {
         }
     }
 
-    /// Something was heard. Whether the looker has to be woken.
-    pub(super) fn hear(&mut self, message: Message, now: Time) -> bool {
-        self.unheard_since = None;
-        match message {
-            Message::Claim(owner) => {
-                // If the waiter went, its leave is on its way, or is repeated.
-                if let Some(waiter) = self.waiters.get(&owner) {
-                    waiter.signal.notify();
-                }
-                false
-            }
-            Message::Ends(left, key) => self.look_by(&key, now.saturating_add(left)),
-            Message::Heard | Message::Subscribed => false,
+    /// The server is to be told at once that the waiter left, by the heartbeat thread.
+    #[cfg(feature = "tokio")]
+    pub(super) fn leaves_soon(&mut self, key: &str, owner: OwnerToken, leaving: Leaving) {
+        let is_kept = self.still_queued.len() < LEAVES_KEPT;
+        self.still_queued(key, owner);
+        self.leave_at = None;
+        // Without the thread it is reported when the next waiter comes, which may be never.
+        if is_kept && self.running {
+            self.leaving.insert(owner, leaving);
         }
     }
 
-    fn look_by(&mut self, key: &str, time: Time) -> bool {
+    /// Handles a message. Returns whether the heartbeat thread has to be woken.
+    pub(super) fn received(&mut self, message: Message, now: Time) -> bool {
+        self.unanswered_since = None;
+        match message {
+            Message::Claim(owner, key) => {
+                self.handed(&key, owner);
+                self.answers_wait(now)
+            }
+            Message::Asked(owner, key) => {
+                if self.ended.has(owner) {
+                    self.answer(Reply::Free(key, owner));
+                }
+                self.answers_wait(now)
+            }
+            Message::Ends(left, key) => self.heartbeat_by(&key, now.saturating_add(left)),
+            Message::Ping | Message::Subscribed => false,
+        }
+    }
+
+    /// The lock was handed to a waiter of this process.
+    fn handed(&mut self, key: &str, owner: OwnerToken) {
+        match self.waiters.get(&owner) {
+            Some(waiter) => self.woken.push(waiter.signal.clone()),
+            None => self.answer(Reply::GiveBack(key.into(), owner)),
+        }
+    }
+
+    fn answer(&mut self, answer: Reply) {
+        if self.answers.len() < ANSWERS_KEPT {
+            self.answers.push(answer);
+        }
+    }
+
+    /// Returns whether the heartbeat thread has to be woken to send answers.
+    fn answers_wait(&self, now: Time) -> bool {
+        !self.answers.is_empty() && self.heartbeat_sleeps_past(now)
+    }
+
+    fn heartbeat_by(&mut self, key: &str, time: Time) -> bool {
         let Some(key) = self.keys.get_mut(key) else {
             return false;
         };
-        key.look_at = key.look_at.min(time);
-        self.looker_sleeps_past(time)
+        key.heartbeat_at = key.heartbeat_at.min(time);
+        self.heartbeat_sleeps_past(time)
     }
 
-    /// The subscription is new: whatever was told before it was not heard.
+    /// The subscription is new: messages that were sent before it are lost.
     pub(super) fn subscribed(&mut self, run: u64, now: Time) {
         if !self.runs(run) {
             return;
         }
-        self.hearing = Hearing::Yes;
-        self.unheard_since = None;
+        self.subscription = SubscriptionState::Active;
+        self.unanswered_since = None;
         for key in self.keys.values_mut() {
-            key.look_at = now;
+            key.heartbeat_at = now;
         }
     }
 
-    /// Whether looks go out, and nothing is heard of them.
-    pub(super) fn is_deaf(&self, now: Time) -> bool {
-        self.unheard_since
-            .is_some_and(|since| since.until(now) > DEAF_AFTER)
+    /// Whether heartbeats are sent and their pings are not received.
+    pub(super) fn is_subscription_lost(&self, now: Time) -> bool {
+        self.unanswered_since
+            .is_some_and(|since| since.until(now) > SUBSCRIPTION_LOST_AFTER)
     }
 
-    /// What to do at `now`, for the looker of this run.
+    /// What the heartbeat thread of this run does at `now`.
     pub(super) fn next(&mut self, run: u64, now: Time) -> Next {
         let next = self.decide(run, now);
-        self.looker_sleeps_until = match next {
+        self.heartbeat_sleeps_until = match next {
             Next::Sleep(until) => Some(until),
             _ => None,
         };
         next
     }
 
-    fn looker_sleeps_past(&self, time: Time) -> bool {
-        self.looker_sleeps_until.is_some_and(|until| until > time)
+    fn heartbeat_sleeps_past(&self, time: Time) -> bool {
+        self.heartbeat_sleeps_until
+            .is_some_and(|until| until > time)
     }
 
     fn decide(&mut self, run: u64, now: Time) -> Next {
         if !self.runs(run) {
             return Next::End;
         }
-        if self.waiters.is_empty() && self.still_queued.is_empty() {
+        let has_nothing = self.still_queued.is_empty() && self.answers.is_empty();
+        if self.waiters.is_empty() && has_nothing {
             let end = self.idle_since.get_or_insert(now).saturating_add(LINGER);
             if now < end {
                 return Next::Sleep(end);
@@ -262,62 +373,108 @@ impl State {
             self.end(run);
             return Next::End;
         }
-        let mut looks = Vec::new();
+        let mut heartbeats = Vec::new();
         let mut soonest = Time::MAX;
         for (name, key) in &mut self.keys {
-            if key.look_at <= now {
-                looks.push(Arc::clone(name));
-                key.look_at = now.saturating_add(LOOK_EVERY);
+            if key.heartbeat_at <= now {
+                let asks = key.ask_at <= now;
+                if asks {
+                    key.ask_at = now.saturating_add(HEARTBEAT_EVERY);
+                }
+                heartbeats.push(Due {
+                    key: Arc::clone(name),
+                    asks,
+                    last: last_of(&self.waiters, name),
+                });
+                key.heartbeat_at = now.saturating_add(HEARTBEAT_EVERY);
             }
-            soonest = soonest.min(key.look_at);
+            soonest = soonest.min(key.heartbeat_at);
         }
+        let answers = mem::take(&mut self.answers);
         let mut leaves = Vec::new();
         if self.leave_at.is_none_or(|at| at <= now) {
             let count = self.still_queued.len().min(LEAVES);
             leaves.extend(self.still_queued.drain(..count));
             // A server that refuses at once is not asked in a loop.
-            self.leave_at = (count > 0).then(|| now.saturating_add(LOOK_EVERY));
+            self.leave_at = (count > 0).then(|| now.saturating_add(HEARTBEAT_EVERY));
         }
+        let ends = |(_, owner): &(_, OwnerToken)| self.leaving.remove(owner);
+        let leaving = leaves.iter().filter_map(ends).collect();
         if let Some(at) = self.leave_at.filter(|_| !self.still_queued.is_empty()) {
             soonest = soonest.min(at);
         }
-        if looks.is_empty() && leaves.is_empty() {
+        if heartbeats.is_empty() && leaves.is_empty() && answers.is_empty() {
             return Next::Sleep(soonest);
         }
-        if !looks.is_empty() {
-            // From before it is sent: what it makes us hear may be here before its answer.
-            self.unheard_since.get_or_insert(now);
+        if !heartbeats.is_empty() {
+            // Counted from before it is sent: its ping may be here before its answer.
+            self.unanswered_since.get_or_insert(now);
         }
-        Next::Work(Work { looks, leaves })
+        Next::Work(Work {
+            heartbeats,
+            leaves,
+            leaving,
+            answers,
+        })
     }
 
-    /// A look was answered.
-    pub(super) fn looked(&mut self, key: &str, look: &Look, now: Time) {
+    /// A heartbeat was answered.
+    pub(super) fn heartbeat_answered(&mut self, due: &Due, reply: &HeartbeatReply, now: Time) {
+        let key = &*due.key;
         if let Some(place) = self.keys.get_mut(key) {
-            let soon = match look.left {
-                Left::For(left) if look.has_next => left.max(LOOK_AGAIN),
-                // Dead waiters are in the way, more than one look removes.
-                Left::Free if look.generation != 0 => LOOK_AGAIN,
-                _ => LOOK_EVERY,
+            let soon = match reply.left {
+                Left::For(left) if reply.has_next => left.max(HEARTBEAT_AGAIN),
+                // Dead waiters are in the way, more than one heartbeat removes.
+                Left::Free if reply.generation != 0 => HEARTBEAT_AGAIN,
+                _ => HEARTBEAT_EVERY,
             };
-            place.look_at = place.look_at.min(now.saturating_add(soon));
+            place.heartbeat_at = place.heartbeat_at.min(now.saturating_add(soon));
         }
-        for (owner, waiter) in &self.waiters {
-            let dropped = waiter.generation.is_some_and(|it| it != look.generation);
-            let handed = look.handed_to == Some(*owner);
-            if &*waiter.key == key && (dropped || handed) {
-                waiter.signal.notify();
+        // If the newest waiter was served meanwhile or claims just now, its absence from the queue
+        // proves nothing.
+        let last = due.last.map(|last| self.waiters.get(&last));
+        let counts = reply.generation != 0
+            || last.is_none_or(|waiter| waiter.is_some_and(Waiter::is_queued));
+        let waiters = self.waiters.values_mut();
+        for waiter in waiters.filter(|waiter| &*waiter.key == key && counts) {
+            if waiter.generation.is_some_and(|it| it != reply.generation) {
+                waiter.entry = None;
+                self.woken.push(waiter.signal.clone());
             }
         }
-    }
-
-    /// A look failed: the waiters shall see for themselves.
-    pub(super) fn look_failed(&mut self, key: &str) {
-        self.unheard_since = None;
-        for waiter in self.waiters.values().filter(|waiter| &*waiter.key == key) {
-            waiter.signal.notify();
+        if let Some(owner) = reply.handed_to {
+            self.handed(key, owner);
         }
     }
+
+    /// A heartbeat failed: the waiters claim and find out themselves.
+    pub(super) fn heartbeat_failed(&mut self, key: &str) {
+        self.unanswered_since = None;
+        for waiter in self.waiters.values().filter(|waiter| &*waiter.key == key) {
+            self.woken.push(waiter.signal.clone());
+        }
+    }
+
+    /// The signals to notify, once the state is not locked any more: what they wake may come back
+    /// to it.
+    pub(super) fn take_woken(&mut self) -> Vec<Signal> {
+        mem::take(&mut self.woken)
+    }
+}
+
+impl Waiter {
+    fn is_queued(&self) -> bool {
+        self.entry.is_some() && self.rests && !self.granted
+    }
+}
+
+/// The newest of these waiters in the key's queue, as far as this process knows.
+fn last_of(waiters: &HashMap<OwnerToken, Waiter>, key: &str) -> Option<OwnerToken> {
+    waiters
+        .iter()
+        .filter(|(_, waiter)| &*waiter.key == key && waiter.is_queued())
+        .max_by_key(|(_, waiter)| waiter.entry)
+        .map(|(owner, _)| *owner)
 }
 
 #[cfg(test)]

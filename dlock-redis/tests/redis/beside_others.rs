@@ -1,9 +1,10 @@
-//! Other people's keys and other libraries' locks: excluded both ways, never overwritten, never deleted.
+//! Other people's keys and other libraries' locks: excluded both ways, never overwritten, never
+//! deleted.
 
 use std::time::Duration;
 
 use dlock_core::{Datastore, ErrorKind, Lock};
-use dlock_testkit::servers::{RedisServer, Reply};
+use dlock_test_servers::{RedisServer, Reply};
 
 use crate::support::*;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dlock_core::{Datastore, Lock, LockOptions};
-use dlock_testkit::servers::RedisServer;
+use dlock_test_servers::RedisServer;
 
 use crate::support::*;
 
@@ -87,7 +87,7 @@ fn tokens_rise_through_a_clock_that_is_set_back_and_through_lost_data() {
 #[test]
 fn a_lease_goes_on_when_the_clock_is_set_back() {
     let server = server();
-    let options = LockOptions::default().with_ttl(Duration::from_secs(3));
+    let options = LockOptions::builder().ttl(Duration::from_secs(3));
     let lock = Lock::with_options(store(&server), "import", options).unwrap();
     let guard = lock.try_acquire().unwrap();
     let record = server.command(["GET", KEY]);
@@ -101,4 +101,26 @@ fn a_lease_goes_on_when_the_clock_is_set_back() {
     assert!(server.command(["PTTL", KEY]).integer().unwrap() <= 3000);
     guard.release().unwrap();
     assert!(lock.try_acquire().is_ok());
+}
+
+/// It cost more than two seconds an acquire: what the script answers is the server's time, and that
+/// of a clock that nobody has set was taken for none.
+#[test]
+fn a_clock_that_is_decades_off_costs_no_trip_more() {
+    for (decades, forward) in [(2, false), (4, false), (6, true)] {
+        let server = server();
+        let by = HOUR * 24 * 365 * 10 * decades;
+        match forward {
+            true => server.step_clock_forward(by),
+            false => server.step_clock_back(by),
+        }
+        let store = store(&server);
+        warm(&store);
+        server.reset_calls();
+        let lease = acquired(&store, &claim(KEY));
+        assert!(extend(&store, &lease, 1, TTL).is_some());
+        assert!(released(&store, &lease));
+        assert_eq!(evalshas(&server), 3, "{decades} decades");
+        assert_eq!(server.calls().get("eval"), None);
+    }
 }

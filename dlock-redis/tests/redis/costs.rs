@@ -4,20 +4,31 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{Datastore, Extension, Lease};
-use dlock_testkit::faults::Fault;
-use dlock_testkit::servers::{RedisServer, Reply};
+use dlock_redis::{RedisDatastore, UrlError};
+use dlock_test_servers::faults::Fault;
+use dlock_test_servers::{RedisServer, Reply};
 
 use crate::support::*;
 
-/// Of the counted commands those that a client may have sent. The scripts' own are get, set, pttl, pexpire, del, exists and time; `info` and
-/// `config` are the test's.
+/// Of the counted commands those that a client may have sent. The scripts' own are get, set, incr,
+/// incrby, pttl, pexpire, pexpiretime, del, exists and time; `info` and `config` are the test's.
 fn sent_by_clients(server: &RedisServer) -> Vec<(String, u64)> {
     server
         .calls()
         .into_iter()
         .filter(|(name, _)| {
             ![
-                "get", "set", "pttl", "pexpire", "del", "exists", "time", "info",
+                "get",
+                "set",
+                "incr",
+                "incrby",
+                "pttl",
+                "pexpire",
+                "pexpiretime",
+                "del",
+                "exists",
+                "time",
+                "info",
             ]
             .contains(&name.as_str())
                 && !name.starts_with("config")
@@ -142,6 +153,42 @@ fn the_record_is_what_the_documentation_says_and_the_fence_outlives_it() {
     let month = Duration::from_secs(30 * 86_400);
     granted(store.acquire(&claim, month));
     assert!(life(FENCE) > 59 * 86_400_000, "twice the time to live");
+}
+
+#[test]
+fn a_fence_is_kept_for_as_long_as_the_store_was_told() {
+    let server = RedisServer::start();
+    let hour = Duration::from_secs(3600);
+    let builder = RedisDatastore::builder(&server.url()).unwrap();
+    let built = builder.fence_keep(hour).unwrap().build();
+    let by_url = RedisDatastore::open(&format!("{}?fence_keep=1h", server.url())).unwrap();
+    let life = || server.command(["PTTL", FENCE]).integer().unwrap();
+    for store in [built, by_url] {
+        server.command(["FLUSHALL"]);
+        // The first has no fence yet, the second counts on, the third comes later.
+        for _ in 0..3 {
+            let lease = acquired(&store, &claim(KEY));
+            assert!((3_580_000..=3_600_000).contains(&life()), "{}", life());
+            assert_eq!(
+                server.command(["GET", FENCE]),
+                Reply::Text(fence_of(&lease).to_string())
+            );
+            assert!(released(&store, &lease));
+            server.command(["PEXPIRE", FENCE, "60000"]);
+        }
+        granted(store.acquire(&claim(KEY), hour * 2));
+        assert!(life() > 4 * 3_600_000 - 20_000, "twice the time to live");
+    }
+}
+
+#[test]
+fn a_time_that_is_too_short_or_too_long_for_a_fence_is_refused() {
+    let builder = || RedisDatastore::builder("redis://127.0.0.1:1/").unwrap();
+    for seconds in [0, 59, 3651 * 86_400] {
+        let refused = builder().fence_keep(Duration::from_secs(seconds)).err();
+        assert_eq!(refused, Some(UrlError::FenceKeep), "{seconds} s");
+    }
+    assert!(builder().fence_keep(Duration::from_secs(60)).is_ok());
 }
 
 #[test]

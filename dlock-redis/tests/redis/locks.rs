@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dlock_core::{Datastore, ErrorKind, Lock, LockOptions};
 use dlock_redis::{ConnectionManager, RedisDatastore, UrlError, r2d2};
-use dlock_testkit::servers::RedisServer;
+use dlock_test_servers::RedisServer;
 
 use crate::support::*;
 
@@ -48,9 +48,24 @@ fn a_server_that_the_authorities_do_not_vouch_for_is_refused_for_good() {
     let server = RedisServer::builder().tls().start();
     let other = RedisServer::builder().tls().start();
     let url = format!("{}?ca={}", server.tls_url(), other.ca_file().display());
-    let error = patient(&url).acquire(&claim(KEY), TTL).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
-    assert!(!error.is_transient() && !error.may_have_executed());
+    for (url, hint) in [
+        (url, "none of the given authorities vouches for it"),
+        (
+            server.tls_url(),
+            "give the server's, ?ca=/path/to/authorities.pem",
+        ),
+    ] {
+        let error = patient(&url).acquire(&claim(KEY), TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Untrusted, "{error:?}");
+        assert!(!error.is_transient() && !error.may_have_executed());
+        let text = whole_text(&error);
+        assert!(text.contains("the server is not trusted"), "{text}");
+        // A machine without any certificates says so before it looks at the server's.
+        assert!(
+            text.contains(hint) || text.contains("no trusted certificates"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
@@ -62,18 +77,19 @@ fn tls_to_a_plain_port_and_plain_to_a_tls_port_end_in_an_error() {
         server.address(),
         server.ca_file().display()
     );
-    for url in [plain, tls] {
-        let error = RedisDatastore::connect(&url)
+    for (url, hint) in [(plain, "write rediss://"), (tls, "write redis://")] {
+        let error = RedisDatastore::open(&url)
             .unwrap()
             .acquire(&claim(KEY), TTL)
             .unwrap_err();
         assert!(!error.may_have_executed(), "{url}: {error:?}");
+        assert!(whole_text(&error).contains(hint), "{error:?}");
     }
 }
 
 #[test]
 fn authorities_that_cannot_be_used_are_named_at_once() {
-    let bad = |url: &str| match RedisDatastore::connect(url) {
+    let bad = |url: &str| match RedisDatastore::open(url) {
         Err(UrlError::Certificates(text)) => text,
         other => panic!("{other:?}"),
     };
@@ -100,7 +116,7 @@ fn a_pool_of_the_callers_own_will_do() {
 #[test]
 fn a_lock_is_renewed_for_as_long_as_it_is_held() {
     let server = RedisServer::start();
-    let options = LockOptions::default().with_ttl(Duration::from_secs(3));
+    let options = LockOptions::builder().ttl(Duration::from_secs(3));
     let lock = Lock::with_options(store(&server), "import", options).unwrap();
     let guard = lock.try_acquire().unwrap();
     let record = || server.command(["GET", KEY]);

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use dlock_core::{AcquireError, Datastore, ErrorKind, Lock, LockOptions, Signal, Store};
-use dlock_testkit::servers::{RedisServer, Reply};
+use dlock_test_servers::{RedisServer, Reply};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 /// For what takes a second, on a machine with more work than cores.
 pub(crate) const SOON: Duration = Duration::from_secs(6);
 
-/// How often a waiting process looks.
-pub(crate) const LOOKS: Duration = Duration::from_secs(1);
+/// How often a waiting process heartbeats.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(crate) fn lock_at(url: &str) -> Lock {
     Lock::new(patient(url), "import")
@@ -47,7 +47,7 @@ fn a_release_wakes_the_waiter_and_nothing_is_left() {
     thread::scope(|scope| {
         let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
         until("it waits", || waiting(&server) == 1);
-        assert_eq!(server.keys(), [KEY, FENCE, QUEUE, SEEN]);
+        assert_eq!(server.keys(), [KEY, FENCE, HEARTBEATS, QUEUE]);
         guard.release().unwrap();
         let won = waiting_thread.join().unwrap().unwrap();
         assert!(won.fencing_token().unwrap() > first);
@@ -115,7 +115,8 @@ fn nobody_starves_over_ten_thousand_hand_overs() {
         joined.collect()
     });
     for (own, longest) in served {
-        // A fair share is 500, and 19 others come before. A thread that is not run by the system misses turns all the same.
+        // A fair share is 500, and 19 others come before. A thread that is not run by the system
+        // misses turns all the same.
         assert!(own > GRANTS / THREADS / 4, "{own} grants");
         assert!(longest < GRANTS / 4, "{longest} others came before");
     }
@@ -148,13 +149,13 @@ fn a_hand_over_is_at_most_four_commands_however_many_wait() {
         });
         let acquired = u64::try_from((waiters + 1) * rounds).unwrap();
         // Each of the two processes looks once a second, and once when it begins.
-        let looks = 2 * (start.elapsed().as_secs() + 2);
+        let heartbeats = 2 * (start.elapsed().as_secs() + 2);
         let calls = server.calls();
         // The text of a script is sent by whoever finds it missing.
         let sent = calls["evalsha"] + calls.get("eval").copied().unwrap_or(0);
         assert!(
-            sent <= 4 * acquired + looks + 20,
-            "{sent} commands for {acquired} hand-overs and {looks} looks with {waiters} waiters"
+            sent <= 4 * acquired + heartbeats + 20,
+            "{sent} commands for {acquired} hand-overs and {heartbeats} heartbeats with {waiters} waiters"
         );
     }
 }
@@ -170,11 +171,11 @@ fn while_nothing_happens_a_process_sends_a_command_a_second_on_one_more_connecti
             scope.spawn(move || lock.acquire_within(LONG * 3).unwrap().release().unwrap());
         }
         until("all wait", || waiting(&server) == 100);
-        thread::sleep(LOOKS);
+        thread::sleep(HEARTBEAT);
         assert_eq!(subscriptions(&server), 1);
         server.reset_calls();
         let start = Instant::now();
-        thread::sleep(LOOKS * 5);
+        thread::sleep(HEARTBEAT * 5);
         let sent = evalshas(&server);
         let seconds = start.elapsed().as_secs() + 1;
         assert!((1..=seconds).contains(&sent), "{sent} in {seconds} s");
@@ -218,10 +219,10 @@ fn behind_a_holder_without_end_a_process_sends_a_command_a_second_as_well() {
     thread::scope(|scope| {
         let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
         until("it waits", || waiting(&server) == 1);
-        thread::sleep(LOOKS);
+        thread::sleep(HEARTBEAT);
         server.reset_calls();
         let start = Instant::now();
-        thread::sleep(LOOKS * 4);
+        thread::sleep(HEARTBEAT * 4);
         let sent = evalshas(&server);
         let seconds = start.elapsed().as_secs() + 1;
         assert!((1..=seconds).contains(&sent), "{sent} in {seconds} s");
@@ -252,7 +253,8 @@ fn who_gives_up_leaves_the_queue_and_hands_on() {
     let guard = lock(&server).try_acquire().unwrap();
     let (impatient, patient_one) = (store(&server), lock(&server));
     thread::scope(|scope| {
-        let gives_up = scope.spawn(|| Lock::new(impatient.clone(), "import").acquire_within(LOOKS));
+        let gives_up =
+            scope.spawn(|| Lock::new(impatient.clone(), "import").acquire_within(HEARTBEAT));
         until("one waits", || waiting(&server) == 1);
         let waits = scope.spawn(|| patient_one.acquire_within(LONG));
         until("two wait", || waiting(&server) == 2);
@@ -265,7 +267,7 @@ fn who_gives_up_leaves_the_queue_and_hands_on() {
 
     // Handed the lock, it does not want it any more.
     let lease = acquired(&impatient, &claim(KEY));
-    let late = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let late = claim(KEY).with_deadline(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
     let watch = impatient.watch(&late, &Signal::new()).unwrap().unwrap();
     refused(impatient.acquire(&late, TTL));
     thread::scope(|scope| {
@@ -278,12 +280,13 @@ fn who_gives_up_leaves_the_queue_and_hands_on() {
     assert_eq!(server.keys(), [FENCE]);
 }
 
-/// Found in the design: a message or a look that comes late must not make a process give a lock up that it holds.
+/// Found in the design: a message or a look that comes late must not make a process give a lock up
+/// that it holds.
 #[test]
 fn dropping_the_interest_after_the_grant_frees_nothing() {
     let server = RedisServer::start();
     let store = store(&server);
-    let claim = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let claim = claim(KEY).with_deadline(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
     let watch = store.watch(&claim, &Signal::new()).unwrap().unwrap();
     granted(store.acquire(&claim, TTL));
     server.reset_calls();
@@ -298,7 +301,7 @@ fn a_hand_over_is_no_lease_until_it_is_claimed() {
     let holder = store(&server);
     let lease = acquired(&holder, &claim(KEY));
     let waiter = store(&server);
-    let late = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let late = claim(KEY).with_deadline(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
     let signal = Signal::new();
     let watch = waiter.watch(&late, &signal).unwrap().unwrap();
     refused(waiter.acquire(&late, TTL));
@@ -319,7 +322,7 @@ fn one_more_than_ten_thousand_waiters_is_refused_and_may_come_again() {
     let _lease = acquired(&store, &claim(KEY));
     let add_many = "for n = 1, 10000 do redis.call('ZADD', KEYS[1], n, n) end";
     server.command(["EVAL", add_many, "1", QUEUE]);
-    let late = claim(KEY).waiting_until(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
+    let late = claim(KEY).with_deadline(dlock_core::Clock::BOOTTIME.now().saturating_add(LONG));
     let _watch = store.watch(&late, &Signal::new()).unwrap().unwrap();
     let error = store.acquire(&late, TTL).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
@@ -332,7 +335,7 @@ fn a_store_that_is_dropped_stops_listening() {
     let guard = lock(&server).try_acquire().unwrap();
     let store = store(&server);
     let lock = Lock::new(store.clone(), "import");
-    assert!(lock.acquire_within(LOOKS / 10).unwrap_err().is_held());
+    assert!(lock.acquire_within(HEARTBEAT / 10).unwrap_err().is_held());
     assert_eq!(subscriptions(&server), 1);
     drop((lock, store));
     until("nobody listens", || subscriptions(&server) == 0);
@@ -348,7 +351,8 @@ fn a_full_server_hands_over_all_the_same() {
         until("it waits", || waiting(&server) == 1);
         server.config_set("maxmemory", "1");
         guard.release().unwrap();
-        // The release wrote before it handed over; the waiter's claim is refused while the server is full.
+        // The release wrote before it handed over; the waiter's claim is refused while the server
+        // is full.
         server.config_set("maxmemory", "0");
         waiting_thread.join().unwrap().unwrap().release().unwrap();
     });
@@ -357,7 +361,7 @@ fn a_full_server_hands_over_all_the_same() {
 #[test]
 fn min_hold_that_ends_early_wakes_the_next() {
     let server = RedisServer::start();
-    let options = LockOptions::default().with_min_hold(Duration::from_millis(400));
+    let options = LockOptions::builder().min_hold(Duration::from_millis(400));
     let holder = Lock::with_options(store(&server), "import", options).unwrap();
     let guard = holder.try_acquire().unwrap();
     thread::scope(|scope| {

@@ -1,17 +1,18 @@
-//! Waiting at a server that refuses, forgets or hangs leaves nobody in the queue who has gone, and nobody asleep.
+//! Waiting at a server that refuses, forgets or hangs leaves nobody in the queue who has gone, and
+//! nobody asleep.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dlock_core::{
-    AcquireError, Attempt, Backoff, Claim, Clock, Datastore, ErrorKind, Lease, Lock, LockOptions,
-    Once, Released, Signal, Store, Wait,
+    AcquireError, AcquireOutcome, Claim, Clock, Datastore, ErrorKind, Lease, Lock, LockOptions,
+    OnceOutcome, ReleaseOutcome, Signal, Store, Wait,
 };
 use dlock_redis::RedisDatastore;
-use dlock_testkit::faults::{Fault, Proxy};
-use dlock_testkit::servers::RedisServer;
+use dlock_test_servers::RedisServer;
+use dlock_test_servers::faults::{Fault, Proxy};
 
-use crate::queue::{LOOKS, SOON, lock, waiting};
+use crate::queue::{HEARTBEAT, SOON, lock, waiting};
 use crate::support::*;
 
 fn short(url: &str, call_timeout: Duration) -> RedisDatastore {
@@ -34,7 +35,7 @@ fn who_gives_up_on_a_full_server_leaves_its_queue() {
     thread::scope(|scope| {
         let stays = scope.spawn(|| Lock::new(&store, "import").acquire_within(LONG * 2));
         until("one waits", || waiting(&server) == 1);
-        let goes = scope.spawn(|| Lock::new(&store, "import").acquire_within(LOOKS * 2));
+        let goes = scope.spawn(|| Lock::new(&store, "import").acquire_within(HEARTBEAT * 2));
         until("two wait", || waiting(&server) == 2);
         server.config_set("maxmemory", "1");
         goes.join().unwrap().unwrap_err();
@@ -50,10 +51,10 @@ fn a_winner_that_a_late_copy_of_its_claim_queued_leaves_with_its_release() {
     let server = RedisServer::start();
     let store = store(&server);
     let claim = Claim::new(KEY, &Clock::BOOTTIME, LONG).unwrap();
-    let claim = claim.waiting_until(late());
+    let claim = claim.with_deadline(late());
     // The claim names its process, and the copy does.
     let watch = store.watch(&claim, &Signal::new()).unwrap().unwrap();
-    let Attempt::Granted(grant) = store.acquire(&claim, LONG).unwrap() else {
+    let AcquireOutcome::Granted(grant) = store.acquire(&claim, LONG).unwrap() else {
         panic!("nobody else wants it")
     };
     let lease = Lease::new(claim.clone(), grant.with_copy_to_follow(true));
@@ -61,11 +62,11 @@ fn a_winner_that_a_late_copy_of_its_claim_queued_leaves_with_its_release() {
     server.command(["DEL", KEY]);
     let other = lock(&server).try_acquire().unwrap();
     let copy = store.acquire(&claim, LONG).unwrap();
-    assert!(matches!(copy, Attempt::Held(_)));
+    assert!(matches!(copy, AcquireOutcome::Held(_)));
     assert_eq!(waiting(&server), 1, "it lost its lease, so it is a waiter");
 
     let released = store.release(&lease.for_call(1, late())).unwrap();
-    assert_eq!(released, Released::NotOurs);
+    assert_eq!(released, ReleaseOutcome::NotHeld);
     assert_eq!(waiting(&server), 0);
     drop(watch);
     other.release().unwrap();
@@ -76,11 +77,11 @@ fn a_leave_that_is_repeated_reaches_a_server_that_forgot_the_scripts() {
     let server = RedisServer::start();
     let guard = lock(&server).try_acquire().unwrap();
     let proxy = Proxy::to(server.address());
-    let store = Store::new(short(&format!("redis://{}/", proxy.address()), LOOKS));
+    let store = Store::new(short(&format!("redis://{}/", proxy.address()), HEARTBEAT));
     thread::scope(|scope| {
         let stays = scope.spawn(|| Lock::new(&store, "import").acquire_within(LONG * 3));
         until("one waits", || waiting(&server) == 1);
-        let goes = scope.spawn(|| Lock::new(&store, "import").acquire_within(LOOKS));
+        let goes = scope.spawn(|| Lock::new(&store, "import").acquire_within(HEARTBEAT));
         until("two wait", || waiting(&server) == 2);
         proxy.requests(Fault::Lose);
         goes.join().unwrap().unwrap_err();
@@ -116,15 +117,14 @@ fn a_full_server_is_not_looked_at_in_a_loop() {
     let server = RedisServer::start();
     let guard = lock(&server).try_acquire().unwrap();
     server.config_set("maxmemory", "1");
-    let slow = Backoff::new(LOOKS, LOOKS);
-    let options = LockOptions::default().with_retry(slow);
+    let options = LockOptions::builder().retry(HEARTBEAT, HEARTBEAT);
     let waiter = Lock::with_options(store(&server), "import", options).unwrap();
     thread::scope(|scope| {
         let waiting_thread = scope.spawn(|| waiter.acquire_within(LONG));
-        thread::sleep(LOOKS * 2);
+        thread::sleep(HEARTBEAT * 2);
         server.reset_calls();
         guard.release().unwrap();
-        thread::sleep(LOOKS * 4);
+        thread::sleep(HEARTBEAT * 4);
         let calls = evalshas(&server);
         server.config_set("maxmemory", "0");
         waiting_thread.join().unwrap().unwrap().release().unwrap();
@@ -135,7 +135,7 @@ fn a_full_server_is_not_looked_at_in_a_loop() {
 #[test]
 fn who_waits_for_a_mark_learns_that_the_job_is_done() {
     let server = RedisServer::start();
-    let options = LockOptions::default().with_ttl(LOOKS * 2);
+    let options = LockOptions::builder().ttl(HEARTBEAT * 2);
     let day = Duration::from_secs(86_400);
     let doing = Lock::with_options(store(&server), "import", options.clone()).unwrap();
     let waits = Lock::with_options(store(&server), "import", options).unwrap();
@@ -152,12 +152,12 @@ fn who_waits_for_a_mark_learns_that_the_job_is_done() {
         });
         let done = Instant::now();
         let second = match second.unwrap().unwrap() {
-            Once::Ran(second) | Once::RanUnmarked(second) => second,
+            OnceOutcome::Ran(second) | OnceOutcome::RanUnmarked(second) => second,
             other => panic!("{other:?}"),
         };
         let answer = second.join().unwrap();
         assert!(
-            matches!(answer, Ok(Ok(Once::AlreadyDone { .. }))),
+            matches!(answer, Ok(Ok(OnceOutcome::AlreadyDone { .. }))),
             "{answer:?} after {:?}",
             done.elapsed()
         );
@@ -178,12 +178,12 @@ fn a_subscription_that_works_is_kept() {
     for _ in 0..4 {
         assert!(
             impatient
-                .acquire_within(LOOKS * 3 / 2)
+                .acquire_within(HEARTBEAT * 3 / 2)
                 .unwrap_err()
                 .is_held()
         );
         let before = id();
-        thread::sleep(LOOKS * 5);
+        thread::sleep(HEARTBEAT * 5);
         assert_eq!(id(), before, "subscribed anew");
     }
     guard.release().unwrap();
@@ -194,10 +194,10 @@ fn a_wait_at_a_server_that_hangs_ends_a_call_after_its_deadline_at_most() {
     let server = RedisServer::start();
     let guard = lock(&server).try_acquire().unwrap();
     let proxy = Proxy::to(server.address());
-    let timeout = LOOKS * 4;
-    // Several connections are open, so that the looks do not take the claim's.
+    let timeout = HEARTBEAT * 4;
+    // Several connections are open, so that the heartbeats do not take the claim's.
     let store = short(&format!("redis://{}/", proxy.address()), timeout);
-    proxy.replies(Fault::Delay(LOOKS / 2));
+    proxy.replies(Fault::Delay(HEARTBEAT / 2));
     thread::scope(|scope| {
         for n in 0..4 {
             let store = &store;
@@ -208,12 +208,12 @@ fn a_wait_at_a_server_that_hangs_ends_a_call_after_its_deadline_at_most() {
     let lock = Lock::new(store, "import");
     thread::scope(|scope| {
         let start = Instant::now();
-        let waits = scope.spawn(|| lock.acquire_within(LOOKS * 4));
+        let waits = scope.spawn(|| lock.acquire_within(HEARTBEAT * 4));
         until("it waits", || waiting(&server) == 1);
         proxy.requests(Fault::Hold);
         waits.join().unwrap().unwrap_err();
         let took = start.elapsed();
-        assert!(took < LOOKS * 4 + timeout + LOOKS * 2, "{took:?}");
+        assert!(took < HEARTBEAT * 4 + timeout + HEARTBEAT * 2, "{took:?}");
     });
     guard.release().unwrap();
 }
@@ -224,7 +224,7 @@ fn a_waiter_that_watches_twice_is_forgotten_all_the_same() {
     let holder = store(&server);
     let _lease = acquired(&holder, &claim(KEY));
     let waiter = store(&server);
-    let twice = claim(KEY).waiting_until(late());
+    let twice = claim(KEY).with_deadline(late());
     let first = waiter.watch(&twice, &Signal::new()).unwrap().unwrap();
     let second = waiter.watch(&twice, &Signal::new()).unwrap().unwrap();
     refused(waiter.acquire(&twice, TTL));
@@ -232,10 +232,10 @@ fn a_waiter_that_watches_twice_is_forgotten_all_the_same() {
     drop(second);
     assert_eq!(waiting(&server), 0);
     // Another key keeps the threads at work.
-    let other = claim("dlock:other").waiting_until(late());
+    let other = claim("dlock:other").with_deadline(late());
     let _watch = waiter.watch(&other, &Signal::new()).unwrap().unwrap();
     server.reset_calls();
-    thread::sleep(LOOKS * 4);
+    thread::sleep(HEARTBEAT * 4);
     assert!(evalshas(&server) <= 6, "{}", evalshas(&server));
 }
 
@@ -255,10 +255,10 @@ fn a_server_that_lets_nobody_subscribe_is_not_asked_in_a_loop() {
         let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
         until("it waits", || waiting(&server) == 1);
         let before = connections();
-        thread::sleep(LOOKS * 5);
+        thread::sleep(HEARTBEAT * 5);
         let opened = connections() - before;
         assert!(opened < 15, "{opened} in five seconds");
-        // The looks find it all the same.
+        // The heartbeats find it all the same.
         guard.release().unwrap();
         waiting_thread.join().unwrap().unwrap().release().unwrap();
     });
@@ -274,13 +274,13 @@ fn a_waiter_asks_again_within_a_minute_though_nobody_wakes_it() {
     let watched: Vec<_> = [TTL, minute]
         .into_iter()
         .map(|within| {
-            let claim = claim(KEY).waiting_until(late());
+            let claim = claim(KEY).with_deadline(late());
             let watch = waiter.watch(&claim, &Signal::new()).unwrap();
             let held = refused(waiter.acquire(&claim, TTL));
             let again = held.retry_in().unwrap();
             assert!(again <= within, "{again:?}");
             // Not sooner than it is worth the trip.
-            assert!(again >= LOOKS, "{again:?}");
+            assert!(again >= HEARTBEAT, "{again:?}");
             watch.unwrap()
         })
         .collect();

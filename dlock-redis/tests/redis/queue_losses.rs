@@ -1,24 +1,40 @@
 //! What a death, a restart or a lost message costs those who wait.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dlock_core::{Datastore, Lock, Store};
 use dlock_redis::RedisDatastore;
-use dlock_testkit::faults::{Fault, Proxy};
-use dlock_testkit::servers::{RedisServer, Reply};
+use dlock_test_servers::faults::{Fault, Proxy};
+use dlock_test_servers::{RedisServer, Reply};
 
-use crate::queue::{LOOKS, SOON, lock, lock_at, nothing_is_left, subscriptions, waiting};
+use crate::queue::{HEARTBEAT, SOON, lock, lock_at, nothing_is_left, subscriptions, waiting};
 use crate::support::*;
+
+/// The process of a waiter that does nothing any more.
+const DEAD: &str = "00000000deadbeef";
+
+/// Receives the messages to a process and does nothing, until it is dropped.
+fn listens(server: &RedisServer, process: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    let subscribe = format!("SUBSCRIBE dlock:wake:{process}\r\n");
+    stream.write_all(subscribe.as_bytes()).unwrap();
+    until("it is subscribed", || subscriptions(server) > 0);
+    stream
+}
 
 /// A waiter of a process that died a moment ago, before all others.
 fn dead_waiter_before_all(server: &RedisServer, alive_for: Duration) {
     let now = server_micros(server);
     let until = now + i64::try_from(alive_for.as_micros()).unwrap();
-    let process = "00000000deadbeef";
-    server.command(["ZADD", QUEUE, "1", &format!("{:032x}{process}", 7)]);
+    server.command(["ZADD", QUEUE, "1", &format!("{:032x}{DEAD}", 7)]);
     let seen = format!("1 {until} somebody");
-    server.command(["HSET", SEEN, process, &seen]);
+    server.command(["HSET", HEARTBEATS, DEAD, &seen]);
+    for key in [QUEUE, HEARTBEATS] {
+        server.command(["PEXPIRE", key, "10000"]);
+    }
     // As an entering waiter marks what the others look at.
     server.command(["SET", FENCE, "1 +"]);
     if server.command(["EXISTS", KEY]) == Reply::Integer(1) {
@@ -47,24 +63,29 @@ fn a_free_key_behind_the_queue_of_a_dead_process_is_granted_at_once() {
     assert_eq!(server.keys(), [FENCE]);
 }
 
+/// A waiter that hangs still receives messages: that is how it differs from one that was killed.
 #[test]
-fn a_waiter_that_died_after_its_wake_up_costs_the_others_a_second() {
+fn a_waiter_that_hangs_after_its_wake_up_costs_the_others_a_second() {
     let server = RedisServer::start();
     let guard = lock(&server).try_acquire().unwrap();
     dead_waiter_before_all(&server, LONG);
+    let _listens = listens(&server, DEAD);
     thread::scope(|scope| {
         let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
         until("it waits", || waiting(&server) == 2);
         guard.release().unwrap();
         let released = Instant::now();
         let refused = lock(&server).try_acquire().unwrap_err();
-        assert!(refused.is_held(), "handed to the dead one: {refused}");
+        assert!(refused.is_held(), "handed to the one that hangs: {refused}");
+        let record = server.command(["GET", KEY]).text().unwrap();
+        assert!(record.contains(DEAD), "{record}");
         let won = waiting_thread.join().unwrap().unwrap();
         assert!(released.elapsed() < SOON, "{:?}", released.elapsed());
         won.release().unwrap();
     });
-    // It had its chance, and its process is known to be dead.
-    assert_eq!(server.keys(), [FENCE]);
+    // It had its turn. Its place is kept for a while, should its process call again.
+    assert_eq!(waiting(&server), 1);
+    until("the queue is forgotten", || server.keys() == [FENCE]);
 }
 
 #[test]
@@ -177,7 +198,7 @@ fn a_stopped_process_loses_its_place_and_comes_back() {
     let proxy = Proxy::to(server.address());
     let stopped: RedisDatastore = RedisDatastore::builder(&format!("redis://{}/", proxy.address()))
         .unwrap()
-        .call_timeout(LOOKS)
+        .call_timeout(HEARTBEAT)
         .build();
     thread::scope(|scope| {
         let first = scope.spawn(|| Lock::new(stopped, "import").acquire_within(LONG * 2));

@@ -7,13 +7,13 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use dlock_core::{Datastore, ErrorKind, Grant, Lease};
-use dlock_testkit::servers::MemcachedServer;
+use dlock_test_servers::MemcachedServer;
 
 use crate::support::*;
 
-/// A server of one connection after the other, each of which answers its first requests with these texts and closes then. What
-/// it is asked comes out of the receiver.
-fn scripted(answers: Vec<Vec<u8>>) -> (SocketAddr, Receiver<String>) {
+/// A server of one connection after the other, each of which answers its first requests with these
+/// texts and closes then. What it is asked comes out of the receiver.
+pub(crate) fn scripted(answers: Vec<Vec<u8>>) -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (asked, requests) = channel();
@@ -33,13 +33,13 @@ fn scripted(answers: Vec<Vec<u8>>) -> (SocketAddr, Receiver<String>) {
     (address, requests)
 }
 
-fn micros_now() -> u64 {
+pub(crate) fn micros_now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since.unwrap().as_micros()).unwrap()
 }
 
 /// The reply to TIME.
-fn time(micros: u64) -> Vec<u8> {
+pub(crate) fn time(micros: u64) -> Vec<u8> {
     let (seconds, micros) = (
         (micros / 1_000_000).to_string(),
         (micros % 1_000_000).to_string(),
@@ -48,10 +48,10 @@ fn time(micros: u64) -> Vec<u8> {
     format!("*2\r\n{}{}", bulk(&seconds), bulk(&micros)).into_bytes()
 }
 
-/// The end of the call in a request for the acquire script: its last argument.
-fn not_after(request: &str) -> u64 {
+/// The end of the call in a request for the acquire script, in µs: its last argument, in ms.
+pub(crate) fn not_after(request: &str) -> u64 {
     let words: Vec<_> = request.lines().collect();
-    words[words.len() - 1].parse().unwrap()
+    words[words.len() - 1].parse::<u64>().unwrap() * 1000
 }
 
 #[test]

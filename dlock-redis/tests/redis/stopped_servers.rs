@@ -1,16 +1,17 @@
-//! A server that was stopped and goes on: nobody waits for it any more, and it must not hand out locks to nobody.
+//! A server that was stopped and goes on: nobody waits for it any more, and it must not hand out
+//! locks to nobody.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dlock_core::{AcquireError, Datastore, ErrorKind, Lock};
 use dlock_redis::RedisDatastore;
-use dlock_testkit::servers::RedisServer;
+use dlock_test_servers::RedisServer;
 
 use crate::support::*;
 
 /// Long enough for a busy machine to send a request.
-const SOON: Duration = Duration::from_millis(500);
+const SOON: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_claim_that_waited_at_a_stopped_server_holds_nothing_when_it_goes_on() {
@@ -141,7 +142,7 @@ fn a_server_that_is_down_is_unreachable_and_not_held() {
 #[test]
 fn a_call_that_hangs_does_not_hold_up_the_others() {
     let (server, proxy, store) = warm_behind_proxy();
-    proxy.replies_once(dlock_testkit::faults::Fault::Hold);
+    proxy.replies_once(dlock_test_servers::faults::Fault::Hold);
     let hanging = thread::spawn({
         let store = store.clone();
         move || store.acquire(&claim("dlock:hangs"), TTL).map(drop)

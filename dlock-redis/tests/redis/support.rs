@@ -1,17 +1,21 @@
 //! What the tests share.
 
 use std::error::Error;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use dlock_core::{Attempt, Claim, Clock, Datastore, DatastoreError, Extension, Grant, Held, Lease};
+use dlock_core::{
+    AcquireOutcome, Claim, Clock, Datastore, DatastoreError, Extension, Grant, HeldBy, Lease,
+};
 use dlock_redis::RedisDatastore;
-use dlock_testkit::faults::Proxy;
-use dlock_testkit::servers::RedisServer;
+use dlock_test_servers::RedisServer;
+use dlock_test_servers::faults::Proxy;
 
 pub(crate) const KEY: &str = "dlock:import";
 pub(crate) const FENCE: &str = "{dlock:import}:fence";
 pub(crate) const QUEUE: &str = "{dlock:import}:queue";
-pub(crate) const SEEN: &str = "{dlock:import}:seen";
+pub(crate) const HEARTBEATS: &str = "{dlock:import}:heartbeats";
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 /// Long enough for a machine with more work than cores.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -33,7 +37,8 @@ pub(crate) fn patient(url: &str) -> RedisDatastore {
         .build()
 }
 
-/// A server, a proxy before it and a store behind that, whose one connection is open and whose server knows the scripts.
+/// A server, a proxy before it and a store behind that, whose one connection is open and whose
+/// server knows the scripts.
 pub(crate) fn warm_behind_proxy() -> (RedisServer, Proxy, RedisDatastore) {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.address());
@@ -56,16 +61,16 @@ pub(crate) fn claim_within(key: &str, time: Duration) -> Claim {
     Claim::new(key, &Clock::BOOTTIME, time).unwrap()
 }
 
-pub(crate) fn granted(attempt: Result<Attempt, DatastoreError>) -> Grant {
+pub(crate) fn granted(attempt: Result<AcquireOutcome, DatastoreError>) -> Grant {
     match attempt {
-        Ok(Attempt::Granted(grant)) => grant,
+        Ok(AcquireOutcome::Granted(grant)) => grant,
         other => panic!("not granted: {other:?}"),
     }
 }
 
-pub(crate) fn refused(attempt: Result<Attempt, DatastoreError>) -> Held {
+pub(crate) fn refused(attempt: Result<AcquireOutcome, DatastoreError>) -> HeldBy {
     match attempt {
-        Ok(Attempt::Held(held)) => held,
+        Ok(AcquireOutcome::Held(held)) => held,
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -96,7 +101,7 @@ pub(crate) fn call(lease: &Lease, sequence: u64) -> Lease {
 
 /// Releases; whether it was ours.
 pub(crate) fn released(store: &RedisDatastore, lease: &Lease) -> bool {
-    store.release(&call(lease, 1)).unwrap() == dlock_core::Released::Ours
+    store.release(&call(lease, 1)).unwrap() == dlock_core::ReleaseOutcome::Released
 }
 
 pub(crate) fn fence_of(lease: &Lease) -> u64 {
@@ -114,15 +119,40 @@ pub(crate) fn whole_text(error: &DatastoreError) -> String {
     text
 }
 
-/// Waits until `condition` holds, since a server that was stopped answers new clients while it still works off the old.
+/// Waits until `condition` holds, since a server that was stopped answers new clients while it
+/// still works off the old.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < LONG, "not within {LONG:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
 pub(crate) fn evalshas(server: &RedisServer) -> u64 {
     server.calls().get("evalsha").copied().unwrap_or(0)
+}
+
+/// Listens at another address and passes all bytes on to `server`.
+pub(crate) fn forwarded(at: &str, server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind(at).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(server) else {
+                return;
+            };
+            pass_on(client.try_clone().unwrap(), server.try_clone().unwrap());
+            pass_on(server, client);
+        }
+    });
+    address
+}
+
+/// Until the sender has closed its side.
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
 }

@@ -6,25 +6,26 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Attempt, DatastoreError, Time};
+use dlock_core::{AcquireOutcome, DatastoreError, Time};
 
 use crate::case::{Case, Law, broken, check, now};
 use crate::client::{Client, described};
-use crate::subject::Handle;
+use crate::form::Handle;
 use crate::threads::together;
 use crate::{Subject, Verdict};
 
-/// Claimants of a race among many.
+/// The number of claimants in a race.
 const RACERS: usize = 12;
-/// Keys that many race for, one after the other.
+/// The number of races of many claimants, each for a new key.
 const RACES: usize = 60;
-/// Keys that two race for: as many as there is time for, since two are nearer to each other than many on few cores.
+/// The most races of two claimants. On few cores two threads are closer in time than many, so these
+/// are run while there is time.
 const DUELS: usize = 3000;
-/// Expired keys that two race for.
+/// The most races of two claimants for an expired key.
 const TAKEOVER_DUELS: usize = 500;
-/// Races of one kind, however long they take.
+/// The fewest races of one kind, however long they take.
 const LEAST: usize = 10;
-/// How long more of them may take.
+/// The time for further races.
 const TIME: Duration = Duration::from_secs(3);
 
 /// Of many claims at the same moment on a free key exactly one is granted.
@@ -80,14 +81,14 @@ pub fn one_takes_over_an_expired_lease(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Claims by many, again and again, while a lease ends.
+/// Many claimants claim again and again while a lease ends.
 fn at_the_end_of_a_lease(case: &Case<'_>) {
     let key = case.key();
     let holding = case
         .client(&key)
         .take(case.short(), "nobody had claimed the key");
     let (grants, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    // Just before the end, so that the claims meet there.
+    // Begin just before the end, so that the claims coincide with it.
     case.sleep_until(
         holding
             .barred_until()
@@ -99,9 +100,9 @@ fn at_the_end_of_a_lease(case: &Case<'_>) {
     together(RACERS, |_| {
         let client = case.client(&key);
         while !over.load(Ordering::SeqCst) && now() < give_up {
-            if let Ok(Attempt::Granted(_)) = client.try_once(case.long()).value {
+            if let Ok(AcquireOutcome::Granted(_)) = client.try_once(case.long()).value {
                 grants.fetch_add(1, Ordering::SeqCst);
-                // The others are in their last claim, which may have found the old lease gone.
+                // The others make their last claim, which may have found the old lease gone.
                 over.store(true, Ordering::SeqCst);
             } else {
                 thread::yield_now();
@@ -116,7 +117,7 @@ fn at_the_end_of_a_lease(case: &Case<'_>) {
     );
 }
 
-/// Claimants that start together for one key after the other.
+/// Races: claimants that start together, for one key after the other.
 struct Race<'r> {
     case: &'r Case<'r>,
     handles: &'r [Handle],
@@ -139,7 +140,7 @@ impl Race<'_> {
 
     fn run(&self, racers: usize, start: &(dyn Fn() + Sync)) {
         let case = self.case;
-        // The round from which on nobody races any more.
+        // The round before which all races end.
         let end = AtomicUsize::new(usize::MAX);
         let answers = together(racers, |racer| {
             let handle = &self.handles[racer % self.handles.len()];
@@ -152,7 +153,7 @@ impl Race<'_> {
             let give_up = now().saturating_add(TIME);
             for (round, client) in clients.iter().enumerate() {
                 if racer == 0 && round >= LEAST && now() > give_up {
-                    // Before the start, so that all see it after.
+                    // Before the start, so that all threads read it afterwards.
                     end.fetch_min(round, Ordering::SeqCst);
                 }
                 start();
@@ -166,7 +167,7 @@ impl Race<'_> {
         self.judge(racers, &answers);
     }
 
-    fn judge(&self, racers: usize, answers: &[Vec<Result<Attempt, DatastoreError>>]) {
+    fn judge(&self, racers: usize, answers: &[Vec<Result<AcquireOutcome, DatastoreError>>]) {
         let (case, for_what) = (self.case, self.for_what);
         let rounds = answers[0].len();
         let mut whole = 0;
@@ -187,7 +188,8 @@ impl Race<'_> {
     }
 }
 
-/// Where two threads wait for each other without going to sleep, so that they leave at the same moment.
+/// A barrier at which two threads wait for each other without sleeping, so that they leave at the
+/// same moment.
 #[derive(Default)]
 struct Meeting(AtomicUsize);
 
@@ -199,7 +201,7 @@ impl Meeting {
         while self.0.load(Ordering::SeqCst) < both {
             turns += 1;
             if turns.is_multiple_of(1 << 14) {
-                // The other may be waiting for this core.
+                // The other thread may be waiting for this core.
                 thread::yield_now();
             }
             spin_loop();
@@ -207,13 +209,13 @@ impl Meeting {
     }
 }
 
-/// How many were granted, how many failed for the moment.
-fn counted(case: &Case<'_>, answers: &[&Result<Attempt, DatastoreError>]) -> (usize, usize) {
+/// Returns how many were granted, and how many failed with a transient error.
+fn counted(case: &Case<'_>, answers: &[&Result<AcquireOutcome, DatastoreError>]) -> (usize, usize) {
     let mut counts = (0, 0);
     for answer in answers {
         match answer {
-            Ok(Attempt::Granted(_)) => counts.0 += 1,
-            Ok(Attempt::Held(_)) => {}
+            Ok(AcquireOutcome::Granted(_)) => counts.0 += 1,
+            Ok(AcquireOutcome::Held(_)) => {}
             Err(error) if error.is_transient() => counts.1 += 1,
             Err(error) => broken!(case, "a claim among others failed: {}", described(error)),
         }
@@ -221,7 +223,7 @@ fn counted(case: &Case<'_>, answers: &[&Result<Attempt, DatastoreError>]) -> (us
     counts
 }
 
-/// Many claimants take turns with a key, and never two hold it at once.
+/// Many claimants take turns with a key, and never two of them hold it at once.
 pub fn holders_never_overlap(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Atomic);
     let handles = [subject.first(), subject.another()];
@@ -231,7 +233,7 @@ pub fn holders_never_overlap(subject: &Subject) -> Verdict {
     together(8, |index| {
         while !enough_turns(turns.load(Ordering::SeqCst) as usize, started) {
             let client = case.client_on(&handles[index % 2], &key);
-            let Attempt::Granted(grant) = client.ask(case.long()).value else {
+            let AcquireOutcome::Granted(grant) = client.ask(case.long()).value else {
                 thread::sleep(Duration::from_micros(100));
                 continue;
             };
@@ -240,7 +242,7 @@ pub fn holders_never_overlap(subject: &Subject) -> Verdict {
             thread::yield_now();
             inside.fetch_sub(1, Ordering::SeqCst);
             turns.fetch_add(1, Ordering::SeqCst);
-            // Who shared the key may find it gone: that is judged below.
+            // A claimant that shared the key may find it gone. That is judged below.
             client.release(&dlock_core::Lease::new(client.claim(), grant));
         }
     });
@@ -255,7 +257,8 @@ pub fn holders_never_overlap(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Whether claimants that take turns since `started` have had as many as show something: many, or fewer on a slow machine.
+/// Returns whether claimants that have taken turns since `started` have had enough of them: many,
+/// or fewer on a slow machine.
 pub(super) fn enough_turns(turns: usize, started: Time) -> bool {
     let took = started.until(now());
     turns >= 200 || turns >= 20 && took > Duration::from_secs(10) || took > Duration::from_secs(120)

@@ -4,26 +4,28 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dlock_core::{Attempt, Datastore, DatastoreError, Extension, Lease, Released, Signal, Time};
+use dlock_core::{
+    AcquireOutcome, Datastore, DatastoreError, Extension, Lease, ReleaseOutcome, Signal, Time,
+};
 
 use crate::case::{Case, Law, broken, check, now};
 use crate::client::described;
-use crate::subject::Handle;
+use crate::form::Handle;
 use crate::threads::{together, within};
 use crate::{Subject, Verdict};
 
-/// How much later than its end a call may return on a machine under load.
+/// How late a call may return on an overloaded machine.
 const LATE: Duration = Duration::from_secs(2);
-/// After how long a call is taken to hang.
+/// After this time a call counts as hanging.
 const HANGS: Duration = Duration::from_secs(10);
-/// How many times in a row a call must be late before it is the store's fault and not the machine's.
+/// How many times in a row a call must be late to count as the store's fault and not the machine's.
 const TRIES: u32 = 3;
 
-/// What a call may answer, without what it says.
+/// The kind of a call's answer, without its content.
 type Outcome = Result<&'static str, DatastoreError>;
 type Call = Box<dyn Fn(&dyn Datastore, Time) -> Outcome + Send + Sync>;
 
-/// A free key and a held one, and each kind of call on them.
+/// Each kind of call, on a free key and on a held one.
 fn calls(case: &Case<'_>) -> Vec<(&'static str, Call)> {
     let free = case.client(&case.key());
     let holder = case.client(&case.key());
@@ -39,30 +41,38 @@ fn calls(case: &Case<'_>) -> Vec<(&'static str, Call)> {
     vec![
         (
             "an acquire of a held key",
-            Box::new(move |store, end| attempted(store.acquire(&refused.clone().until(end), long))),
+            Box::new(move |store, end| {
+                attempted(store.acquire(&refused.clone().with_not_after(end), long))
+            }),
         ),
         (
             "an acquire by a claimant who would wait for a minute",
             Box::new(move |store, end| {
                 let until = now().saturating_add(Duration::from_secs(60));
-                let claim = waiting.clone().until(end).waiting_until(until);
+                let claim = waiting.clone().with_not_after(end).with_deadline(until);
                 attempted(store.acquire(&claim, long))
             }),
         ),
         (
             "a watch",
             Box::new(move |store, end| {
-                let watch = store.watch(&watched.clone().until(end), &Signal::new())?;
+                let watch = store.watch(&watched.clone().with_not_after(end), &Signal::new())?;
                 Ok(if watch.is_some() { "Some" } else { "None" })
             }),
         ),
         (
             "an acquire of a free key",
-            Box::new(move |store, end| attempted(store.acquire(&free.clone().until(end), long))),
+            Box::new(move |store, end| {
+                attempted(store.acquire(&free.clone().with_not_after(end), long))
+            }),
         ),
         (
             "an abandon",
-            Box::new(move |store, end| store.abandon(&abandoned.clone().until(end)).map(|()| "()")),
+            Box::new(move |store, end| {
+                store
+                    .abandon(&abandoned.clone().with_not_after(end))
+                    .map(|()| "()")
+            }),
         ),
         (
             "an extend",
@@ -91,18 +101,18 @@ fn calls(case: &Case<'_>) -> Vec<(&'static str, Call)> {
                 store
                     .release(&released.for_call(4, end))
                     .map(|answer| match answer {
-                        Released::Ours => "Ours",
-                        Released::NotOurs => "NotOurs",
+                        ReleaseOutcome::Released => "Ours",
+                        ReleaseOutcome::NotHeld => "NotOurs",
                     })
             }),
         ),
     ]
 }
 
-fn attempted(answer: Result<Attempt, DatastoreError>) -> Outcome {
+fn attempted(answer: Result<AcquireOutcome, DatastoreError>) -> Outcome {
     answer.map(|answer| match answer {
-        Attempt::Granted(_) => "Granted",
-        Attempt::Held(_) => "Held",
+        AcquireOutcome::Granted(_) => "Granted",
+        AcquireOutcome::Held(_) => "Held",
     })
 }
 
@@ -113,10 +123,10 @@ fn extended_to(answer: Result<Extension, DatastoreError>) -> Outcome {
     })
 }
 
-/// Makes the call so that it ends `allowed` from now, which it must.
+/// Makes the call with a `not_after` of `allowed` from now, and checks that it returns by then.
 fn ends_in_time(case: &Case<'_>, store: &Handle, what: &str, call: &Arc<Call>, allowed: Duration) {
     for last in [false, false, true] {
-        let (store, call) = (Arc::clone(store), Arc::clone(call));
+        let (store, call) = (store.clone(), Arc::clone(call));
         let started = now();
         let end = started.saturating_add(allowed);
         let Some(ended) = within(HANGS, move || call(&*store, end)) else {
@@ -156,7 +166,8 @@ fn ends_in_time(case: &Case<'_>, store: &Handle, what: &str, call: &Arc<Call>, a
     }
 }
 
-/// Makes the call with a minute left while the writer is busy: it must end by the store's own limit.
+/// Makes the call with a minute left while the writer is busy. It must end by the store's own
+/// limit.
 fn keeps_the_stores_limit(case: &Case<'_>, subject: &Subject, what: &str, call: Arc<Call>) {
     let (store, limit) = (subject.first(), case.traits.call_timeout);
     let started = now();
@@ -171,7 +182,7 @@ fn keeps_the_stores_limit(case: &Case<'_>, subject: &Subject, what: &str, call: 
     );
 }
 
-/// Each call returns by the end that core gives it, however little time is left, none included.
+/// Each call returns by its `not_after`, however little time is left, even none.
 pub fn every_call_ends_by_its_deadline(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Bounded);
     for allowed in [
@@ -219,8 +230,8 @@ pub fn every_call_ends_by_the_stores_own_limit(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Calls that come together end in time as well.
-pub fn a_crowd_of_calls_ends_in_time(subject: &Subject) -> Verdict {
+/// Many calls at once also end in time.
+pub fn many_calls_at_once_end_in_time(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Bounded);
     let key = case.key();
     let holder = case.client(&key);
@@ -259,8 +270,9 @@ pub fn a_crowd_of_calls_ends_in_time(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// While the store's writer is busy each call still ends by its deadline, and says that it did not get its turn.
-pub fn a_busy_writer_does_not_hold_calls_up(subject: &Subject) -> Verdict {
+/// While the store's writer is busy, each call still ends by its deadline, with an error that says
+/// so.
+pub fn a_busy_writer_does_not_delay_calls_beyond_their_deadline(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Bounded);
     let all = calls(&case);
     let allowed = Duration::from_millis(300);
@@ -271,9 +283,9 @@ pub fn a_busy_writer_does_not_hold_calls_up(subject: &Subject) -> Verdict {
             "not shown: the store declares a single writer, but the subject does not say how to keep it busy: add \
              `.writer_held_by(|place| …)`"
         );
-        // Without one writer, calls do not queue behind each other.
-        let Verdict::Kept = a_crowd_of_calls_ends_in_time(subject) else {
-            broken!(case, "not shown: a crowd of calls did not apply")
+        // Without a single writer, calls do not queue behind each other.
+        let Verdict::Kept = many_calls_at_once_end_in_time(subject) else {
+            broken!(case, "not shown: the case of many calls did not apply")
         };
         return Verdict::NotApplicable("the store has no single writer that could be busy");
     };
@@ -288,15 +300,16 @@ pub fn a_busy_writer_does_not_hold_calls_up(subject: &Subject) -> Verdict {
     if let Some((what, call)) = all.into_iter().next() {
         keeps_the_stores_limit(&case, subject, what, call);
     }
-    // A claim for a key whose holder is not known cannot have been granted behind the writer's back.
+    // A claim for a fresh key cannot be granted while the writer is busy.
     let client = case.client(&case.key());
     let answer = client.store().acquire(
-        &client.claim().until(now().saturating_add(allowed)),
+        &client.claim().with_not_after(now().saturating_add(allowed)),
         case.long(),
     );
-    if let Ok(Attempt::Granted(grant)) = answer {
+    if let Ok(AcquireOutcome::Granted(grant)) = answer {
         drop(busy);
-        // It wrote by another way, or the subject holds something else than the writer: either way nothing was shown.
+        // The store wrote in another way, or the subject does not keep the writer busy. Either way
+        // the case proves nothing.
         let lease = Lease::new(client.claim(), grant);
         client.frees(&lease, "the claim had just been granted");
         broken!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dlock_core::{Attempt, ErrorKind, Signal};
+use dlock_core::{AcquireOutcome, ErrorKind, Signal};
 
 use crate::case::{Case, Law, Sample, broken, check, now};
 use crate::client::described;
@@ -18,7 +18,7 @@ pub fn an_abandoned_grant_is_gone(subject: &Subject) -> Verdict {
             case.long(),
             "an abandoned claim was the last to hold the key",
         );
-        // As after a lost reply: nobody knows the grant.
+        // As after a lost reply: the claimant does not know of the grant.
         client.on(&handle).abandon();
         let since = "a granted claim had been abandoned";
         let next = case.client(&key);
@@ -45,8 +45,8 @@ pub fn abandoning_an_unsent_claim_takes_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A claimant who waited, was refused and gave up is not handed the key later.
-pub fn who_gives_up_waiting_gets_nothing(subject: &Subject) -> Verdict {
+/// A claimant that waited, was refused and gave up is not handed the key later.
+pub fn a_claimant_that_gives_up_gets_nothing(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Clean);
     let key = case.key();
     let holder = case.client(&key);
@@ -54,9 +54,9 @@ pub fn who_gives_up_waiting_gets_nothing(subject: &Subject) -> Verdict {
     for _ in 0..5 {
         let waiter = case.client(&key);
         let until = now().saturating_add(Duration::from_secs(60));
-        let claim = waiter.claim().waiting_until(until);
+        let claim = waiter.claim().with_deadline(until);
         let watch = waiter.store().watch(&claim, &Signal::new());
-        if let Ok(Attempt::Granted(_)) = waiter.store().acquire(&claim, case.long()) {
+        if let Ok(AcquireOutcome::Granted(_)) = waiter.store().acquire(&claim, case.long()) {
             broken!(
                 case,
                 "a waiting claimant was granted a key that somebody held"
@@ -73,7 +73,8 @@ pub fn who_gives_up_waiting_gets_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A claim that reaches the store after its end takes nothing, or at most for its time to live where the store cannot refuse it.
+/// A claim that reaches the store after its end takes nothing, or at most for its time to live
+/// where the store cannot refuse it.
 pub fn a_late_claim_leaves_nothing(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Clean);
     for late_by in [
@@ -83,12 +84,12 @@ pub fn a_late_claim_leaves_nothing(subject: &Subject) -> Verdict {
     ] {
         let key = case.key();
         let late = case.client(&key);
-        let claim = late.claim().until(now().saturating_sub(late_by));
+        let claim = late.claim().with_not_after(now().saturating_sub(late_by));
         let ttl = case.short();
         let answer = late.store().acquire(&claim, ttl);
         let received = now();
         match answer {
-            Ok(Attempt::Granted(_)) if case.traits.refuses_late_calls => broken!(
+            Ok(AcquireOutcome::Granted(_)) if case.traits.refuses_late_calls => broken!(
                 case,
                 "a claim was granted {late_by:?} after its end, though the store declares that it refuses late calls"
             ),
@@ -115,11 +116,12 @@ pub fn a_late_claim_leaves_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// An extend that reaches the store after its end changes nothing, where the store declares that it refuses late calls.
+/// An extend that reaches the store after its end changes nothing, where the store declares that it
+/// refuses late calls.
 pub fn a_late_extend_changes_nothing(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Clean);
     if !case.traits.refuses_late_calls {
-        // It may be carried out, but then it is an extend like any other.
+        // The late extend may be carried out, but then like any other extend.
         let holder = case.client(&case.key());
         let lease = holder.take(case.long(), "nobody had claimed the key").lease;
         drop(
@@ -160,7 +162,7 @@ pub fn a_late_extend_changes_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A released key is not shown as held by anybody, where the store can be looked into.
+/// A released key is shown as free, where the store can be inspected.
 pub fn a_released_key_has_no_holder(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Clean);
     let holder = case.client(&case.key());
@@ -168,7 +170,7 @@ pub fn a_released_key_has_no_holder(subject: &Subject) -> Verdict {
     holder.frees(&lease, "the lease had half an hour left");
     let store = subject.first();
     let Some(inspect) = store.inspect() else {
-        // What cannot be looked into is free all the same.
+        // In a store that cannot be inspected, the key must still be free.
         case.client(holder.key())
             .take(case.long(), "the holder had released the key");
         return Verdict::NotApplicable("the store cannot be looked into");

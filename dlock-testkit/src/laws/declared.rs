@@ -1,15 +1,16 @@
-//! What a store declares of itself is true.
+//! The characteristics that a store declares are true.
 
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Attempt, ErrorKind, Extension, Released, Signal};
+use dlock_core::{AcquireOutcome, ErrorKind, Extension, ReleaseOutcome, Signal};
 
 use crate::case::{Case, Law, broken, check, now};
 use crate::client::{described, fence_of};
 use crate::{Subject, Verdict};
 
-/// What the store declares can be true at all, is the same on every handle, and leaves room for core's names.
+/// The declared characteristics are consistent, the same on every handle, and leave room for core's
+/// keys.
 pub fn characteristics_make_sense(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Declared);
     let traits = &case.traits;
@@ -36,8 +37,9 @@ pub fn characteristics_make_sense(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A waiter is woken by the release, if the store declares that it wakes; else it says at once that it does not.
-pub fn a_release_wakes_who_watches(subject: &Subject) -> Verdict {
+/// A release wakes a waiter, if the store declares wake-ups; otherwise a watch says at once that
+/// there are none.
+pub fn a_release_wakes_the_watcher(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Declared);
     let holder = case.client(&case.key());
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
@@ -45,7 +47,7 @@ pub fn a_release_wakes_who_watches(subject: &Subject) -> Verdict {
     let waiter = case.client_on(&subject.another(), holder.key());
     let claim = waiter
         .claim()
-        .waiting_until(now().saturating_add(Duration::from_secs(60)));
+        .with_deadline(now().saturating_add(Duration::from_secs(60)));
     let watch = match waiter.store().watch(&claim, &signal) {
         Ok(watch) => watch,
         Err(error) => broken!(case, "a watch failed: {}", described(&error)),
@@ -64,8 +66,8 @@ pub fn a_release_wakes_who_watches(subject: &Subject) -> Verdict {
             "the store declares wake-ups, but a watch was answered with none"
         )
     };
-    // The order that core keeps: watch, claim again, sleep.
-    if let Ok(Attempt::Granted(_)) = waiter.store().acquire(&claim, case.long()) {
+    // As core does: watch, claim again, sleep.
+    if let Ok(AcquireOutcome::Granted(_)) = waiter.store().acquire(&claim, case.long()) {
         broken!(
             case,
             "a waiting claimant was granted a key that somebody held"
@@ -78,7 +80,7 @@ pub fn a_release_wakes_who_watches(subject: &Subject) -> Verdict {
         });
         let woken = claim
             .clock()
-            .park(&signal, now().saturating_add(Duration::from_secs(20)));
+            .sleep_until(&signal, now().saturating_add(Duration::from_secs(20)));
         check!(
             case,
             woken,
@@ -88,7 +90,7 @@ pub fn a_release_wakes_who_watches(subject: &Subject) -> Verdict {
     let granted = waiter.ask(case.long()).value;
     check!(
         case,
-        matches!(granted, Attempt::Granted(_)),
+        matches!(granted, AcquireOutcome::Granted(_)),
         "the key was released and its only waiter woken, but its claim was refused"
     );
     drop(watch);
@@ -96,7 +98,7 @@ pub fn a_release_wakes_who_watches(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Who does not watch any more is not woken.
+/// A waiter that has dropped its watch is not woken.
 pub fn a_dropped_watch_wakes_nobody(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Declared);
     let holder = case.client(&case.key());
@@ -116,7 +118,7 @@ pub fn a_dropped_watch_wakes_nobody(subject: &Subject) -> Verdict {
     let woken = holder
         .claim()
         .clock()
-        .park(&signal, now().saturating_add(Duration::from_millis(200)));
+        .sleep_until(&signal, now().saturating_add(Duration::from_millis(200)));
     check!(
         case,
         !woken,
@@ -129,7 +131,7 @@ pub fn a_dropped_watch_wakes_nobody(subject: &Subject) -> Verdict {
     }
 }
 
-/// `confirm` tells how long a lease lives at the least, and that one which is gone is lost.
+/// `confirm` does not overstate the remaining time of a lease, and reports a lost lease as lost.
 pub fn confirm_tells_the_truth(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Declared);
     let holder = case.client(&case.key());
@@ -173,19 +175,19 @@ pub fn confirm_tells_the_truth(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// What no lock client wrote is an error of kind `ForeignKey`, and stays.
+/// A value that no lock client wrote gives an error of kind `ForeignKey`, and is not overwritten.
 pub fn a_foreign_key_is_left_alone(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Declared);
     let key = case.key();
     if !subject.write_foreign(&key) {
-        // Nobody wrote anything, so nothing is foreign.
+        // Nothing foreign was written.
         case.client(&key)
             .take(case.long(), "nobody had claimed the key");
         return Verdict::NotApplicable(
             "the subject does not say how to write something foreign (`.foreign_written_by(|place, key| …)`)",
         );
     }
-    // Twice: the first must not have overwritten it.
+    // Twice, since the first claim must not have overwritten it.
     for _ in 0..2 {
         match case.client(&key).try_once(case.long()).value {
             Err(error) => check!(
@@ -203,7 +205,8 @@ pub fn a_foreign_key_is_left_alone(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Where operators can look in, they see the holder, and can break exactly the lease that they saw.
+/// Where operators can inspect the store, they see the holder and can break exactly that holder's
+/// lease.
 pub fn a_broken_lease_is_lost(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Declared);
     let key = case.key();
@@ -231,14 +234,14 @@ pub fn a_broken_lease_is_lost(subject: &Subject) -> Verdict {
     let other = dlock_core::FencingToken::new(fence.get() + 1);
     check!(
         case,
-        broken(other) == Released::NotOurs,
+        broken(other) == ReleaseOutcome::NotHeld,
         "a lease was broken by a fencing token that its holder does not have"
     );
     case.client(&key)
         .refused(case.long(), "a lease with another fencing token was broken");
     check!(
         case,
-        broken(fence) == Released::Ours,
+        broken(fence) == ReleaseOutcome::Released,
         "a lease could not be broken by its fencing token"
     );
     let next = case.client(&key);
@@ -249,9 +252,54 @@ pub fn a_broken_lease_is_lost(subject: &Subject) -> Verdict {
     holder.frees_nothing(&lease, "the lease was broken");
     check!(
         case,
-        broken(fence) == Released::NotOurs,
+        broken(fence) == ReleaseOutcome::NotHeld,
         "the next holder's lease was broken by the fencing token of the one before"
     );
     next.frees(&present, "a former holder's lease was broken again");
+    Verdict::Kept
+}
+
+/// Where operators can break a lease, a waiter gets the key then, as it does after a release.
+pub fn a_broken_lease_wakes_the_next(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Declared);
+    let store = subject.first();
+    let holder = case.client(&case.key());
+    let lease = holder.take(case.long(), "nobody had claimed the key").lease;
+    let Some(inspect) = store.inspect() else {
+        holder.frees(&lease, "the lease had half an hour left");
+        return Verdict::NotApplicable("the store cannot be looked into");
+    };
+    if !case.traits.wakes {
+        holder.frees(&lease, "the lease had half an hour left");
+        return Verdict::NotApplicable("the store declares no wake-ups");
+    }
+    let signal = Signal::new();
+    let waiter = case.client_on(&subject.another(), holder.key()).waiting();
+    let watch = waiter.watch(&signal);
+    if let AcquireOutcome::Granted(_) = waiter.ask(case.long()).value {
+        broken!(
+            case,
+            "a waiting claimant was granted a key that somebody held"
+        );
+    }
+    let fence = fence_of(&case, lease.grant());
+    match inspect.break_lease(holder.key(), fence) {
+        Ok(ReleaseOutcome::Released) => {}
+        Ok(ReleaseOutcome::NotHeld) => {
+            broken!(case, "a lease could not be broken by its fencing token")
+        }
+        Err(error) => broken!(case, "a lease could not be broken: {}", described(&error)),
+    }
+    let woken = waiter
+        .claim()
+        .clock()
+        .sleep_until(&signal, now().saturating_add(Duration::from_secs(20)));
+    check!(
+        case,
+        woken,
+        "a lease was broken, and the next one, who waited for it, was not woken"
+    );
+    waiter.take(case.long(), "the holder's lease was broken while it waited");
+    drop(watch);
     Verdict::Kept
 }

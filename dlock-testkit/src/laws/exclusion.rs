@@ -1,32 +1,34 @@
 //! Locks exclude: threads and processes take turns.
 
+use std::env;
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{ReleaseError, Store};
+use dlock_core::ReleaseError;
 
 use super::process::is_shared;
 use crate::case::{Case, Law, broken, check};
-use crate::other::Other;
+use crate::child_process::ChildProcess;
+use crate::form::Store;
 use crate::threads::together;
 use crate::{Subject, Verdict};
 
 const THREADS: usize = 100;
 const PROCESSES: usize = 3;
-/// Each process's.
+/// The turns of each process.
 const TURNS: usize = 15;
 
-/// A hundred threads take a lock in turn, and no update of what it guards is lost.
+/// A hundred threads take turns with a lock, and no update of the guarded data is lost.
 pub fn a_hundred_threads_take_turns(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Exclusion);
     let stores = [Store::new(subject.first()), Store::new(subject.another())];
     let [inside, most, counter] = [const { AtomicU32::new(0) }; 3];
     let releases = together(THREADS, |index| {
-        // A release that a store under load does not answer ends the turn of all for this long.
+        // If an overloaded store does not answer a release, everyone waits for this long.
         let ttl = case.live(Duration::from_secs(60));
-        let lock = case.lock(&stores[index % 2], "turns", |options| options.with_ttl(ttl));
+        let lock = case.lock(&stores[index % 2], "turns", |options| options.ttl(ttl));
         let guard = match lock.acquire_within(Duration::from_secs(300)) {
             Ok(guard) => guard,
             Err(error) => broken!(
@@ -36,7 +38,7 @@ pub fn a_hundred_threads_take_turns(subject: &Subject) -> Verdict {
         };
         let holders = inside.fetch_add(1, Ordering::SeqCst) + 1;
         most.fetch_max(holders, Ordering::SeqCst);
-        // Read, pause, write: two at once lose an update.
+        // Read, pause, write: two threads at once would lose an update.
         let seen = counter.load(Ordering::SeqCst);
         thread::yield_now();
         counter.store(seen + 1, Ordering::SeqCst);
@@ -63,20 +65,18 @@ pub fn a_hundred_threads_take_turns(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Processes take a lock in turn, and never two hold it at once.
+/// Processes take turns with a lock, and never two of them hold it at once.
 pub fn processes_take_turns(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Exclusion);
     if let Err(verdict) = is_shared(&case) {
         return verdict;
     }
-    let folder = match tempfile::tempdir() {
-        Ok(folder) => folder,
-        Err(error) => broken!(case, "not shown: there is no temporary folder: {error}"),
-    };
-    let marker = folder.path().join("inside");
-    let mut others: Vec<Other<'_>> = (0..PROCESSES).map(|_| Other::start(&case)).collect();
+    // The prefix is random: no other file has this name.
+    let marker = env::temp_dir().join(subject.prefix().replace(':', "-"));
+    let mut others: Vec<ChildProcess<'_>> =
+        (0..PROCESSES).map(|_| ChildProcess::start(&case)).collect();
     for other in &mut others {
-        other.tell(&format!("turns turns {TURNS} {}", marker.display()));
+        other.send(&format!("turns turns {TURNS} {}", marker.display()));
     }
     let mut ended = String::new();
     for other in &mut others {
@@ -85,15 +85,12 @@ pub fn processes_take_turns(subject: &Subject) -> Verdict {
             ended = answer;
         }
     }
+    let is_left = fs::remove_file(&marker).is_ok();
     check!(
         case,
         ended.is_empty(),
         "{PROCESSES} processes took a lock in turn, and one ended with: {ended}"
     );
-    check!(
-        case,
-        fs::exists(&marker).is_ok_and(|exists| !exists),
-        "a process left its mark behind"
-    );
+    check!(case, !is_left, "a process left its mark behind");
     Verdict::Kept
 }

@@ -1,5 +1,6 @@
 //! Law 7: extend replaces the remaining time, in the order of its calls, and revives nothing.
 
+use std::any::Any;
 use std::time::Duration;
 
 use dlock_core::{Extension, Holder, Lease, drift};
@@ -9,7 +10,8 @@ use crate::client::{Answer, Client, Holding, described};
 use crate::laws::held::text;
 use crate::{Subject, Verdict};
 
-/// An extend sets the remaining time: it is not added to what was left, and a shorter time shortens.
+/// An extend sets the remaining time: it is not added to what was left, and a shorter time
+/// shortens.
 pub fn extend_replaces_the_remaining_time(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Extend);
     for first in [case.short(), case.long()] {
@@ -68,7 +70,7 @@ pub fn extend_lengthens(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A lease that ended is lost, though nobody else came, and stays so.
+/// A lease that has ended is lost and stays lost, even if nobody else has claimed the key.
 pub fn extend_revives_no_expired_lease(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Extend);
     let key = case.key();
@@ -92,7 +94,7 @@ pub fn extend_revives_no_released_lease(subject: &Subject) -> Verdict {
     let sent_before = holder.next_call(&lease);
     holder.frees(&lease, "the lease had half an hour left");
     holder.lost(&lease, "the lease had been released");
-    // A renewal that was on its way when the lease was released.
+    // A renewal that was under way when the lease was released.
     if let Ok(Extension::Extended(_)) = holder.store().extend(&sent_before, case.long()) {
         broken!(
             case,
@@ -272,35 +274,49 @@ pub fn extend_stores_the_holder(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// An extend that waited inside the store past the end of its lease revives nothing.
+/// An extend that waited inside the store past the end of its lease revives nothing, whatever it
+/// has waited for.
 pub fn an_extend_that_waited_revives_nothing(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Extend);
+    let for_writer = waited(&case, "the writer", |_| subject.hold_writer());
+    check!(
+        case,
+        for_writer || !case.traits.single_writer,
+        "not shown: the store declares a single writer, but the subject does not say how to keep it \
+         busy: add `.writer_held_by(|place| …)`"
+    );
+    let for_record = waited(&case, "its record", |key| subject.lock_record(key));
+    if for_writer || for_record {
+        Verdict::Kept
+    } else {
+        Verdict::NotApplicable(
+            "the subject names nothing that a call could wait for (`.writer_held_by(|place| …)`, \
+             `.record_locked_by(|place, key| …)`)",
+        )
+    }
+}
+
+/// Makes an extend wait, past the end of its lease, for what `hold` holds. Returns whether there
+/// was something to hold.
+fn waited(case: &Case<'_>, what: &str, hold: impl Fn(&str) -> Option<Box<dyn Any>>) -> bool {
     let key = case.key();
     let holder = case.client(&key);
     let holding = holder.take(case.short(), "nobody had claimed the key");
-    let Some(busy) = subject.hold_writer() else {
-        check!(
-            case,
-            !case.traits.single_writer,
-            "not shown: the store declares a single writer, but the subject does not say how to keep it busy: add \
-             `.writer_held_by(|place| …)`"
-        );
-        return Verdict::NotApplicable(
-            "the store has no single writer for which a call could wait",
-        );
+    let Some(busy) = hold(&key) else {
+        return false;
     };
     let (store, call, ttl) = (
         holder.store().clone(),
         holder.next_call(&holding.lease),
         case.long(),
     );
-    let end = holding.free_from(&case);
+    let end = holding.free_from(case);
     let patience = end.saturating_add(case.traits.call_timeout);
     let call = call.for_call(call.sequence(), patience);
     let waiting = std::thread::spawn(move || store.extend(&call, ttl));
     case.sleep_until(end);
     drop(busy);
-    let since = "an extend waited in the store past the end of its lease";
+    let since = format!("an extend waited for {what} past the end of its lease");
     match waiting.join() {
         Ok(Ok(Extension::Extended(_))) => broken!(case, "{since} and revived it"),
         Ok(Ok(Extension::Lost)) => {}
@@ -312,17 +328,18 @@ pub fn an_extend_that_waited_revives_nothing(subject: &Subject) -> Verdict {
         ),
         Err(panic) => std::panic::resume_unwind(panic),
     }
-    case.client(&key).take(case.long(), since);
-    Verdict::Kept
+    case.client(&key).take(case.long(), &since);
+    true
 }
 
-/// An extend with this number that must succeed.
+/// Makes an extend with this number, which must succeed.
 fn extend_numbered(holder: &Client<'_>, number: u64, lease: &Lease, ttl: Duration) -> Holding {
     let answer = holder.extend_numbered(number, lease, ttl);
     holder.prolonged(lease, answer, "the lease had not ended")
 }
 
-/// An extend that came too late in the order is answered with what is left of the newest.
+/// Makes an extend with an old number, which must be answered with the remaining time of the newest
+/// extend.
 fn tells_the_remaining_time(
     case: &Case<'_>,
     late: &Answer<Extension>,

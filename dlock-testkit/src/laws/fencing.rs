@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Attempt, Fencing, FencingToken, Lease};
+use dlock_core::{AcquireOutcome, Fencing, FencingToken, Lease};
 
 use super::atomic::enough_turns;
 use crate::case::{Case, Law, broken, check, now};
@@ -15,7 +15,7 @@ use crate::{Subject, Verdict};
 
 const NONE: &str = "the store declares no fencing tokens";
 
-/// Whether the store has fencing tokens; if it says no, its grants must have none.
+/// Returns whether the store declares fencing tokens. If not, its grants must have none.
 fn declared(case: &Case<'_>) -> bool {
     if case.traits.fencing != Fencing::None {
         return true;
@@ -32,7 +32,7 @@ fn declared(case: &Case<'_>) -> bool {
     false
 }
 
-/// The token of a further grant, which must be greater than the one before.
+/// The token of a new grant, which must be greater than the previous one.
 fn risen(
     case: &Case<'_>,
     last: Option<FencingToken>,
@@ -50,7 +50,8 @@ fn risen(
     fence
 }
 
-/// The token rises from grant to grant while the key is released in between, whichever handle is used.
+/// The token rises from grant to grant while the key is released in between, whichever handle is
+/// used.
 pub fn tokens_rise_after_a_release(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Fencing);
     if !declared(&case) {
@@ -83,7 +84,7 @@ pub fn tokens_rise_after_an_expiry(subject: &Subject) -> Verdict {
         let mut holding = holder.take(case.short(), since);
         last = Some(risen(&case, last, &holding, since));
         if turn == 1 {
-            // An extend in between must not take the memory of the token away.
+            // An extend in between must not make the store forget the token.
             let answer = holder.extend(&holding.lease, case.short());
             if let dlock_core::Extension::Extended(_) = answer.value {
                 holding = holder.prolonged(&holding.lease, answer, since);
@@ -113,7 +114,7 @@ pub fn tokens_rise_over_reconnects(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Neither a refused claim, nor a repeat, nor an extend changes the token that the holder has.
+/// A refused claim, a repeat or an extend does not change the holder's token.
 pub fn a_token_is_one_grants_alone(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Fencing);
     if !declared(&case) {
@@ -149,7 +150,7 @@ pub fn a_token_is_one_grants_alone(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Under contention, too, who is granted the key later has the greater token.
+/// Under contention, too, a later grant has the greater token.
 pub fn tokens_rise_among_many_claimants(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Fencing);
     if !declared(&case) {
@@ -163,11 +164,11 @@ pub fn tokens_rise_among_many_claimants(subject: &Subject) -> Verdict {
     together(6, |index| {
         while !enough_turns(tokens().len(), started) {
             let client = case.client_on(&handles[index % 2], &key);
-            let Attempt::Granted(grant) = client.ask(case.long()).value else {
+            let AcquireOutcome::Granted(grant) = client.ask(case.long()).value else {
                 thread::sleep(Duration::from_micros(100));
                 continue;
             };
-            // Only the holder comes here, so this is the order of the grants.
+            // Only the holder gets here, so this is the order of the grants.
             tokens().push(fence_of(&case, &grant));
             client.frees(
                 &Lease::new(client.claim(), grant),

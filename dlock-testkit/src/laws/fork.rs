@@ -1,15 +1,18 @@
-//! A forked child has its parent's memory, and none of its locks.
+//! A forked child has its parent's memory, but none of its locks.
 
 use dlock_core::OwnerToken;
 #[cfg(unix)]
-use dlock_core::{LockGuard, ReleaseError, Store};
+use dlock_core::ReleaseError;
 
 #[cfg(unix)]
 use crate::case::broken;
 use crate::case::{Case, Law, check};
+#[cfg(unix)]
+use crate::form::{LockGuard, Store};
 use crate::{Subject, Verdict};
 
-/// In a forked child an inherited guard is lost, its drop frees nothing, and a new owner token is not the parent's.
+/// In a forked child an inherited guard is lost, its drop frees nothing, and a new owner token is
+/// not the parent's.
 #[cfg(unix)]
 pub fn a_child_has_no_lock(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Fork);
@@ -60,7 +63,8 @@ pub fn a_child_has_no_lock(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// In a forked child an inherited guard is lost, its drop frees nothing, and a new owner token is not the parent's.
+/// In a forked child an inherited guard is lost, its drop frees nothing, and a new owner token is
+/// not the parent's.
 #[cfg(not(unix))]
 pub fn a_child_has_no_lock(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Fork);
@@ -73,7 +77,7 @@ pub fn a_child_has_no_lock(subject: &Subject) -> Verdict {
     Verdict::NotApplicable("this system cannot fork a process")
 }
 
-/// What the child does with the guards that it inherited.
+/// The child uses the guards that it has inherited.
 #[cfg(unix)]
 fn end_inherited([released, dropped]: [LockGuard; 2]) -> String {
     let valid = match released.is_valid() || dropped.is_valid() {

@@ -46,7 +46,8 @@ pub fn refused_claims_do_not_shorten_the_lease(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// After refused claims the holder is who it was: its text, its fencing token, its right to extend and to release.
+/// After refused claims the holder is who it was: its text, its fencing token, its right to extend
+/// and to release.
 pub fn refused_claims_leave_the_holder(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Held);
     let key = case.key();
@@ -62,7 +63,7 @@ pub fn refused_claims_leave_the_holder(subject: &Subject) -> Verdict {
             case,
             seen == Some("the-holder"),
             "the refusal shows the holder {seen:?} where the claim said \"the-holder\" (a store keeps `Claim::holder` beside \
-             the key and gives it to `Held::with_holder_text`)"
+             the key and gives it to `HeldBy::with_holder_text`)"
         );
         check!(
             case,
@@ -101,8 +102,8 @@ pub fn a_refused_claim_holds_nothing_later(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A refusal says how long the holder's lease lasts at the most, if it says anything about that.
-pub fn a_refusal_tells_the_remaining_time(subject: &Subject) -> Verdict {
+/// A refusal does not overstate how long the holder's lease lasts, if it says anything about it.
+pub fn a_refusal_says_the_remaining_time(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Held);
     let key = case.key();
     let holding = case
@@ -123,7 +124,7 @@ pub fn a_refusal_tells_the_remaining_time(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// What a holder on this host would be called by its claim.
+/// A holder description, as a claim on this host would have it.
 pub(crate) fn text(host: &str) -> String {
     format!("dlock1 {host} 4121 00000000000000aa 1764000271000 running")
 }

@@ -1,12 +1,13 @@
-//! The least and the longest time that a lock is held.
+//! The minimum and maximum hold times.
 
-use dlock_core::{Attempt, LockGuard, Store, drift};
+use dlock_core::{AcquireOutcome, drift};
 
 use crate::case::{Case, Law, Sample, check, now};
-use crate::recorder::Recorder;
+use crate::form::{Lock, LockGuard, Store};
+use crate::recorder::ExtendRecorder;
 use crate::{Subject, Verdict};
 
-fn taken(case: &Case<'_>, lock: &dlock_core::Lock) -> LockGuard {
+fn taken(case: &Case<'_>, lock: &Lock) -> LockGuard {
     case.acquired(lock, "nobody held the lock")
 }
 
@@ -19,21 +20,21 @@ pub fn min_hold_keeps_the_key(subject: &Subject) -> Verdict {
     case.sampled("a claim shortly before `min_hold` was over", || {
         number += 1;
         let lock = case.lock(&store, &format!("least-{number}"), |options| {
-            options.with_ttl(ttl).with_min_hold(min_hold)
+            options.ttl(ttl).min_hold(min_hold)
         });
         let sent = now();
         let guard = taken(&case, &lock);
         let received = now();
         case.released(guard);
         let barred = sent.saturating_add(min_hold);
-        // The remainder is rounded up to what the store takes.
+        // The rest is rounded up to the shortest time that the store accepts.
         let most = min_hold + case.tail(min_hold) + case.traits.ttl_min + drift(min_hold);
         let free = now().max(received).saturating_add(most);
         let stranger = case.client(lock.key());
         let mut refused_late = false;
         loop {
             let answer = stranger.ask(case.traits.ttl_min);
-            if let Attempt::Granted(_) = answer.value {
+            if let AcquireOutcome::Granted(_) = answer.value {
                 let early = answer.received.until(barred);
                 check!(
                     case,
@@ -61,7 +62,7 @@ pub fn min_hold_keeps_the_key(subject: &Subject) -> Verdict {
 pub fn a_late_renewal_does_not_undo_min_hold(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Hold);
     let ttl = case.short() * 2;
-    let (recorder, renewals) = Recorder::new(subject.first());
+    let (recorder, renewals) = ExtendRecorder::over(subject.first());
     let store = Store::new(recorder);
     let mut number = 0;
     case.sampled(
@@ -69,7 +70,7 @@ pub fn a_late_renewal_does_not_undo_min_hold(subject: &Subject) -> Verdict {
         || {
             number += 1;
             let lock = case.lock(&store, &format!("late-{number}"), |options| {
-                options.with_ttl(ttl).with_min_hold(case.long())
+                options.ttl(ttl).min_hold(case.long())
             });
             let before = renewals.count();
             let guard = taken(&case, &lock);
@@ -93,13 +94,13 @@ pub fn a_late_renewal_does_not_undo_min_hold(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// The lease ends when `max_hold` has passed since the grant, whatever renewal could do.
+/// The lease ends when `max_hold` has passed since the grant, even if it could still be renewed.
 pub fn max_hold_ends_the_lease(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Hold);
     let store = Store::new(subject.first());
     let (ttl, max_hold) = (case.short(), case.short() * 2);
     let lock = case.lock(&store, "most", |options| {
-        options.with_ttl(ttl).with_max_hold(max_hold)
+        options.ttl(ttl).max_hold(max_hold)
     });
     let guard = taken(&case, &lock);
     let received = now();

@@ -1,8 +1,8 @@
-//! Law 5: what core repeats after a lost reply does no harm.
+//! Law 5: calls that core repeats after a lost reply do no harm.
 
 use std::time::Duration;
 
-use dlock_core::{Attempt, Holder, Lease};
+use dlock_core::{AcquireOutcome, Holder, Lease};
 
 use crate::case::{Case, Law, Sample, check, now};
 use crate::laws::held::text;
@@ -50,12 +50,12 @@ pub fn concurrent_repeats_are_one_grant(subject: &Subject) -> Verdict {
 }
 
 /// A claim repeated late in its lease holds for as long as the repeated grant says.
-pub fn a_repeated_claim_holds_as_long_as_it_says(subject: &Subject) -> Verdict {
+pub fn a_repeated_claim_holds_for_as_long_as_granted(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Idempotent);
     case.sampled("a repeat shortly before the lease ended", || {
         let key = case.key();
         let holder = case.client(&key);
-        // Long enough to see the first end, with what the store may be late by, before the second.
+        // Long enough to tell the first end, plus the store's granularity, from the second.
         let ttl = case.short().max(case.traits.granularity * 2);
         let first = holder.take(ttl, "nobody had claimed the key");
         case.sleep_until(first.sent.saturating_add(ttl * 4 / 5));
@@ -76,7 +76,8 @@ pub fn a_repeated_claim_holds_as_long_as_it_says(subject: &Subject) -> Verdict {
             seen |= is_after_first && is_refused;
             std::thread::sleep(ttl / 50);
         }
-        // A store may say the true remaining time instead: then there is nothing to see after the first end.
+        // A store may answer with the true remaining time instead. Then there is nothing to check
+        // after the first end.
         if seen || says < ttl / 2 {
             Sample::Judged
         } else {
@@ -86,7 +87,7 @@ pub fn a_repeated_claim_holds_as_long_as_it_says(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A claim repeated for less time does not take away what it had.
+/// A claim repeated for less time does not shorten its lease.
 pub fn a_repeated_claim_takes_nothing_away(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Idempotent);
     let key = case.key();
@@ -101,7 +102,8 @@ pub fn a_repeated_claim_takes_nothing_away(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A late copy of a claim leaves the description of the holder that an extend stored since.
+/// A late copy of a claim does not replace the holder's description that an extend has stored
+/// since.
 pub fn a_repeated_claim_leaves_the_holder(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Idempotent);
     let key = case.key();
@@ -110,7 +112,7 @@ pub fn a_repeated_claim_leaves_the_holder(subject: &Subject) -> Verdict {
     let renamed = lease.with_holder(text("second"));
     let since = "an extend called the holder \"second\"";
     holder.prolong(&renamed, case.traits.ttl_min.max(case.short()), since);
-    // For longer than it has left, so that there is something to write.
+    // For longer than the remaining time, so that the store must write.
     holder.take(case.long(), "the claim that holds the key was repeated");
     let held = case.client(&key).refused(case.traits.ttl_min, since);
     let seen = held.holder().map(Holder::host);
@@ -170,7 +172,7 @@ pub fn a_repeated_release_is_harmless(subject: &Subject) -> Verdict {
     let next = case.client(&key).ask(case.traits.ttl_min).value;
     check!(
         case,
-        matches!(next, Attempt::Held(_)),
+        matches!(next, AcquireOutcome::Held(_)),
         "a repeated release freed the key of somebody else"
     );
     former.frees_nothing(&old, since);
@@ -178,7 +180,7 @@ pub fn a_repeated_release_is_harmless(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A release whose number was used already, as a copy that the network made, is as harmless.
+/// A release with a number that was used already, like a copy made by the network, is harmless too.
 pub fn a_copied_release_is_harmless(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Idempotent);
     let key = case.key();
@@ -188,19 +190,19 @@ pub fn a_copied_release_is_harmless(subject: &Subject) -> Verdict {
     let copies = together(4, |_| former.store().release(&call));
     let freed = copies
         .iter()
-        .filter(|copy| matches!(copy, Ok(dlock_core::Released::Ours)))
+        .filter(|copy| matches!(copy, Ok(dlock_core::ReleaseOutcome::Released)))
         .count();
     let failed = copies.iter().filter(|copy| copy.is_err()).count();
     check!(
         case,
         freed == 1 || failed > 0,
-        "{freed} of 4 copies of one release were answered `Ours`"
+        "{freed} of 4 copies of one release were answered `Released`"
     );
     let present = case.client(&key);
     let lease = present
         .take(case.long(), "the holder had released the key")
         .lease;
-    // A copy that arrives late. What it answers is nobody's business any more.
+    // A copy that arrives late. Its answer does not matter.
     drop(former.store().release(&call));
     present.prolong(
         &lease,

@@ -2,9 +2,11 @@
 
 use crate::case::{Case, Law, check};
 use crate::client::Client;
+use crate::threads::in_lanes;
 use crate::{Subject, Verdict};
 
-/// Endings of keys that some store or protocol could take for the same, or for a pattern, a path, an escape.
+/// Endings of keys that a store or protocol could confuse, or take for a pattern, a path or an
+/// escape.
 const ENDINGS: &[&str] = &[
     "a", "A", "b", "ab", "aB", "AB", "a.", ".a", "a..", "..", ".", "./a", "../a", "a/b", "a//b",
     "a\\b", "/", "a-", "-a", "_a", "a_", "*", "a*", "?", "a?", "[ab]", "a:", "a:b", ":a", "a::b",
@@ -32,7 +34,7 @@ pub fn long_keys_differ_by_any_byte(subject: &Subject) -> Verdict {
     let start = subject.prefix().len();
     let base = format!("{}{}", subject.prefix(), "x".repeat(longest - start));
     let mut keys = vec![base.clone()];
-    // Every length, and the longest with another byte at each place.
+    // Every length, and the longest key with another byte at each position.
     keys.extend((start + 1..longest).map(|length| base[..length].to_owned()));
     keys.extend((start..longest).map(|place| {
         let mut key = base.clone();
@@ -51,37 +53,41 @@ pub fn many_keys_are_many_locks(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Takes all keys for different owners, then extends and releases every second one: the others must not notice.
+/// Claims all keys for different owners, then extends and releases every second one. The others
+/// must not be affected.
 fn all_apart(case: &Case<'_>, keys: &[String]) {
+    let lanes = case.lanes();
     let clients: Vec<Client<'_>> = keys.iter().map(|key| case.client(key)).collect();
-    let leases: Vec<_> = clients
-        .iter()
-        .map(|client| {
-            let since = format!("only other keys than {:?} were claimed", client.key());
-            client.take(case.long(), &since).lease
-        })
-        .collect();
-    for (client, lease) in clients.iter().zip(&leases).step_by(2) {
-        let since = format!("only other keys than {:?} were released", client.key());
-        client.prolong(lease, case.long(), &since);
-        client.frees(lease, &since);
-    }
-    for (client, lease) in clients.iter().zip(&leases).skip(1).step_by(2) {
+    let leases = in_lanes(lanes, &clients, |_, client| {
+        let since = format!("only other keys than {:?} were claimed", client.key());
+        client.take(case.long(), &since).lease
+    });
+    in_lanes(lanes, &clients, |index, client| {
+        if index % 2 == 0 {
+            let since = format!("only other keys than {:?} were released", client.key());
+            client.prolong(&leases[index], case.long(), &since);
+            client.frees(&leases[index], &since);
+        }
+    });
+    in_lanes(lanes, &clients, |index, client| {
+        if index % 2 == 0 {
+            return;
+        }
         let since = format!("only other keys than {:?} were released", client.key());
         let held = case.client(client.key()).refused(case.long(), &since);
-        if let (Some(seen), Some(own)) = (held.fence(), lease.fence()) {
+        if let (Some(seen), Some(own)) = (held.fence(), leases[index].fence()) {
             check!(
                 case,
                 seen == own,
                 "{since}, but its refusal shows the fencing token {seen}, not {own}"
             );
         }
-        client.frees(lease, &since);
-    }
-    for key in keys {
+        client.frees(&leases[index], &since);
+    });
+    in_lanes(lanes, keys, |_, key| {
         let client = case.client(key);
         let since = format!("the holder of {key:?} had released it");
         let lease = client.take(case.long(), &since).lease;
         client.frees(&lease, &since);
-    }
+    });
 }

@@ -1,25 +1,27 @@
-//! Waiters who go away: who gives up, and who dies. For stores that declare wake-ups.
+//! Waiters that give up, and waiters that die. For stores that declare wake-ups.
 
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Attempt, Cancel, Clock, Lock, Signal, Store, Wait};
+use dlock_core::{AcquireOutcome, Cancel, Clock, Signal, Wait};
 
 use super::process::is_shared;
 use super::queue::{MISSED_TURN, SOON, is_queueing};
 use crate::case::{Case, Law, Sample, broken, check, now};
-use crate::other::Other;
+use crate::child_process::ChildProcess;
+use crate::form::{Lock, LockGuard, Store};
 use crate::waiter::Waiter;
 use crate::{Subject, Verdict};
 
 const ROUNDS: u64 = 20;
-/// Longer than the waiters who die live.
+/// Longer than the lifetime of the waiters that die.
 const LONG: Duration = Duration::from_secs(60);
-/// How many waiters the process has that dies.
+/// The number of waiters of the process that dies.
 const DEAD: usize = 3;
 
-/// Who gives up before its turn, or with the lock in its hand, does not keep it from the next one.
-pub fn who_gives_up_is_passed_over(subject: &Subject) -> Verdict {
+/// A waiter that gives up, before its turn or after it was handed the lock, does not keep it from
+/// the next waiter.
+pub fn a_waiter_that_gives_up_is_passed_over(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case) {
         return verdict;
@@ -40,7 +42,8 @@ pub fn who_gives_up_is_passed_over(subject: &Subject) -> Verdict {
         );
         (waiter, watch, signal)
     };
-    let is_woken = |signal: &Signal| Clock::BOOTTIME.park(signal, now().saturating_add(SOON));
+    let is_woken =
+        |signal: &Signal| Clock::BOOTTIME.sleep_until(signal, now().saturating_add(SOON));
 
     // Before its turn.
     let (_, gives_up, _) = waiter(0);
@@ -80,8 +83,9 @@ pub fn who_gives_up_is_passed_over(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A wait that ends, by its time or by a cancel, at about the moment of the release leaves the lock to the next one.
-pub fn a_wait_that_ends_at_the_release_holds_nobody_up(subject: &Subject) -> Verdict {
+/// A wait that ends at about the moment of the release, by its deadline or a cancel, leaves the
+/// lock to the next waiter.
+pub fn a_wait_that_ends_at_the_release_delays_nobody(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case) {
         return verdict;
@@ -101,10 +105,10 @@ pub fn a_wait_that_ends_at_the_release_holds_nobody_up(subject: &Subject) -> Ver
         let start = |handle, wait| Waiter::start(&case, &handles[handle], "at-the-release", wait);
         let first = start(0, ends_at_the_release);
         let next = start(1, Wait::within(SOON));
-        // From a little before to a little after.
+        // From a little before the release to a little after it.
         case.sleep_until(ends.saturating_sub(Duration::from_micros(300 * ROUNDS / 2)));
         let canceller = thread::spawn(move || {
-            Clock::BOOTTIME.park(&Signal::new(), ends);
+            Clock::BOOTTIME.sleep_until(&Signal::new(), ends);
             cancel.cancel();
         });
         case.sleep_until(now().saturating_add(Duration::from_micros(300 * round)));
@@ -115,7 +119,7 @@ pub fn a_wait_that_ends_at_the_release_holds_nobody_up(subject: &Subject) -> Ver
                 "a wait ended when the lock was released, and the next waiter did not get its turn: {error}"
             );
         }
-        // It was served or went without; both are right.
+        // It was served or not; both are right.
         let _ = first.end();
         let _ = canceller.join();
     }
@@ -123,7 +127,8 @@ pub fn a_wait_that_ends_at_the_release_holds_nobody_up(subject: &Subject) -> Ver
     Verdict::Kept
 }
 
-/// Waiters of a process that is killed, or stopped, cost the next one a moment, not their wait.
+/// Waiters of a killed or stopped process delay the next waiter for a moment, not for their whole
+/// wait.
 pub fn a_dead_waiter_costs_the_others_a_moment(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case).and_then(|()| is_shared(&case)) {
@@ -157,20 +162,16 @@ pub fn a_dead_waiter_costs_the_others_a_moment(subject: &Subject) -> Verdict {
         case.released(guard);
         served_soon(&case, next, now(), "the process before it was stopped");
         other.signal(Signal::CONT);
-        // It loses its place, not its turn.
+        // It has lost its place in the queue, but is served later.
         other.served();
         free_soon(&case, &lock, "all who waited are done");
     }
     Verdict::Kept
 }
 
-/// A holder, and a process that waits for the lock several times over.
-fn others_wait<'c>(
-    case: &'c Case<'c>,
-    lock: &Lock,
-    id: &str,
-) -> (Other<'c>, dlock_core::LockGuard) {
-    let mut other = Other::start(case);
+/// A holder, and a process with several waiters for the lock.
+fn others_wait<'c>(case: &'c Case<'c>, lock: &Lock, id: &str) -> (ChildProcess<'c>, LockGuard) {
+    let mut other = ChildProcess::start(case);
     let guard = case.acquired(lock, "all who waited are done, or dead");
     for _ in 0..DEAD {
         other.waits(id, LONG);
@@ -192,7 +193,7 @@ fn served_soon(case: &Case<'_>, waiter: Waiter, released: dlock_core::Time, sinc
     }
 }
 
-/// The dead may have had the lock in their hand.
+/// A dead waiter may have been handed the lock.
 fn free_soon(case: &Case<'_>, lock: &Lock, since: &str) {
     let give_up = now().saturating_add(SOON);
     while let Err(error) = case.tried(lock) {
@@ -205,8 +206,9 @@ fn free_soon(case: &Case<'_>, lock: &Lock, since: &str) {
     }
 }
 
-/// A key that is free behind dead waiters goes to the first that lives, soon; if nobody lives there, to whoever claims it.
-pub fn the_dead_keep_no_key(subject: &Subject) -> Verdict {
+/// A free key behind dead waiters soon goes to the first waiter that is alive, or to the next
+/// claimant if none is.
+pub fn dead_waiters_keep_no_key(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case).and_then(|()| is_shared(&case)) {
         return verdict;
@@ -217,8 +219,8 @@ pub fn the_dead_keep_no_key(subject: &Subject) -> Verdict {
             number += 1;
             let id = format!("behind-the-dead-{number}");
             let lock = case.lock(&Store::new(subject.first()), &id, |options| options);
-            let mut other = Other::start(&case);
-            // Nobody renews it. Long enough to see them queue.
+            let mut other = ChildProcess::start(&case);
+            // This lease is not renewed. It is long enough for the waiters to queue.
             let ttl = case.live(Duration::from_secs(3)).max(case.short());
             let holding = case
                 .client(lock.key())
@@ -239,7 +241,8 @@ pub fn the_dead_keep_no_key(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Tries until it is granted the key, which is free now. The one who waits, if there is one, must have been served before.
+/// A newcomer tries until it is granted the key, which is free now. The living waiter, if there is
+/// one, must be served before.
 fn newcomer_comes(case: &Case<'_>, key: &str, alive: Option<Waiter>) -> Sample {
     let free = now();
     let newcomer = case.client(key);
@@ -248,7 +251,7 @@ fn newcomer_comes(case: &Case<'_>, key: &str, alive: Option<Waiter>) -> Sample {
         loop {
             let answer = newcomer.ask(case.long());
             longest = longest.max(answer.sent.until(answer.received));
-            if let Attempt::Granted(_) = answer.value {
+            if let AcquireOutcome::Granted(_) = answer.value {
                 break (answer.received, longest);
             }
             let waited = free.until(answer.received);
@@ -265,7 +268,7 @@ fn newcomer_comes(case: &Case<'_>, key: &str, alive: Option<Waiter>) -> Sample {
     let Some(alive) = alive else {
         return Sample::Judged;
     };
-    // It has not released what it got, so who waits still is there.
+    // The newcomer has not released the key, so the waiter still waits.
     newcomer.abandon();
     match alive.end() {
         Ok(served) if served < granted => Sample::Judged,

@@ -1,18 +1,19 @@
-//! What becomes of a lock whose holder was too slow, stopped or killed.
+//! Locks whose holder is too slow, stopped or killed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{ReleaseError, Store};
+use dlock_core::ReleaseError;
 
 use super::process::is_shared;
 use crate::case::{Case, Law, Sample, broken, check, now};
-use crate::other::Other;
+use crate::child_process::ChildProcess;
+use crate::form::Store;
 use crate::{Subject, Verdict};
 
-/// For a waiter on a machine under load.
+/// Generous, for a waiter on an overloaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A lock is renewed for as long as its guard lives.
@@ -24,7 +25,7 @@ pub fn a_held_lock_is_renewed(subject: &Subject) -> Verdict {
     case.sampled("a lease that was renewed in time", || {
         number += 1;
         let id = format!("renewed-{number}");
-        let lock = case.lock(&store, &id, |options| options.with_ttl(ttl));
+        let lock = case.lock(&store, &id, |options| options.ttl(ttl));
         let guard = case.acquired(&lock, "nobody held the lock");
         let end = now().saturating_add(ttl * 3 + case.tail(ttl));
         while now() < end {
@@ -35,13 +36,13 @@ pub fn a_held_lock_is_renewed(subject: &Subject) -> Verdict {
             }
             check!(
                 case,
-                matches!(next, dlock_core::Attempt::Held(_)),
+                matches!(next, dlock_core::AcquireOutcome::Held(_)),
                 "a guard was valid, but somebody else was granted its key"
             );
         }
         match guard.release() {
             Ok(()) => Sample::Judged,
-            // Between the last look and the release.
+            // The lease has ended between the last check and the release.
             Err(ReleaseError::Lost) => Sample::TooSlow,
             Err(error) => broken!(case, "a renewed lock was not released: {error:?}"),
         }
@@ -49,8 +50,8 @@ pub fn a_held_lock_is_renewed(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A guard whose lease ended is lost for ever, tells everyone who asked once, and its release is harmless.
-pub fn a_lost_lock_is_told_once(subject: &Subject) -> Verdict {
+/// A guard whose lease has ended stays lost, calls each callback once, and its release is harmless.
+pub fn a_lost_lock_is_reported_once(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Loss);
     let store = Store::new(subject.first());
     let told = Arc::new(AtomicU32::new(0));
@@ -61,7 +62,7 @@ pub fn a_lost_lock_is_told_once(subject: &Subject) -> Verdict {
         }
     };
     let lock = case.lock(&store, "lost", |options| {
-        options.with_ttl(case.short()).with_renew(false)
+        options.ttl(case.short()).renew(false)
     });
     let guard = case.acquired(&lock, "nobody held the lock");
     guard.on_lost(tell(&told));
@@ -75,7 +76,7 @@ pub fn a_lost_lock_is_told_once(subject: &Subject) -> Verdict {
         !guard.is_valid(),
         "a guard is valid though somebody else was granted its key"
     );
-    // Who asks late is told, too.
+    // A callback that is registered late is called too.
     guard.on_lost(tell(&told));
     let give_up = now().saturating_add(PATIENCE);
     while told.load(Ordering::SeqCst) < 2 && now() < give_up {
@@ -92,7 +93,7 @@ pub fn a_lost_lock_is_told_once(subject: &Subject) -> Verdict {
         "a lost lock was released, and somebody else holds its key",
     );
     present.frees(&lease, "a lost lock was released");
-    // A lock that was released is not lost.
+    // After a release no callback is called.
     let guard = case.acquired(&lock, "nobody held the lock");
     let other = Arc::new(AtomicU32::new(0));
     guard.on_lost(tell(&other));
@@ -112,14 +113,14 @@ pub fn a_lost_lock_is_told_once(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// The lock of a process that was killed is taken over when its lease ends.
+/// The lock of a killed process is taken over when its lease ends.
 pub fn a_killed_holder_is_taken_over(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Loss);
     if let Err(verdict) = is_shared(&case) {
         return verdict;
     }
     let ttl = case.short() * 2;
-    let mut other = Other::start(&case);
+    let mut other = ChildProcess::start(&case);
     let answer = other.ask(&format!("lock killed {} renewed", ttl.as_millis()));
     check!(
         case,
@@ -156,7 +157,8 @@ pub fn a_killed_holder_is_taken_over(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A process that was stopped past its lease finds the lock lost, and its release does not touch the next holder's.
+/// A process that was stopped past the end of its lease finds the lock lost, and its release does
+/// not affect the next holder.
 #[cfg(unix)]
 pub fn a_stopped_holder_finds_its_lock_lost(subject: &Subject) -> Verdict {
     use rustix::process::Signal;
@@ -166,7 +168,7 @@ pub fn a_stopped_holder_finds_its_lock_lost(subject: &Subject) -> Verdict {
         return verdict;
     }
     let ttl = case.short() * 2;
-    let mut other = Other::start(&case);
+    let mut other = ChildProcess::start(&case);
     let answer = other.ask(&format!("lock stopped {} renewed", ttl.as_millis()));
     check!(
         case,
@@ -212,10 +214,11 @@ pub fn a_stopped_holder_finds_its_lock_lost(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A process that was stopped past its lease finds the lock lost, and its release does not touch the next holder's.
+/// A process that was stopped past the end of its lease finds the lock lost, and its release does
+/// not affect the next holder.
 #[cfg(not(unix))]
 pub fn a_stopped_holder_finds_its_lock_lost(subject: &Subject) -> Verdict {
-    // What can be shown without stopping a process: a lease that ended is lost.
-    let _ = a_lost_lock_is_told_once(subject);
+    // Without stopping a process, only this can be tested: a lease that has ended is lost.
+    let _ = a_lost_lock_is_reported_once(subject);
     Verdict::NotApplicable("this system cannot stop a process")
 }

@@ -1,14 +1,15 @@
-//! What a lock is called, and what a refusal calls its holder.
+//! The names of locks, and the description of a holder in a refusal.
 
 use std::time::{Duration, SystemTime};
 
-use dlock_core::{Lock, LockOptions, Store};
+use dlock_core::LockOptions;
 
 use crate::case::{Case, Law, broken, check};
+use crate::form::{Lock, Store};
 use crate::{Subject, Verdict};
 
 /// Ids with any characters, of any length, are locks of their own.
-pub fn odd_names_are_different_locks(subject: &Subject) -> Verdict {
+pub fn unusual_names_are_different_locks(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Names);
     let store = Store::new(subject.first());
     let long = "x".repeat(10_000);
@@ -26,7 +27,7 @@ pub fn odd_names_are_different_locks(subject: &Subject) -> Verdict {
         "a\0",
         "\0",
         "a\0b",
-        // The same letter, composed and decomposed, and look-alikes.
+        // The same letter, composed and decomposed, and letters that look alike.
         "\u{e9}",
         "e\u{301}",
         "\u{c9}",
@@ -102,9 +103,7 @@ pub fn joined_names_are_one_lock(subject: &Subject) -> Verdict {
     let store = Store::new(subject.first());
     let lock = |prefix: &str, id: &str| -> Lock {
         let prefix = format!("{}{prefix}", subject.prefix());
-        let options = LockOptions::default()
-            .with_key_prefix(prefix)
-            .with_ttl(case.long());
+        let options = LockOptions::builder().key_prefix(prefix).ttl(case.long());
         match Lock::with_options(&store, id, options) {
             Ok(lock) => lock,
             Err(error) => broken!(case, "a lock could not be made: {error}"),
@@ -112,19 +111,20 @@ pub fn joined_names_are_one_lock(subject: &Subject) -> Verdict {
     };
     let guard = case.acquired(&lock("a:b", "c"), "nobody held the lock");
     case.held(&lock("a", "b:c"), "`a:b` + `c` was held");
-    let empty = Lock::with_options(&store, "", LockOptions::default().with_ttl(case.long()));
+    let empty = Lock::with_options(&store, "", LockOptions::builder().ttl(case.long()));
     check!(case, empty.is_err(), "a lock without a name was made");
     drop(guard);
     Verdict::Kept
 }
 
-/// A refusal says who holds the lock: host, process, label, since when, with which fencing token, for how long at the most.
+/// A refusal names the holder of the lock: host, process, label, since when, its fencing token, and
+/// the longest remaining time.
 pub fn a_refusal_names_the_holder(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Names);
     let (here, there) = (Store::new(subject.first()), Store::new(subject.another()));
     let label = "nightly {report}\n\u{e9}";
     let before = SystemTime::now() - Duration::from_secs(1);
-    let lock = case.lock(&here, "named", |options| options.with_label(label));
+    let lock = case.lock(&here, "named", |options| options.label(label));
     let guard = case.acquired(&lock, "nobody held the lock");
     let there = case.lock(&there, "named", |options| options);
     let held = case.held(&there, "the lock was held");
@@ -132,7 +132,7 @@ pub fn a_refusal_names_the_holder(subject: &Subject) -> Verdict {
         broken!(
             case,
             "the refusal does not show who holds the lock (a store keeps `Claim::holder` beside the key and gives it to \
-             `Held::with_holder_text`)"
+             `HeldBy::with_holder_text`)"
         )
     };
     check!(

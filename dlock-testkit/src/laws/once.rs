@@ -1,30 +1,31 @@
-//! A job that is done once.
+//! Jobs that run once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime};
 
-use dlock_core::{AcquireError, Lock, LockGuard, Once, Store, Wait};
+use dlock_core::{AcquireError, OnceOutcome, Wait};
 
 use super::process::is_shared;
 use crate::case::{Case, Law, Sample, broken, check, now};
+use crate::child_process::ChildProcess;
 use crate::client::PATIENCE;
-use crate::other::Other;
-use crate::recorder::Recorder;
+use crate::form::{Guarded, Lock, Store};
+use crate::recorder::ExtendRecorder;
 use crate::{Subject, Verdict};
 
-/// What a try to run a job came to; another one while the store says that it may work later.
-fn tried(
+/// Tries to run a job, and tries again after transient errors.
+pub(super) fn tried(
     lock: &Lock,
     wait: &Wait,
     keep: Duration,
-    mut job: impl FnMut(&LockGuard) -> Result<(), &'static str>,
+    mut job: impl FnMut(&dyn Guarded) -> Result<(), &'static str>,
 ) -> String {
     let give_up = now().saturating_add(PATIENCE);
     loop {
         return match lock.once_with(wait, "job", keep, &mut job) {
-            Ok(Ok(Once::Ran(()))) => "ran".to_owned(),
-            Ok(Ok(Once::RanUnmarked(()))) => "ran unmarked".to_owned(),
-            Ok(Ok(Once::AlreadyDone { .. })) => "already done".to_owned(),
+            Ok(Ok(OnceOutcome::Ran(()))) => "ran".to_owned(),
+            Ok(Ok(OnceOutcome::RanUnmarked(()))) => "ran unmarked".to_owned(),
+            Ok(Ok(OnceOutcome::AlreadyDone { .. })) => "already done".to_owned(),
             Ok(Err(reason)) => format!("failed {reason}"),
             Err(AcquireError::Held(_)) => "held".to_owned(),
             // The job was not started.
@@ -36,11 +37,11 @@ fn tried(
     }
 }
 
-fn well(_: &LockGuard) -> Result<(), &'static str> {
+pub(super) fn well(_: &dyn Guarded) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn expect(case: &Case<'_>, outcome: &str, expected: &str, since: &str) {
+pub(super) fn expect(case: &Case<'_>, outcome: &str, expected: &str, since: &str) {
     check!(
         case,
         outcome == expected,
@@ -48,7 +49,7 @@ fn expect(case: &Case<'_>, outcome: &str, expected: &str, since: &str) {
     );
 }
 
-/// A job that was done is not run again while its mark is kept, and is after.
+/// A job that was done does not run again while its mark is kept, and runs again afterwards.
 pub fn a_job_runs_once(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Once);
     let (here, there) = (Store::new(subject.first()), Store::new(subject.another()));
@@ -71,7 +72,7 @@ pub fn a_job_runs_once(subject: &Subject) -> Verdict {
         );
     }
     match lock.once("job", case.long(), |_| Ok::<(), ()>(())) {
-        Ok(Ok(Once::AlreadyDone { since, .. })) => check!(
+        Ok(Ok(OnceOutcome::AlreadyDone { since, .. })) => check!(
             case,
             since >= before && since <= SystemTime::now() + Duration::from_secs(1),
             "the job was done just now, the mark says at {since:?}"
@@ -82,7 +83,7 @@ pub fn a_job_runs_once(subject: &Subject) -> Verdict {
     let other = lock.once("another job", case.long(), |_| Ok::<(), ()>(()));
     check!(
         case,
-        matches!(other, Ok(Ok(Once::Ran(())))),
+        matches!(other, Ok(Ok(OnceOutcome::Ran(())))),
         "another job was new, and came to {other:?}"
     );
     drop(case.acquired(&lock, "the job was done"));
@@ -118,7 +119,7 @@ pub fn a_failed_job_runs_again(subject: &Subject) -> Verdict {
         "the job returned an error",
     );
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        // `resume_unwind` does not print: the panic is meant.
+        // `resume_unwind` prints no message: this panic is intended.
         tried(&lock, &Wait::none(), case.long(), |_| {
             std::panic::resume_unwind(Box::new("meant"))
         })
@@ -168,14 +169,12 @@ pub fn an_impossible_keep_is_refused_before_the_job(subject: &Subject) -> Verdic
     Verdict::Kept
 }
 
-/// A job whose lease was lost while it ran is marked as done all the same.
+/// A job whose lease was lost while it ran is still marked as done.
 pub fn a_lost_lease_still_marks_the_job(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Once);
     let store = Store::new(subject.first());
     let ttl = case.short();
-    let lock = case.lock(&store, "outlived", |options| {
-        options.with_ttl(ttl).with_renew(false)
-    });
+    let lock = case.lock(&store, "outlived", |options| options.ttl(ttl).renew(false));
     let outcome = tried(&lock, &Wait::none(), case.long(), |guard| {
         case.sleep_until(now().saturating_add(ttl + case.tail(ttl)));
         check!(
@@ -204,7 +203,7 @@ pub fn a_lost_lease_still_marks_the_job(subject: &Subject) -> Verdict {
 /// A renewal that arrives after the job was marked as done changes nothing.
 pub fn a_late_renewal_does_not_undo_the_mark(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Once);
-    let (recorder, renewals) = Recorder::new(subject.first());
+    let (recorder, renewals) = ExtendRecorder::over(subject.first());
     let store = Store::new(recorder);
     let ttl = case.short() * 2;
     let mut number = 0;
@@ -213,10 +212,10 @@ pub fn a_late_renewal_does_not_undo_the_mark(subject: &Subject) -> Verdict {
         || {
             number += 1;
             let id = format!("late-{number}");
-            let lock = case.lock(&store, &id, |options| options.with_ttl(ttl));
+            let lock = case.lock(&store, &id, |options| options.ttl(ttl));
             let (before, mut held) = (renewals.count(), true);
             let outcome = tried(&lock, &Wait::none(), case.long(), |guard| {
-                // The lock's and the mark's.
+                // The extends of the lock and of the mark.
                 let give_up = now().saturating_add(ttl * 2);
                 while renewals.count() < before + 2 && now() < give_up {
                     std::thread::sleep(ttl / 50);
@@ -225,7 +224,7 @@ pub fn a_late_renewal_does_not_undo_the_mark(subject: &Subject) -> Verdict {
                 Ok(())
             });
             let mut renewals = renewals.after(before);
-            // Without the one that left the mark.
+            // Without the extend that set the mark.
             renewals.retain(|(_, time)| *time < case.long());
             if !held || renewals.len() < 2 {
                 return Sample::TooSlow;
@@ -242,13 +241,13 @@ pub fn a_late_renewal_does_not_undo_the_mark(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Another process is refused while the job runs, and does not run it after.
+/// Another process is refused while the job runs, and does not run it afterwards.
 pub fn another_process_sees_what_runs_and_what_is_done(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Once);
     if let Err(verdict) = is_shared(&case) {
         return verdict;
     }
-    let mut other = Other::start(&case);
+    let mut other = ChildProcess::start(&case);
     let order = format!("once shared {} job well", case.long().as_millis());
     let store = Store::new(subject.first());
     let lock = case.lock(&store, "shared", |options| options);
@@ -271,7 +270,7 @@ pub fn another_process_sees_what_runs_and_what_is_done(subject: &Subject) -> Ver
     Verdict::Kept
 }
 
-/// A job whose process crashed before the mark was set runs again when its lease is over.
+/// A job whose process crashed before the mark was set runs again when its lease has ended.
 pub fn a_crashed_job_runs_again(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Once);
     if let Err(verdict) = is_shared(&case) {
@@ -284,12 +283,12 @@ pub fn a_crashed_job_runs_again(subject: &Subject) -> Verdict {
         || {
             number += 1;
             let id = format!("crashed-{number}");
-            let mut other = Other::start(&case);
+            let mut other = ChildProcess::start(&case);
             let sent = now();
-            other.tell(&format!("once {id} {} job crash", ttl.as_millis()));
+            other.send(&format!("once {id} {} job crash", ttl.as_millis()));
             other.ends();
             let store = Store::new(subject.first());
-            let lock = case.lock(&store, &id, |options| options.with_ttl(ttl));
+            let lock = case.lock(&store, &id, |options| options.ttl(ttl));
             let first = tried(&lock, &Wait::none(), case.long(), well);
             if now() > sent.saturating_add(ttl - dlock_core::drift(ttl)) {
                 return Sample::TooSlow;

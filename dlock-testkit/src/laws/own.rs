@@ -1,12 +1,13 @@
 //! Law 4: release and extend act only for the token that holds the key.
 
-use dlock_core::{Attempt, Extension, Lease, Released};
+use dlock_core::{AcquireOutcome, Extension, Grant, Lease, OwnerToken, ReleaseOutcome};
 
-use crate::case::{Case, Law, Sample, check};
+use crate::case::{Case, Law, Sample, broken, check};
 use crate::client::{Client, Holding, described};
 use crate::{Subject, Verdict};
 
-/// Claim, refusal of others, release, and the key is free: the basic cycle.
+/// The basic cycle: an owner claims a key, others are refused, the owner releases, and the key is
+/// free.
 pub fn a_key_is_taken_and_freed(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Own);
     let key = case.key();
@@ -21,7 +22,7 @@ pub fn a_key_is_taken_and_freed(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Somebody who held the key before and whose lease was released; then somebody who holds it now.
+/// A former owner, which has released its lease, and the present owner.
 fn former_and_present<'c>(
     case: &'c Case<'_>,
     key: &str,
@@ -45,13 +46,13 @@ pub fn a_strangers_release_frees_nothing(subject: &Subject) -> Verdict {
         let next = case.client(&key).ask(case.traits.ttl_min).value;
         check!(
             case,
-            matches!(next, Attempt::Held(_)),
+            matches!(next, AcquireOutcome::Held(_)),
             "a release by another owner freed the key"
         );
         check!(
             case,
-            answer == Released::NotOurs,
-            "a release by another owner was answered `Ours`"
+            answer == ReleaseOutcome::NotHeld,
+            "a release by another owner was answered `Released`"
         );
         present.prolong(&holding.lease, case.long(), since);
     }
@@ -59,7 +60,8 @@ pub fn a_strangers_release_frees_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// An extend by another owner is answered `Lost` and changes neither the holder nor the end of its lease.
+/// An extend by another owner is answered `Lost` and changes neither the holder nor the end of its
+/// lease.
 pub fn a_strangers_extend_changes_nothing(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Own);
     case.sampled("an extend before the lease ended", || {
@@ -103,7 +105,7 @@ pub fn a_strangers_extend_shortens_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Whose lease ended can neither extend nor release what somebody else holds by then.
+/// An owner whose lease has ended can neither extend nor release the lease of the next holder.
 pub fn an_expired_owner_touches_nobody_elses_lease(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Own);
     let key = case.key();
@@ -123,7 +125,8 @@ pub fn an_expired_owner_touches_nobody_elses_lease(subject: &Subject) -> Verdict
     Verdict::Kept
 }
 
-/// In a batch each lease is judged by its own owner, and the answers are in the order of the leases.
+/// In a batch each lease is judged by its own owner, and the answers are in the order of the
+/// leases.
 pub fn a_batch_extends_only_what_is_held(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Own);
     let mut batch = Vec::new();
@@ -132,7 +135,7 @@ pub fn a_batch_extends_only_what_is_held(subject: &Subject) -> Verdict {
     for index in 0..12 {
         let key = case.key();
         let (former, old, present, holding) = former_and_present(&case, &key);
-        // Not the same from both ends.
+        // Not symmetric, so that a wrong order shows.
         if index % 5 == 1 {
             batch.push((former.next_call(&old), case.long()));
             expected.push(false);
@@ -153,7 +156,7 @@ pub fn a_batch_extends_only_what_is_held(subject: &Subject) -> Verdict {
     for (place, (answer, held)) in answers.into_iter().zip(expected).enumerate() {
         let extended = match answer {
             Ok(answer) => matches!(answer, Extension::Extended(_)),
-            // What was not answered in time says nothing about owners.
+            // A timeout says nothing about owners.
             Err(error) if error.is_transient() => continue,
             Err(error) => {
                 check!(case, false, "a batch failed: {}", described(&error));
@@ -176,7 +179,7 @@ pub fn a_batch_extends_only_what_is_held(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Who gives up a claim does not free what somebody else holds.
+/// Abandoning a refused claim does not free the key of its holder.
 pub fn abandoning_a_refused_claim_frees_nothing(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Own);
     let key = case.key();
@@ -188,5 +191,40 @@ pub fn abandoning_a_refused_claim_frees_nothing(subject: &Subject) -> Verdict {
     let since = "another owner abandoned its claim";
     case.client(&key).refused(case.long(), since);
     holder.frees(&lease, since);
+    Verdict::Kept
+}
+
+/// Owners whose tokens differ in one bit are different owners, whichever bit it is.
+pub fn owners_differ_by_any_bit(subject: &Subject) -> Verdict {
+    let case = Case::new(subject, Law::Own);
+    let holder = case.client(&case.key());
+    let lease = holder.take(case.long(), "nobody had claimed the key").lease;
+    let digits = lease.owner().to_string();
+    for place in 0..digits.len() {
+        let other: String = digits
+            .chars()
+            .enumerate()
+            .map(|(at, digit)| match digit.to_digit(16) {
+                // Change one bit of this digit, and keep the others.
+                Some(value) if at == place => char::from_digit(value ^ 1, 16).unwrap_or(digit),
+                _ => digit,
+            })
+            .collect();
+        let Some(owner) = OwnerToken::from_hex(&other) else {
+            broken!(case, "{other} is no owner token")
+        };
+        let stranger = holder.as_owner(owner);
+        let since =
+            format!("the key was held by another owner, whose token differs at digit {place}");
+        stranger.refused(case.long(), &since);
+        // As if it had been granted, without a revision: a store would compare that.
+        let claimed = Lease::new(stranger.claim(), Grant::new(case.long()));
+        if let Ok(ReleaseOutcome::Released) =
+            stranger.store().release(&stranger.next_call(&claimed))
+        {
+            broken!(case, "{since}, but a release was answered `Released`");
+        }
+    }
+    holder.frees(&lease, "only other owners came");
     Verdict::Kept
 }

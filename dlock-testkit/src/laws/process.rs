@@ -1,14 +1,15 @@
-//! What holds between processes: the locks of one are seen by the other.
+//! The laws between processes.
 
 use dlock_core::Reach;
 
 use crate::case::{Case, Law, Sample, broken, check};
-use crate::other::Other;
+use crate::child_process::ChildProcess;
 use crate::{Subject, Verdict};
 
 const WITHIN: &str = "the store declares that it keeps apart only the threads of one process";
 
-/// Whether a second process can meet this store. Unless the store declares that none can, it must be said how.
+/// Returns whether a second process can open this store. Unless the store declares that none can,
+/// the subject must say how.
 pub(crate) fn is_shared(case: &Case<'_>) -> Result<(), Verdict> {
     if case.subject.is_reopenable() {
         return Ok(());
@@ -30,7 +31,7 @@ pub fn another_process_is_refused(subject: &Subject) -> Verdict {
     if let Err(verdict) = is_shared(&case) {
         return verdict;
     }
-    let mut other = Other::start(&case);
+    let mut other = ChildProcess::start(&case);
     let key = case.key();
     let holder = case.client(&key);
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
@@ -79,7 +80,7 @@ pub fn tokens_rise_from_process_to_process(subject: &Subject) -> Verdict {
     if case.traits.fencing == dlock_core::Fencing::None {
         return super::fencing::tokens_rise_after_a_release(subject);
     }
-    let mut others = [Other::start(&case), Other::start(&case)];
+    let mut others = [ChildProcess::start(&case), ChildProcess::start(&case)];
     let key = case.key();
     let mut last = 0;
     for turn in 0..9 {
@@ -115,8 +116,8 @@ pub fn tokens_rise_from_process_to_process(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// The lease of a process that was killed ends by itself, and not before its time.
-pub fn a_killed_process_bars_others_until_its_lease_ends(subject: &Subject) -> Verdict {
+/// The lease of a killed process ends by itself, but not before its time.
+pub fn a_killed_process_keeps_the_key_until_its_lease_ends(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Expiry);
     if let Err(verdict) = is_shared(&case) {
         return verdict;
@@ -124,9 +125,9 @@ pub fn a_killed_process_bars_others_until_its_lease_ends(subject: &Subject) -> V
     case.sampled(
         "the lease of a killed process shortly before it ended",
         || {
-            let mut other = Other::start(&case);
+            let mut other = ChildProcess::start(&case);
             let key = case.key();
-            // Long enough to be seen after the process is gone.
+            // Long enough to check after the process is gone.
             let ttl = case.short() * 3;
             let sent = crate::case::now();
             let answer = other.ask(&format!("claim {key} {}", ttl.as_millis()));
@@ -142,7 +143,7 @@ pub fn a_killed_process_bars_others_until_its_lease_ends(subject: &Subject) -> V
             let mut seen = false;
             loop {
                 let answer = stranger.ask(case.traits.ttl_min);
-                if let dlock_core::Attempt::Granted(_) = answer.value {
+                if let dlock_core::AcquireOutcome::Granted(_) = answer.value {
                     check!(
                         case,
                         answer.received >= barred,
@@ -151,7 +152,7 @@ pub fn a_killed_process_bars_others_until_its_lease_ends(subject: &Subject) -> V
                     );
                     break;
                 }
-                // A store that ends leases early by a tenth or more is seen.
+                // This detects stores that end leases early by a tenth or more.
                 seen |= answer.received < barred
                     && answer.sent >= received.saturating_add(ttl * 9 / 10);
                 check!(
@@ -172,13 +173,14 @@ pub fn a_killed_process_bars_others_until_its_lease_ends(subject: &Subject) -> V
     Verdict::Kept
 }
 
-/// A process that opens, uses and closes the store again and again has no more threads and open files than before.
+/// A process that opens, uses and closes the store again and again has no more threads and open
+/// files than before.
 pub fn nothing_stays_open(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Clean);
-    let mut other = Other::start(&case);
+    let mut other = ChildProcess::start(&case);
     match &*other.ask("leaks") {
         "clean" => Verdict::Kept,
-        // Nothing else can be asserted on a system that does not show a process's threads.
+        // On a system that does not show a process's threads nothing else can be tested.
         "uncountable" => Verdict::NotApplicable(
             "this system does not show the threads and open files of a process",
         ),

@@ -1,25 +1,33 @@
-//! The order of those who wait, for stores that declare wake-ups.
+//! The order of waiters, for stores that declare wake-ups.
 
 use std::time::Duration;
 
-use dlock_core::{Attempt, Signal, Store, Time, Wait};
+use dlock_core::{AcquireOutcome, Signal, Time, Wait};
 
 use super::process::is_shared;
 use crate::case::{Case, Law, Sample, broken, check, now};
-use crate::other::Other;
+use crate::child_process::ChildProcess;
+use crate::form::Store;
 use crate::waiter::Waiter;
 use crate::{Subject, Verdict};
 
-/// What a hand-over may take on a machine under load, one that nobody took before it included.
+/// The time of a hand-over on an overloaded machine, including one missed hand-over before it.
 pub(super) const SOON: Duration = Duration::from_secs(10);
-/// Longer than the longest queue takes.
+/// Longer than the time of the longest queue.
 const LONG: Duration = Duration::from_secs(120);
-/// Who does not come for so long may have missed its turn: less than any store gives a waiter to claim what it was handed.
+/// A waiter that does not claim for this long may have missed its turn. It is less than the time
+/// that any store gives a waiter.
 pub(super) const MISSED_TURN: Duration = Duration::from_millis(300);
+/// The same, plus the calls of a hand-over on a distant store.
+pub(super) fn missed_turn(case: &Case<'_>) -> Duration {
+    MISSED_TURN + case.latency() * 4
+}
+
 const PROCESSES: usize = 3;
 const ROUNDS: usize = 4;
 
-/// Whether waiters queue in this store. Unless it declares that it wakes them, it must say so to them as well.
+/// Returns whether waiters queue in this store. If it declares no wake-ups, a watch must say so
+/// too.
 pub(super) fn is_queueing(case: &Case<'_>) -> Result<(), Verdict> {
     if case.traits.wakes {
         return Ok(());
@@ -34,7 +42,7 @@ pub(super) fn is_queueing(case: &Case<'_>) -> Result<(), Verdict> {
     Err(Verdict::NotApplicable("the store declares no wake-ups"))
 }
 
-/// Waiters are served one after the other in the order of their coming, however many they are.
+/// Waiters are served one after the other in the order of their arrival, however many they are.
 pub fn waiters_are_served_in_turn(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case) {
@@ -69,14 +77,15 @@ pub fn waiters_are_served_in_turn(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Waiters of several processes are served in the order of their coming.
+/// Waiters of several processes are served in the order of their arrival.
 pub fn processes_are_served_in_turn(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case).and_then(|()| is_shared(&case)) {
         return verdict;
     }
     let holder = Store::new(subject.first());
-    let mut others: Vec<Other<'_>> = (0..PROCESSES).map(|_| Other::start(&case)).collect();
+    let mut others: Vec<ChildProcess<'_>> =
+        (0..PROCESSES).map(|_| ChildProcess::start(&case)).collect();
     case.sampled("a queue in which nobody missed its turn", || {
         let lock = case.lock(&holder, "in-turn", |options| options);
         let guard = case.acquired(&lock, "nobody held the lock");
@@ -98,7 +107,8 @@ pub fn processes_are_served_in_turn(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Judges when the waiters of a lock that was released then were served; they are in the order of their coming.
+/// Judges the times at which the waiters of a released lock were served. They are in the order of
+/// their arrival.
 fn in_turn(case: &Case<'_>, released: Time, turns: &[Time]) -> Sample {
     let count = turns.len();
     let late = out_of_turn(turns);
@@ -109,7 +119,7 @@ fn in_turn(case: &Case<'_>, released: Time, turns: &[Time]) -> Sample {
     sorted.push(released);
     sorted.sort();
     let longest = sorted.windows(2).map(|pair| pair[0].until(pair[1])).max();
-    if longest > Some(MISSED_TURN) {
+    if longest > Some(missed_turn(case)) {
         return Sample::TooSlow;
     }
     broken!(
@@ -118,9 +128,9 @@ fn in_turn(case: &Case<'_>, released: Time, turns: &[Time]) -> Sample {
     )
 }
 
-/// The least number of waiters without whom the others were served in order.
+/// The least number of waiters to leave out so that the others were served in order.
 fn out_of_turn(turns: &[Time]) -> usize {
-    // The longest rising row that ends with each.
+    // The length of the longest increasing sequence that ends with each.
     let mut longest: Vec<usize> = Vec::with_capacity(turns.len());
     for (place, turn) in turns.iter().enumerate() {
         let before = (0..place).filter(|earlier| turns[*earlier] < *turn);
@@ -129,7 +139,8 @@ fn out_of_turn(turns: &[Time]) -> usize {
     turns.len() - longest.into_iter().max().unwrap_or(0)
 }
 
-/// Who comes later and only tries does not get the key before one who waits, be it released or its lease over.
+/// A newcomer that only tries does not get the key before a waiter, whether the key was released or
+/// its lease has ended.
 pub fn a_newcomer_does_not_overtake(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case) {
@@ -148,7 +159,7 @@ pub fn a_newcomer_does_not_overtake(subject: &Subject) -> Verdict {
             let signal = Signal::new();
             let waiter = case.client(holder.key()).waiting();
             let watch = waiter.watch(&signal);
-            if let Attempt::Granted(_) = waiter.ask(case.long()).value {
+            if let AcquireOutcome::Granted(_) = waiter.ask(case.long()).value {
                 check!(
                     case,
                     !is_released,
@@ -168,11 +179,11 @@ pub fn a_newcomer_does_not_overtake(subject: &Subject) -> Verdict {
             };
             let newcomer = case.client_on(&newcomers, holder.key());
             let answer = newcomer.ask(case.long());
-            if let Attempt::Granted(_) = answer.value {
+            if let AcquireOutcome::Granted(_) = answer.value {
                 let late = free.until(answer.received);
                 check!(
                     case,
-                    late > MISSED_TURN,
+                    late > missed_turn(&case),
                     "a newcomer that only tried was granted the key before one who waited for it"
                 );
                 return Sample::TooSlow;
@@ -187,7 +198,7 @@ pub fn a_newcomer_does_not_overtake(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A lease that is made shorter lets the next one in when it ends, not when it would have ended.
+/// When a lease is shortened, the next waiter gets the key at the new end, not at the old one.
 pub fn a_shortened_lease_lets_the_next_in(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     if let Err(verdict) = is_queueing(&case) {
@@ -197,7 +208,12 @@ pub fn a_shortened_lease_lets_the_next_in(subject: &Subject) -> Verdict {
     let lock = case.lock(&Store::new(subject.first()), id, |options| options);
     let holder = case.client(lock.key());
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
-    let waiter = Waiter::start(&case, &subject.another(), id, Wait::within(SOON));
+    let waiter = Waiter::start(
+        &case,
+        &subject.another(),
+        id,
+        Wait::within(SOON + case.short() + case.tail(case.short())),
+    );
     let shortened = holder.prolong(&lease, case.short(), "the lease had half an hour left");
     let served = match waiter.end() {
         Ok(served) => served,

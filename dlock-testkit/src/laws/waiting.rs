@@ -3,12 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{AcquireError, Cancel, LockGuard, Store, Wait};
+use dlock_core::{AcquireError, Cancel, Wait};
 
 use crate::case::{Case, Law, Sample, broken, check, now};
+use crate::form::{LockGuard, Store};
 use crate::{Subject, Verdict};
 
-/// What a hand-over may take on a machine under load, pauses of a poll included.
+/// The time of a hand-over on an overloaded machine, including the pause of a poll.
 const SOON: Duration = Duration::from_secs(10);
 /// Longer than any case waits.
 const LONG: Duration = Duration::from_secs(60);
@@ -20,7 +21,7 @@ fn acquired(case: &Case<'_>, acquired: Result<LockGuard, AcquireError>, since: &
     }
 }
 
-/// Who waits gets the lock when it is released.
+/// A waiter gets the lock when it is released.
 pub fn a_release_ends_the_wait(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     let (here, there) = (Store::new(subject.first()), Store::new(subject.another()));
@@ -62,12 +63,12 @@ pub fn a_release_ends_the_wait(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Who waits gets the lock when the holder's lease ends, not before, and not a long pause after.
+/// A waiter gets the lock when the holder's lease ends, not before and not long after.
 pub fn the_end_of_a_lease_ends_the_wait(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     let store = Store::new(subject.another());
     let lock = case.lock(&store, "expired", |options| options);
-    // A holder that nobody renews, as after a crash.
+    // A lease without renewal, as after a crash.
     let holding = case
         .client(lock.key())
         .take(case.short(), "nobody had claimed the key");
@@ -93,23 +94,24 @@ pub fn the_end_of_a_lease_ends_the_wait(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A wait ends by its deadline, not before and not long after; no wait is a single try.
+/// A wait ends at its deadline, not before and not long after; a wait of zero is a single try.
 pub fn a_wait_ends_by_its_deadline(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Waiting);
     let store = Store::new(subject.first());
     let lock = case.lock(&store, "held", |options| options);
     let holder = case.client(lock.key());
     let lease = holder.take(case.long(), "nobody had claimed the key").lease;
+    let call = case.latency();
     for wait in [
         Duration::ZERO,
-        Duration::from_millis(10),
-        Duration::from_millis(700),
+        Duration::from_millis(10).max(call * 4),
+        Duration::from_millis(700).max(call * 8),
     ] {
         case.sampled("a wait of less than a second end in time", || {
             let started = now();
             let answer = lock.acquire_within(wait);
             let took = started.until(now());
-            // The one call that there was time for came back too late.
+            // There was time for only one call, and it returned too late.
             if matches!(&answer, Err(AcquireError::Datastore(error)) if error.is_transient()) {
                 return Sample::TooSlow;
             }
@@ -123,7 +125,7 @@ pub fn a_wait_ends_by_its_deadline(subject: &Subject) -> Verdict {
                 took >= wait,
                 "a wait of {wait:?} was given up after {took:?}"
             );
-            if took < wait + Duration::from_secs(2) {
+            if took < wait + Duration::from_secs(2) + call * 4 {
                 Sample::Judged
             } else {
                 Sample::TooSlow
@@ -131,7 +133,7 @@ pub fn a_wait_ends_by_its_deadline(subject: &Subject) -> Verdict {
         });
     }
     holder.frees(&lease, "the lease had half an hour left");
-    // Who gave up is not handed the key.
+    // The waiter that gave up is not handed the key.
     case.client(lock.key())
         .take(case.long(), "all who waited had given up");
     Verdict::Kept

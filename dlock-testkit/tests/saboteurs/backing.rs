@@ -1,4 +1,5 @@
-//! Where the reference store keeps its records: in memory, or in a folder that other processes can open.
+//! Where the reference store keeps its records: in memory, or in a folder that other processes can
+//! open.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::queue::Place;
 
-/// What is known of a key that was claimed once. It stays when the key is free, for its fencing token.
+/// What is known of a key that was claimed once. It stays when the key is free, for its fencing
+/// token.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) owner: Option<OwnerToken>,
@@ -28,7 +30,8 @@ pub(crate) const FOREIGN: &str = "written by somebody else";
 #[derive(Clone)]
 pub(crate) enum Backing {
     Memory(Arc<Memory>),
-    /// With the gate at which this handle's threads wait, so that only one of them asks for the file's lock.
+    /// With the gate at which this handle's threads wait, so that only one of them asks for the
+    /// file's lock.
     Folder(PathBuf, Arc<Gate>),
 }
 
@@ -64,7 +67,7 @@ impl Backing {
         Backing::Folder(folder.to_owned(), Arc::default())
     }
 
-    /// What is there, without a turn: who is stopped while it only looks holds nobody up.
+    /// Reads without taking a turn, so a process that is stopped during a read blocks nobody.
     pub(crate) fn peek(&self, key: &str) -> Option<Record> {
         match self {
             Backing::Memory(memory) => memory.records().get(key).cloned(),
@@ -107,7 +110,7 @@ impl Gate {
         while *is_busy {
             let left = Clock::BOOTTIME.now().until(end);
             if left.is_zero() {
-                // It may have been told that it is its turn, too late.
+                // It may have been given its turn too late.
                 self.changed.notify_one();
                 return None;
             }

@@ -1,4 +1,4 @@
-//! Who is caught, by which case, and in which words.
+//! The flaws, the cases that catch them, and the messages.
 
 use dlock_testkit::laws;
 
@@ -36,7 +36,7 @@ saboteurs! {
         "law 3 (held)", "the refusal shows the holder Some(\"a-stranger\")";
     queueing_refusal = RefusalQueues, held::a_refused_claim_holds_nothing_later,
         "law 3 (held)", "a refused claimant went away, but a claim was refused";
-    hasty_refusal = RefusalPromisesTooSoon, held::a_refusal_tells_the_remaining_time,
+    hasty_refusal = RefusalPromisesTooSoon, held::a_refusal_says_the_remaining_time,
         "law 3 (held)", "the refusal says that the key is free in 1ms";
     nameless_refusal = KeepsNoHolder, held::refused_claims_leave_the_holder,
         "law 3 (held)", "a store keeps `Claim::holder` beside the key";
@@ -59,14 +59,14 @@ saboteurs! {
     idle_release = ReleaseDoesNothing, own::a_key_is_taken_and_freed,
         "law 4 (own)", "the key was free, but a claim was refused";
     blind_release_of_the_expired = ReleaseComparesNothing, own::an_expired_owner_touches_nobody_elses_lease,
-        "law 4 (own)", "the lease had ended and somebody else holds the key, but a release was answered `Ours`";
+        "law 4 (own)", "the lease had ended and somebody else holds the key, but a release was answered `Released`";
     refused_repeat = RefusesRepeats, idempotent::a_repeated_claim_is_the_same_grant,
         "law 5 (idempotent)", "was repeated, but a claim was refused";
     fresh_fence_for_a_repeat = RepeatsGetANewFence, idempotent::a_repeated_claim_is_the_same_grant,
         "law 5 (idempotent)", "a repeated claim got the fencing token";
     concurrent_repeats = RepeatsGetANewFence, idempotent::concurrent_repeats_are_one_grant,
         "law 5 (idempotent)", "concurrent repeats of one claim got the fencing tokens";
-    unraised_repeat = RepeatsDoNotRaise, idempotent::a_repeated_claim_holds_as_long_as_it_says,
+    unraised_repeat = RepeatsDoNotRaise, idempotent::a_repeated_claim_holds_for_as_long_as_granted,
         "law 5 (idempotent)", "a claim repeated at 0.8 of its lease was granted for";
     shortening_repeat = RepeatsShorten, idempotent::a_repeated_claim_takes_nothing_away,
         "law 5 (idempotent)", "was repeated for a shorter time, but somebody else was granted the key";
@@ -82,17 +82,17 @@ saboteurs! {
         "law 5 (idempotent)", "a newer grant of the same claim was made, but an extend was answered `Lost`";
     old_fence_after_a_release = OneFenceForAll, idempotent::a_claim_repeated_after_its_release_is_a_new_grant,
         "law 5 (idempotent)", "a claim repeated after its release got the fencing token";
-    early_end = EndsAFifthEarly, expiry::a_lease_ends_when_it_says,
+    early_end = EndsAFifthEarly, expiry::a_lease_ends_when_granted,
         "law 6 (expiry)", "was given away";
-    early_end_without_a_look = EndsAFifthEarly, expiry::an_extended_lease_ends_when_it_says,
+    early_end_without_a_look = EndsAFifthEarly, expiry::an_extended_lease_ends_when_granted,
         "law 6 (expiry)", "was given away";
     no_end = NeverEnds, expiry::an_expired_key_is_free_for_anyone,
         "law 6 (expiry)", "the lease had ended by itself, but a claim was refused";
-    late_end = EndsASecondLate, expiry::a_lease_ends_when_it_says,
+    late_end = EndsASecondLate, expiry::a_lease_ends_when_granted,
         "law 6 (expiry)", "still barred others";
-    forgotten_extend = ExtendKeepsTheOldEnd, expiry::an_extended_lease_ends_when_it_says,
+    forgotten_extend = ExtendKeepsTheOldEnd, expiry::an_extended_lease_ends_when_granted,
         "law 6 (expiry)", "was given away";
-    cut_time = CutsTimesTo100Milliseconds, expiry::an_odd_time_is_not_cut,
+    cut_time = CutsTimesTo100Milliseconds, expiry::an_uneven_time_is_not_rounded_down,
         "law 6 (expiry)", "was given away";
     end_on_request = ExpiresOnlyWhenAsked, expiry::an_expired_key_is_free_for_anyone,
         "law 6 (expiry)", "the lease had ended by itself, but a claim was refused";
@@ -103,8 +103,8 @@ saboteurs! {
     month_for_nothing = TakesAMonthForNothing, expiry::a_grant_is_for_what_was_asked,
         "law 6 (expiry)", "a long lease had just begun, but somebody else was granted the key";
     release_of_the_expired = ReleasesExpired, expiry::an_expired_lease_cannot_be_released,
-        "law 6 (expiry)", "the lease had ended by itself, but a release was answered `Ours`";
-    early_end_of_a_killed_process = EndsAFifthEarly in folder, process::a_killed_process_bars_others_until_its_lease_ends,
+        "law 6 (expiry)", "the lease had ended by itself, but a release was answered `Released`";
+    early_end_of_a_killed_process = EndsAFifthEarly in folder, process::a_killed_process_keeps_the_key_until_its_lease_ends,
         "law 6 (expiry)", "the lease of a killed process was given away";
     adding_extend = ExtendAdds, extend::extend_replaces_the_remaining_time,
         "law 7 (extend)", "and that had passed, but a claim was refused";
@@ -123,7 +123,9 @@ saboteurs! {
     no_shortening = ExtendNeverShortens, extend::extend_replaces_the_remaining_time,
         "law 7 (extend)", "and that had passed, but a claim was refused";
     stale_clock = ReadsItsClockBeforeItsTurn, extend::an_extend_that_waited_revives_nothing,
-        "law 7 (extend)", "an extend waited in the store past the end of its lease and revived it";
+        "law 7 (extend)", "an extend waited for the writer past the end of its lease and revived it";
+    stale_clock_of_a_row = ReadsItsClockBeforeTheRowIsFree, extend::an_extend_that_waited_revives_nothing,
+        "law 7 (extend)", "an extend waited for its record past the end of its lease and revived it";
     forgotten_number = RepeatsForgetTheNumber, extend::a_repeated_claim_does_not_forget_the_order,
         "law 7 (extend)", "and a repeat of the claim, but somebody else was granted the key";
     inherited_number = NumbersOutliveTheirOwner, extend::the_order_of_calls_ends_with_its_owner,
@@ -166,11 +168,11 @@ saboteurs! {
         "law 9 (bounded)", "failed with an error that is not transient";
     panic_when_late = LateCallsPanic, bounded::every_call_ends_by_its_deadline,
         "law 9 (bounded)", "panicked instead of returning an error";
-    endless_wait_for_the_writer = WaitsForItsTurnForEver, bounded::a_busy_writer_does_not_hold_calls_up,
+    endless_wait_for_the_writer = WaitsForItsTurnForEver, bounded::a_busy_writer_does_not_delay_calls_beyond_their_deadline,
         "law 9 (bounded)", "while the store's writer was busy, with 300ms left had not returned after";
-    ignored_limit = WaitsLongerThanItSays, bounded::a_busy_writer_does_not_hold_calls_up,
+    ignored_limit = WaitsLongerThanItSays, bounded::a_busy_writer_does_not_delay_calls_beyond_their_deadline,
         "law 9 (bounded)", "though the store declares that a call takes at most 2s";
-    endless_queue = KeepsACrowdWaiting, bounded::a_crowd_of_calls_ends_in_time,
+    endless_queue = KeepsACrowdWaiting, bounded::many_calls_at_once_end_in_time,
         "law 9 (bounded)", "of 32 claimants at once one waited";
     idle_abandon = AbandonDoesNothing, clean::an_abandoned_grant_is_gone,
         "law 10 (clean)", "a granted claim had been abandoned, but a claim was refused";
@@ -182,7 +184,7 @@ saboteurs! {
         "law 10 (clean)", "after its end, but a claim was refused";
     extended_late = LateExtendsAreDone, clean::a_late_extend_changes_nothing,
         "law 10 (clean)", "an extend that came after its end was answered with";
-    forgotten_waiter = QueuesWhoGaveUp, clean::who_gives_up_waiting_gets_nothing,
+    forgotten_waiter = QueuesWhoGaveUp, clean::a_claimant_that_gives_up_gets_nothing,
         "law 10 (clean)", "and all who waited had given up, but a claim was refused";
     leaked_threads = LeaksThreads in folder, process::nothing_stays_open,
         "law 10 (clean)", "threads became";
@@ -191,26 +193,26 @@ saboteurs! {
     shown_after_its_release = ShowsReleasedKeys, clean::a_released_key_has_no_holder,
         "law 10 (clean)", "the key had been released, but was shown as held by this process";
     model_of_other_names = FoldsCase, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_refusals = RefusalShortens, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_strangers = ExtendOfStrangersIsDoneAndDenied, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_repeats = RepeatsGetANewFence, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_the_end = ExpiresOnlyWhenAsked, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_the_order = ExtendIgnoresItsNumber, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_batches = BatchIgnoresNumbers, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_fences = FencesEndWithTheRelease, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
+        "model", "calls breaks ";
     model_of_looks = ShowsReleasedKeys, model::any_calls_are_answered_as_by_the_model,
-        "model", "after the calls [";
-    no_wake_up = WakesNobody, declared::a_release_wakes_who_watches,
+        "model", "calls breaks ";
+    no_wake_up = WakesNobody, declared::a_release_wakes_the_watcher,
         "declaration", "the store declares wake-ups, but a release did not wake who watched";
-    undeclared_wake_up = WakesUndeclared, declared::a_release_wakes_who_watches,
+    undeclared_wake_up = WakesUndeclared, declared::a_release_wakes_the_watcher,
         "declaration", "the store declares no wake-ups, but a watch was answered with one";
     untrue_confirm = ConfirmsWhatIsGone, declared::confirm_tells_the_truth,
         "declaration", "a released lease was answered `Extended` by a confirm";
@@ -228,7 +230,7 @@ saboteurs! {
         "lock (exclusion)", "holders at once";
     processes_without_turns = RemembersInItsProcess in folder, exclusion::processes_take_turns,
         "lock (exclusion)", "overlap in turn";
-    names_without_case = FoldsCase, names::odd_names_are_different_locks,
+    names_without_case = FoldsCase, names::unusual_names_are_different_locks,
         "lock (names)", "were held, but the lock was not acquired: held by";
     unnamed_holder = KeepsNoHolder, names::a_refusal_names_the_holder,
         "lock (names)", "the refusal does not show who holds the lock";
@@ -248,25 +250,25 @@ saboteurs! {
         "lock (waiting)", "a newcomer that only tried was granted the key before one who waited for it";
     unheard_shortening = ForgetsThatALeaseWasShortened, queue::a_shortened_lease_lets_the_next_in,
         "lock (waiting)", "the holder's lease was shortened and ended, but the next one did not get its turn: held by";
-    queue_of_who_gave_up = KeepsThePlaceOfWhoGaveUp, leaving::who_gives_up_is_passed_over,
+    queue_of_who_gave_up = KeepsThePlaceOfWhoGaveUp, leaving::a_waiter_that_gives_up_is_passed_over,
         "lock (waiting)", "the first waiter had given up, then the key was released, and the next one was not woken";
-    lock_of_who_gave_up = KeepsTheLockOfWhoGaveUp, leaving::who_gives_up_is_passed_over,
+    lock_of_who_gave_up = KeepsTheLockOfWhoGaveUp, leaving::a_waiter_that_gives_up_is_passed_over,
         "lock (waiting)", "the first waiter gave up when it was woken, and the next one was not woken";
-    place_of_a_wait_that_ended = KeepsThePlaceOfWhoGaveUp, leaving::a_wait_that_ends_at_the_release_holds_nobody_up,
+    place_of_a_wait_that_ended = KeepsThePlaceOfWhoGaveUp, leaving::a_wait_that_ends_at_the_release_delays_nobody,
         "lock (waiting)", "a wait ended when the lock was released, and the next waiter did not get its turn: held by";
     endless_hand_over = HandsOverWithoutEnd in folder, leaving::a_dead_waiter_costs_the_others_a_moment,
         "lock (waiting)", "and a waiter did not get the lock: held by";
     hand_overs_to_the_dead = TrustsTheDead in folder, leaving::a_dead_waiter_costs_the_others_a_moment,
         "lock (waiting)", "the process before it was killed, and a waiter did not get the lock: held by";
-    dead_before_the_living = TrustsTheDead in folder, leaving::the_dead_keep_no_key,
+    dead_before_the_living = TrustsTheDead in folder, leaving::dead_waiters_keep_no_key,
         "lock (waiting)", "the key was free behind dead waiters, and after ";
-    living_among_the_dead = BuriesTheLivingWithTheDead in folder, leaving::the_dead_keep_no_key,
+    living_among_the_dead = BuriesTheLivingWithTheDead in folder, leaving::dead_waiters_keep_no_key,
         "lock (waiting)", "the key was free behind dead waiters, and the next one, who lived, did not get it: held by";
     renewal_without_effect = ExtendKeepsTheOldEnd, loss::a_held_lock_is_renewed,
         "lock (renewal)", "a guard was valid, but somebody else was granted its key";
     renewal_that_blocks = ExtendTakesItsTime, stores::a_stopped_store_does_not_disturb_another,
         "lock (renewal)", "one store did not answer, and on another";
-    release_of_a_lost_lock = ReleaseComparesNothing, loss::a_lost_lock_is_told_once,
+    release_of_a_lost_lock = ReleaseComparesNothing, loss::a_lost_lock_is_reported_once,
         "lock (loss)", "a lost lock was released";
     killed_holder_of_another_memory = RemembersInItsProcess in folder, loss::a_killed_holder_is_taken_over,
         "lock (loss)", "another process's guard was valid, but this one acquired its lock";
@@ -290,6 +292,48 @@ saboteurs! {
         "lock (once)", "the job panicked, and `once` returned Ok(\"held\")";
     lost_and_unmarked = ExpiresForItsOwnerOnly, once::a_lost_lease_still_marks_the_job,
         "lock (once)", "came to `ran unmarked`, not to `ran`";
+    release_in_two_steps = ReleaseComparesThenDeletes, crossing::a_release_at_the_end_frees_nobody_elses_key,
+        "law 4 (own)", "after a release of the former one, whose lease ended then, but an extend was answered `Lost`";
+    short_owners = ComparesOwnersBy32Bits, own::owners_differ_by_any_bit,
+        "law 4 (own)", "by another owner, whose token differs at digit 8";
+    extend_to_zero = ExtendTakesZeroForEver, expiry::an_impossible_extend_is_refused_or_kept,
+        "law 6 (expiry)", "an extend to 0ns was answered with";
+    extend_to_any_time = ExtendTakesAnyTime, expiry::an_impossible_extend_is_refused_or_kept,
+        "law 6 (expiry)", "that is for ever, and the store declares at most";
+    longest_time_cut_to_an_hour = CutsToAnHour, expiry::the_longest_time_is_kept,
+        "law 6 (expiry)", "and a moment later the store says that it has";
+    longest_time_cut_to_32_bits = CutsTo32BitsOfMilliseconds, expiry::the_longest_time_is_kept,
+        "law 6 (expiry)", "and a moment later the store says that it has";
+    extend_in_two_steps = ExtendChecksThenWrites, crossing::an_extend_at_the_end_takes_nobody_elses_key,
+        "law 7 (extend)", "meanwhile somebody else was granted its key";
+    revived_just_after_the_end = ExtendRevivesFor50Milliseconds, crossing::an_extend_just_after_the_end_is_lost,
+        "law 7 (extend)", "ms before, but an extend was answered `Extended`";
+    numbers_as_text = ComparesNumbersAsText, order::the_order_is_kept_beyond_small_numbers,
+        "law 7 (extend)", "the extend 10 to ";
+    numbers_in_8_bits = KeepsNumbersIn8Bits, order::the_order_is_kept_beyond_small_numbers,
+        "law 7 (extend)", "the extend 256 to ";
+    numbers_in_16_bits = KeepsNumbersIn16Bits, order::the_order_is_kept_beyond_small_numbers,
+        "law 7 (extend)", "the extend 65536 to ";
+    handed_over_number = HandsOverTheNumber, order::a_hand_over_starts_a_new_order,
+        "law 7 (extend)", "after the former holder's millionth extend, and its first, to a short time, and was answered with";
+    batch_cut_at_64 = CutsBatchesAt64, batch::a_long_batch_extends_each_of_its_leases,
+        "law 7 (extend)", "this lease as its 65th, and that time had passed, but a claim was refused";
+    batch_cut_at_1000 = CutsBatchesAt1000, batch::a_long_batch_extends_each_of_its_leases,
+        "law 7 (extend)", "this lease as its 1001th, and that time had passed, but a claim was refused";
+    granted_just_after_the_end = GrantsJustAfterTheEnd, late::a_claim_just_after_its_end_is_not_granted,
+        "law 9 (bounded)", "a claim was granted ";
+    released_late = LateReleasesAreDone, late::a_late_release_frees_nothing,
+        "law 10 (clean)", "a release came after its end, but somebody else was granted the key";
+    batch_done_late = LateBatchesAreDone, late::a_late_batch_changes_nothing,
+        "law 10 (clean)", "came after its end, but somebody else was granted the key";
+    done_and_denied = DeniesWhatItDidInTheLastMoment, late::a_claim_reported_as_not_done_was_not_done,
+        "law 10 (clean)", "left failed and said that nothing was done, but a claim was refused";
+    denied_and_done_later = DoesInTheBackgroundWhatItDenied, late::a_claim_reported_as_not_done_was_not_done,
+        "law 10 (clean)", "left failed and said that nothing was done, ";
+    taken_twice_in_one_of_500 = IsTakenTwiceInOneOf500, atomic::one_of_many_claims_wins,
+        "law 1 (atomic)", "concurrent claims on a free key were granted";
+    break_that_wakes_nobody = BreaksWithoutWaking, declared::a_broken_lease_wakes_the_next,
+        "declaration", "a lease was broken, and the next one, who waited for it, was not woken";
     crashed_in_another_memory = RemembersInItsProcess in folder, once::a_crashed_job_runs_again,
         "lock (once)", "a process crashed in the job a moment ago, and the next try came to `ran`, not to `held`";
 }

@@ -6,6 +6,7 @@ pub(crate) enum Flaw {
     // Law 1.
     ChecksThenSets,
     TakesOverWithoutALock,
+    IsTakenTwiceInOneOf500,
     RemembersInItsHandle,
     RemembersInItsProcess,
     // Law 2.
@@ -32,6 +33,8 @@ pub(crate) enum Flaw {
     BatchAnswersBackwards,
     AbandonFreesWhateverIsThere,
     ReleaseDoesNothing,
+    ReleaseComparesThenDeletes,
+    ComparesOwnersBy32Bits,
     // Law 5.
     RefusesRepeats,
     RepeatsGetANewFence,
@@ -52,6 +55,10 @@ pub(crate) enum Flaw {
     TakesZeroForEver,
     TakesAMonthForNothing,
     ReleasesExpired,
+    ExtendTakesZeroForEver,
+    ExtendTakesAnyTime,
+    CutsToAnHour,
+    CutsTo32BitsOfMilliseconds,
     // Law 7.
     ExtendAdds,
     ExtendAddsAndSaysSo,
@@ -61,11 +68,20 @@ pub(crate) enum Flaw {
     ExtendRevivesReleased,
     ExtendNeverShortens,
     ReadsItsClockBeforeItsTurn,
+    ReadsItsClockBeforeTheRowIsFree,
     RepeatsForgetTheNumber,
     NumbersOutliveTheirOwner,
     ExtendKeepsTheHolder,
     LateExtendIsToldWhatItAsked,
     BatchIgnoresNumbers,
+    ExtendChecksThenWrites,
+    ExtendRevivesFor50Milliseconds,
+    ComparesNumbersAsText,
+    KeepsNumbersIn8Bits,
+    KeepsNumbersIn16Bits,
+    CutsBatchesAt64,
+    CutsBatchesAt1000,
+    HandsOverTheNumber,
     // Law 8.
     OneFenceForAll,
     FencesEndWithTheLease,
@@ -83,12 +99,17 @@ pub(crate) enum Flaw {
     WaitsForItsTurnForEver,
     WaitsLongerThanItSays,
     KeepsACrowdWaiting,
+    GrantsJustAfterTheEnd,
     // Law 10.
     AbandonDoesNothing,
     AbandonClaims,
     LateClaimsAreGranted,
     LateClaimsAreDoneAndDenied,
     LateExtendsAreDone,
+    LateReleasesAreDone,
+    LateBatchesAreDone,
+    DeniesWhatItDidInTheLastMoment,
+    DoesInTheBackgroundWhatItDenied,
     QueuesWhoGaveUp,
     LeaksThreads,
     LeaksFiles,
@@ -101,6 +122,7 @@ pub(crate) enum Flaw {
     OverwritesForeignKeys,
     HoldsForeignKeys,
     BreaksAnyLease,
+    BreaksWithoutWaking,
     DeclaresNoTime,
     // The queue.
     ServesTheLast,
@@ -115,7 +137,7 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    /// The flaw that [`Debug`] prints as `name`; what another process is told.
+    /// The flaw that [`Debug`] prints as `name`, for another process.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         super::SABOTEURS
             .iter()

@@ -1,5 +1,5 @@
-//! The suite bites: each of these stores breaks one promise and is caught by a case of that law, in its own words; the same store
-//! unbroken passes every case.
+//! The suite bites: each of these stores breaks one promise and is caught by a case of that law, in
+//! its own words; the same store unbroken passes every case.
 #![cfg(unix)]
 // Helpers of tests are tests; and what they print goes into the captured output.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
@@ -7,6 +7,7 @@
 mod backing;
 mod flaw;
 mod queue;
+mod rows;
 mod rules;
 mod store;
 
@@ -33,6 +34,7 @@ fn subject(flaw: Option<Flaw>) -> Subject {
             let backing = backing.clone();
             move |_| held(&backing)
         })
+        .record_locked_by(|_, key| rows::RowLock::of(key))
         .foreign_written_by(move |_, key| write_foreign(&backing, key))
 }
 
@@ -47,6 +49,7 @@ fn shared(flaw: Option<Flaw>) -> Subject {
     })
     .at(place)
     .writer_held_by(|place| held(opened(place).backing()))
+    .record_locked_by(|_, key| rows::RowLock::of(key))
     .foreign_written_by(|place, key| write_foreign(opened(place).backing(), key))
     .cleaned_by(folder)
 }
@@ -110,7 +113,7 @@ macro_rules! saboteurs {
 mod caught;
 use caught::SABOTEURS;
 
-/// Runs the case and looks at how it fails.
+/// Runs the case and checks how it fails.
 fn assert_caught(case: fn(&Subject) -> Verdict, subject: &Subject, law: &str, says: &str) {
     quietly();
     let message = match catch_unwind(AssertUnwindSafe(|| case(subject))) {
@@ -183,7 +186,7 @@ fn a_store_with_one_writer_must_say_how_to_keep_it_busy() {
     let unheld = || Subject::from(Reference::in_memory(None));
     let waited = laws::extend::an_extend_that_waited_revives_nothing;
     assert_caught(waited, &unheld(), "law 7 (extend)", says);
-    let busy = laws::bounded::a_busy_writer_does_not_hold_calls_up;
+    let busy = laws::bounded::a_busy_writer_does_not_delay_calls_beyond_their_deadline;
     assert_caught(busy, &unheld(), "law 9 (bounded)", says);
 }
 

@@ -15,7 +15,7 @@ use super::rules::Reference;
 
 /// How long a waiter that was handed the lock may take to claim it.
 const HANDOVER: Duration = Duration::from_millis(700);
-/// How often a handle looks whether the turn of one of its waiters has come.
+/// How often a handle checks whether it is the turn of one of its waiters.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// For ever, as cases go.
 pub(super) const ENDLESS: Duration = Duration::from_secs(3600);
@@ -64,6 +64,8 @@ impl Reference {
                     | Flaw::HandsOverWithoutEnd
                     | Flaw::TrustsTheDead
                     | Flaw::BuriesTheLivingWithTheDead
+                    | Flaw::HandsOverTheNumber
+                    | Flaw::BreaksWithoutWaking
             )
         )
     }
@@ -137,7 +139,10 @@ impl Reference {
             owner: Some(next.owner),
             until: self.now().saturating_add(lasts),
             fence: self.next_fence(found.as_ref(), false, 0),
-            sequence: 0,
+            sequence: match (&found, self.flaw) {
+                (Some(found), Some(Flaw::HandsOverTheNumber)) => found.sequence,
+                _ => 0,
+            },
             holder: next.holder,
         };
         turn.save(key, &record);
@@ -153,7 +158,7 @@ impl Reference {
                 .any(|place| place.owner == owner)
     }
 
-    /// Takes a claimant out of the queue; whether it was there.
+    /// Removes a claimant from the queue. Returns whether it was there.
     pub(super) fn dequeue(&self, turn: &Turn, key: &str, owner: OwnerToken) -> bool {
         let mut places = self.places(turn, key);
         let count = places.len();
@@ -225,7 +230,7 @@ impl Reference {
         drop(turn);
         let owner = match found {
             Some(record) if record.until > self.now() && record.owner.is_some() => record.owner,
-            // Whoever comes first gets it.
+            // The first claimant gets it.
             _ if self.has(Flaw::LetsNewcomersOvertake) => first,
             _ => None,
         };
@@ -258,7 +263,7 @@ impl Reference {
         }
     }
 
-    fn save_places(&self, turn: &Turn, key: &str, places: &[Place]) {
+    pub(super) fn save_places(&self, turn: &Turn, key: &str, places: &[Place]) {
         match self.flaw {
             Some(Flaw::QueuesInItsProcess) => {
                 let mut queues = in_process().lock().unwrap();

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, FencingToken, Grant,
-    Held, Lease, OwnerToken, Revision, Time,
+    AcquireOutcome, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension, FencingToken,
+    Grant, HeldBy, Lease, OwnerToken, Revision, Time,
 };
 
 use super::backing::{Backing, Memory, Record, Turn};
@@ -106,6 +106,11 @@ impl Reference {
             Some(Flaw::WaitsLongerThanItSays) => end,
             _ => {
                 let limit = self.characteristics().call_timeout;
+                let grace = match self.flaw {
+                    Some(Flaw::GrantsJustAfterTheEnd) => Duration::from_millis(5),
+                    _ => Duration::ZERO,
+                };
+                let end = end.saturating_add(grace);
                 end.min(self.now().saturating_add(limit))
             }
         };
@@ -119,6 +124,10 @@ impl Reference {
             thread::sleep(Duration::from_millis(150));
             return Ok(turn);
         }
+        let end = match self.flaw {
+            Some(Flaw::GrantsJustAfterTheEnd) => end.saturating_add(Duration::from_millis(5)),
+            _ => end,
+        };
         if self.now() > end && !self.does_late_calls() {
             return match self.flaw {
                 Some(Flaw::LateCallsPanic) => panic!("overflow when subtracting durations"),
@@ -156,6 +165,12 @@ impl Reference {
             Some(Flaw::TakesAMonthForNothing) if ttl > Duration::from_secs(30 * 86_400) => {
                 Duration::ZERO
             }
+            Some(Flaw::ExtendTakesZeroForEver) if ttl.is_zero() => Duration::MAX,
+            Some(Flaw::CutsToAnHour) => ttl.min(Duration::from_secs(3600)),
+            Some(Flaw::CutsTo32BitsOfMilliseconds) => {
+                let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+                Duration::from_millis(millis & u64::from(u32::MAX))
+            }
             Some(Flaw::CutsTimesTo100Milliseconds) => {
                 Duration::from_millis(u64::try_from(ttl.as_millis()).unwrap() / 100 * 100)
             }
@@ -166,7 +181,8 @@ impl Reference {
 
     pub(super) fn allows(&self, ttl: Duration) -> Result<(), DatastoreError> {
         let traits = self.characteristics();
-        let is_zero_allowed = self.has(Flaw::TakesZeroForEver) && ttl.is_zero();
+        let takes_zero = self.has(Flaw::TakesZeroForEver) || self.has(Flaw::ExtendTakesZeroForEver);
+        let is_zero_allowed = takes_zero && ttl.is_zero();
         if is_zero_allowed || (ttl >= traits.ttl_min && ttl <= traits.ttl_max) {
             return Ok(());
         }
@@ -217,6 +233,55 @@ impl Reference {
         }
     }
 
+    /// Whether the record is this owner's.
+    pub(super) fn is_owner(&self, record: &Record, owner: OwnerToken) -> bool {
+        match self.flaw {
+            Some(Flaw::ComparesOwnersBy32Bits) => record
+                .owner
+                .is_some_and(|own| own.to_string()[..8] == owner.to_string()[..8]),
+            _ => record.owner == Some(owner),
+        }
+    }
+
+    /// Saves the record a moment later, when nobody asks any more.
+    pub(super) fn save_later(&self, key: String, record: Record) {
+        let store = self.same_handle();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            let turn = store.backing.turn(Time::MAX).unwrap();
+            let is_free = turn
+                .load(&key)
+                .is_none_or(|now| now.owner.is_none() || now.until <= store.now());
+            if is_free {
+                turn.save(&key, &record);
+            }
+        });
+    }
+
+    /// Looks whether the lease is there, and writes it a moment later.
+    pub(super) fn extend_in_two_steps(
+        &self,
+        turn: Turn,
+        lease: &Lease,
+        ttl: Duration,
+    ) -> Extension {
+        let key = self.name(lease.key());
+        let now = self.now();
+        let record = turn
+            .load(&key)
+            .filter(|record| record.owner == Some(lease.owner()) && record.until > now);
+        let Some(mut record) = record else {
+            return Extension::Lost;
+        };
+        drop(turn);
+        thread::sleep(Duration::from_millis(5));
+        let turn = self.backing.turn(Time::MAX).unwrap();
+        record.until = self.end(ttl);
+        record.sequence = lease.sequence();
+        turn.save(&key, &record);
+        Extension::Extended(self.grant(ttl, record.fence))
+    }
+
     /// Extends, with the turn already had.
     pub(super) fn extend_in(
         &self,
@@ -234,11 +299,15 @@ impl Reference {
             None => self.has(Flaw::ExtendRevivesReleased),
             Some(_) => self.has(Flaw::ExtendRevivesExpired) && record.owner == Some(lease.owner()),
         };
-        let is_over = record.owner.is_none() || record.until <= now;
+        let lives_for = match self.flaw {
+            Some(Flaw::ExtendRevivesFor50Milliseconds) => Duration::from_millis(50),
+            _ => Duration::ZERO,
+        };
+        let is_over = record.owner.is_none() || record.until.saturating_add(lives_for) <= now;
         if is_over && !revives {
             return Extension::Lost;
         }
-        let is_own = record.owner == Some(lease.owner()) || revives;
+        let is_own = self.is_owner(&record, lease.owner()) || revives;
         let compares = !(self.has(Flaw::ExtendComparesNothing)
             || is_batch && self.has(Flaw::BatchComparesNothing));
         if !is_own && compares {
@@ -260,6 +329,13 @@ impl Reference {
             Some(Flaw::ExtendIgnoresItsNumber) => true,
             Some(Flaw::BatchIgnoresNumbers) if is_batch => true,
             Some(Flaw::ExtendRepeatsItsNumber) => lease.sequence() >= record.sequence,
+            Some(Flaw::ComparesNumbersAsText) => {
+                lease.sequence().to_string() > record.sequence.to_string()
+            }
+            Some(Flaw::KeepsNumbersIn8Bits) => lease.sequence() % 256 > record.sequence % 256,
+            Some(Flaw::KeepsNumbersIn16Bits) => {
+                lease.sequence() % 65_536 > record.sequence % 65_536
+            }
             _ => lease.sequence() > record.sequence,
         };
         if !is_newer {
@@ -296,7 +372,7 @@ impl Reference {
         mut record: Record,
         claim: &Claim,
         ttl: Duration,
-    ) -> Attempt {
+    ) -> AcquireOutcome {
         let now = self.now();
         let end = self.end(ttl);
         match self.flaw {
@@ -304,7 +380,7 @@ impl Reference {
             Some(Flaw::RefusalShortens) => record.until = record.until.min(end),
             Some(Flaw::RefusalRenames) => record.holder = claim.holder().to_owned(),
             Some(Flaw::RefusalQueues) => self.queue(key, claim),
-            Some(Flaw::QueuesWhoGaveUp) if claim.waits_until().is_some() => self.queue(key, claim),
+            Some(Flaw::QueuesWhoGaveUp) if claim.deadline().is_some() => self.queue(key, claim),
             _ => {}
         }
         turn.save(key, &record);
@@ -312,14 +388,14 @@ impl Reference {
             Some(Flaw::RefusalPromisesTooSoon) => Duration::from_millis(1),
             _ => now.until(record.until),
         };
-        let held = Held::new()
+        let held = HeldBy::new()
             .with_expires_in(left)
             .with_fence(FencingToken::new(record.fence));
         let held = match self.is_queued(turn, key, claim.owner()) {
             true => held.with_retry_in(ENDLESS),
             false => held,
         };
-        Attempt::Held(match self.flaw {
+        AcquireOutcome::Held(match self.flaw {
             Some(Flaw::KeepsNoHolder) => held,
             _ => held.with_holder_text(&record.holder),
         })

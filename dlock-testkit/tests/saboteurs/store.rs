@@ -1,23 +1,24 @@
-//! A store that keeps every promise, unless it is told to break one.
+//! A store that keeps every promise, except for the flaw that it is given.
 
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Attempt, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension, FencingToken,
-    Held, Inspect, Lease, Reach, Released, Signal, Watch,
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
+    FencingToken, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
 };
 
 use super::backing::{Backing, FOREIGN, Record};
 use super::flaw::Flaw;
+use super::rows::{is_locked, wait_for_row};
 pub(crate) use super::rules::Reference;
 
 /// For an operator's look.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Datastore for Reference {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
         self.allows(ttl)?;
         self.leak();
         let drawn = self.drawn.fetch_add(1, Ordering::SeqCst) + 1;
@@ -34,7 +35,7 @@ impl Datastore for Reference {
         {
             match self.flaw {
                 Some(Flaw::OverwritesForeignKeys) => {}
-                Some(Flaw::HoldsForeignKeys) => return Ok(Attempt::Held(Held::new())),
+                Some(Flaw::HoldsForeignKeys) => return Ok(AcquireOutcome::Held(HeldBy::new())),
                 _ => {
                     let kind = ErrorKind::ForeignKey;
                     return Err(DatastoreError::not_executed(kind, "no record of a lock"));
@@ -59,6 +60,7 @@ impl Datastore for Reference {
                 return Ok(self.refuse(&turn, &format!("{key}-seen"), record, claim, ttl));
             }
             let opens = self.has(Flaw::ChecksThenSets)
+                || self.has(Flaw::IsTakenTwiceInOneOf500) && drawn % 1000 < 2
                 || self.has(Flaw::TakesOverWithoutALock) && found_ended;
             if opens {
                 drop(turn);
@@ -80,21 +82,28 @@ impl Datastore for Reference {
             if is_late && self.has(Flaw::LateExtendsAreDone) {
                 return Err(DatastoreError::not_executed(ErrorKind::Stale, "late"));
             }
+            let is_short = self.now().until(claim.not_after()) < Duration::from_millis(30);
+            if is_short && self.has(Flaw::DoesInTheBackgroundWhatItDenied) {
+                self.save_later(key, record);
+                return Err(DatastoreError::not_executed(ErrorKind::Timeout, "no time"));
+            }
             turn.save(&key, &record);
             self.dequeue(&turn, &key, claim.owner());
-            if is_late && self.has(Flaw::LateClaimsAreDoneAndDenied) {
+            if is_late && self.has(Flaw::LateClaimsAreDoneAndDenied)
+                || is_short && self.has(Flaw::DeniesWhatItDidInTheLastMoment)
+            {
                 return Err(DatastoreError::not_executed(ErrorKind::Stale, "late"));
             }
-            return Ok(Attempt::Granted(self.grant(ttl, fence)));
+            return Ok(AcquireOutcome::Granted(self.grant(ttl, fence)));
         };
-        if record.owner != Some(claim.owner()) || self.has(Flaw::RefusesRepeats) {
+        if !self.is_owner(&record, claim.owner()) || self.has(Flaw::RefusesRepeats) {
             let refusal = self.refuse(&turn, &key, record, claim, ttl);
             drop(turn);
             if self.has(Flaw::TakesItsTime) {
                 thread::sleep(Duration::from_millis(2600));
             }
-            if self.has(Flaw::WaitsForTheHolder) && claim.waits_until().is_some() {
-                thread::sleep(self.now().until(claim.waits_until().unwrap()));
+            if self.has(Flaw::WaitsForTheHolder) && claim.deadline().is_some() {
+                thread::sleep(self.now().until(claim.deadline().unwrap()));
             }
             return Ok(refusal);
         }
@@ -112,43 +121,66 @@ impl Datastore for Reference {
         }
         turn.save(&key, &record);
         self.dequeue(&turn, &key, claim.owner());
-        Ok(Attempt::Granted(self.grant(ttl, record.fence)))
+        Ok(AcquireOutcome::Granted(self.grant(ttl, record.fence)))
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
         if self.has(Flaw::ExtendTakesItsTime) {
             thread::sleep(Duration::from_millis(4200));
         }
-        let too_soon = self.now();
+        if !self.has(Flaw::ExtendTakesAnyTime) {
+            self.allows(ttl)?;
+        }
+        let (before_row, row_was_locked) = (self.now(), is_locked(lease.key()));
+        if !wait_for_row(lease.key(), lease.not_after()) {
+            let kind = ErrorKind::Timeout;
+            return Err(DatastoreError::not_executed(kind, "the row is locked"));
+        }
+        let before_turn = self.now();
         let turn = self.turn(lease.not_after())?;
         let now = match self.flaw {
-            Some(Flaw::ReadsItsClockBeforeItsTurn) => too_soon,
+            Some(Flaw::ReadsItsClockBeforeTheRowIsFree) if row_was_locked => before_row,
+            Some(Flaw::ReadsItsClockBeforeItsTurn) => before_turn,
             _ => self.now(),
         };
+        if self.has(Flaw::ExtendChecksThenWrites) {
+            return Ok(self.extend_in_two_steps(turn, lease, ttl));
+        }
         Ok(self.extend_in(&turn, lease, ttl, now, false))
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
-        let turn = self.turn(lease.not_after())?;
+    fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
+        let turn = match self.flaw {
+            Some(Flaw::LateReleasesAreDone) => self.turn(Time::MAX)?,
+            _ => self.turn(lease.not_after())?,
+        };
         let key = self.name(lease.key());
         let now = self.now();
         let record = turn
             .load(&key)
             .filter(|record| record.owner.is_some() && record.until > now);
         if self.has(Flaw::ReleaseDoesNothing) {
-            return Ok(Released::from(record.is_some()));
+            return Ok(ReleaseOutcome::from(record.is_some()));
         }
         let Some(record) = record else {
             return match self.flaw {
-                Some(Flaw::ReleasesExpired) => Ok(Released::Ours),
+                Some(Flaw::ReleasesExpired) => Ok(ReleaseOutcome::Released),
                 Some(Flaw::RepeatedReleaseFails) => Err(DatastoreError::not_executed(
                     ErrorKind::Protocol,
                     "no such record",
                 )),
-                _ => Ok(Released::NotOurs),
+                _ => Ok(ReleaseOutcome::NotHeld),
             };
         };
-        let mut is_ours = record.owner == Some(lease.owner()) && self.is_latest(lease);
+        let mut is_ours = self.is_owner(&record, lease.owner()) && self.is_latest(lease);
+        if is_ours && self.has(Flaw::ReleaseComparesThenDeletes) {
+            drop(turn);
+            thread::sleep(Duration::from_millis(2));
+            let turn = self.turn(lease.not_after())?;
+            let record = turn.load(&key).unwrap_or(record);
+            self.free(&turn, &key, record);
+            return Ok(ReleaseOutcome::Released);
+        }
         if self.has(Flaw::RepeatedReleaseFreesTheNext) {
             let mut former = self.former.lock().unwrap();
             is_ours |= former.get(&key) == Some(&lease.owner());
@@ -160,7 +192,7 @@ impl Datastore for Reference {
         if frees {
             self.free(&turn, &key, record);
         }
-        Ok(Released::from(
+        Ok(ReleaseOutcome::from(
             is_ours || self.has(Flaw::ReleaseComparesNothing),
         ))
     }
@@ -185,6 +217,9 @@ impl Datastore for Reference {
             Some(Flaw::ConfirmsWhatIsGone) => traits
                 .with_fencing("ever")
                 .with_confirm_after(Duration::from_millis(5)),
+            Some(Flaw::ExtendRevivesFor50Milliseconds) => traits
+                .with_fencing("ever")
+                .with_granularity(Duration::from_millis(1)),
             Some(Flaw::WakesWhoLeft) => traits.with_fencing("ever").with_wakes(),
             Some(Flaw::DeclaresNoTime) => {
                 let ttl_max = traits.ttl_max;
@@ -210,7 +245,7 @@ impl Datastore for Reference {
                 drop(turn);
                 return self
                     .acquire(claim, Duration::from_secs(30))
-                    .map(|_: Attempt| ());
+                    .map(|_: AcquireOutcome| ());
             }
             _ => {}
         }
@@ -252,8 +287,20 @@ impl Datastore for Reference {
         }
         let mut answers: Vec<_> = leases
             .iter()
-            .map(|(lease, ttl)| {
-                let turn = self.turn(lease.not_after())?;
+            .enumerate()
+            .map(|(place, (lease, ttl))| {
+                let is_cut = match self.flaw {
+                    Some(Flaw::CutsBatchesAt64) => place >= 64,
+                    Some(Flaw::CutsBatchesAt1000) => place >= 1000,
+                    _ => false,
+                };
+                if is_cut {
+                    return Ok(lease.extended(*ttl));
+                }
+                let turn = match self.flaw {
+                    Some(Flaw::LateBatchesAreDone) => self.turn(Time::MAX)?,
+                    _ => self.turn(lease.not_after())?,
+                };
                 Ok(self.extend_in(&turn, lease, *ttl, self.now(), true))
             })
             .collect();
@@ -265,21 +312,25 @@ impl Datastore for Reference {
 }
 
 impl Inspect for Reference {
-    fn holder(&self, key: &str) -> Result<Option<Held>, DatastoreError> {
+    fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
         let turn = self.turn(self.now().saturating_add(PATIENCE))?;
         let now = self.now();
         let record = turn.load(&self.name(key)).filter(|record| {
             self.has(Flaw::ShowsReleasedKeys) || record.owner.is_some() && record.until > now
         });
         Ok(record.map(|record| {
-            Held::new()
+            HeldBy::new()
                 .with_expires_in(now.until(record.until))
                 .with_fence(FencingToken::new(record.fence))
                 .with_holder_text(&record.holder)
         }))
     }
 
-    fn break_lease(&self, key: &str, fence: FencingToken) -> Result<Released, DatastoreError> {
+    fn break_lease(
+        &self,
+        key: &str,
+        fence: FencingToken,
+    ) -> Result<ReleaseOutcome, DatastoreError> {
         let turn = self.turn(self.now().saturating_add(PATIENCE))?;
         let now = self.now();
         let key = self.name(key);
@@ -288,9 +339,21 @@ impl Inspect for Reference {
             record.owner.is_some() && record.until > now && is_meant
         });
         let found = record.is_some();
-        if let Some(record) = record {
-            self.free(&turn, &key, record);
+        match record {
+            Some(record) if self.has(Flaw::BreaksWithoutWaking) => {
+                // As if somebody had deleted the key.
+                let (owner, until) = (None, now);
+                let record = Record {
+                    owner,
+                    until,
+                    ..record
+                };
+                turn.save(&key, &record);
+                self.save_places(&turn, &key, &[]);
+            }
+            Some(record) => self.free(&turn, &key, record),
+            None => {}
         }
-        Ok(Released::from(found))
+        Ok(ReleaseOutcome::from(found))
     }
 }

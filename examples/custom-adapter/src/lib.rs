@@ -3,11 +3,11 @@ use dlock_core::*;
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, params};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// AUTOINCREMENT never gives a number twice, though rows come and go: so it can be the fencing token.
+/// AUTOINCREMENT never gives a number twice, so it can be the fencing token.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS locks (fence INTEGER PRIMARY KEY AUTOINCREMENT,
     key TEXT UNIQUE, owner TEXT, until INTEGER, sequence INTEGER DEFAULT 0, holder TEXT) STRICT";
 
-/// Locks in a SQLite file. The file is opened for each call: nothing is kept that a fork could copy.
+/// Locks in a SQLite file, opened for each call: nothing is kept that a fork could copy.
 pub struct SqliteDatastore(std::path::PathBuf);
 
 /// What a call does once it is the only writer, and the time then, in nanoseconds.
@@ -39,7 +39,7 @@ impl SqliteDatastore {
 }
 
 impl Datastore for SqliteDatastore {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<Attempt, DatastoreError> {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
         let (key, owner, holder) = (claim.key(), claim.owner().to_string(), claim.holder());
         self.call(claim, &|db, now| {
             let end = now + ttl.min(self.characteristics().ttl_max).as_nanos() as u64;
@@ -52,10 +52,10 @@ impl Datastore for SqliteDatastore {
             db.query_row(who, params![owner, now, key], |row| {
                 let left = Duration::from_nanos(row.get(1)?);
                 let fence = FencingToken::new(row.get(2)?);
-                let held = Held::new().with_expires_in(left).with_fence(fence);
+                let held = HeldBy::new().with_expires_in(left).with_fence(fence);
                 Ok(match row.get(0)? {
-                    true => Attempt::granted(left, fence),
-                    false => Attempt::Held(held.with_holder_text(row.get_ref(3)?.as_str()?)),
+                    true => AcquireOutcome::granted(left, fence),
+                    false => AcquireOutcome::Held(held.with_holder_text(row.get_ref(3)?.as_str()?)),
                 })
             })
         })
@@ -75,11 +75,11 @@ impl Datastore for SqliteDatastore {
         })
     }
 
-    fn release(&self, lease: &Lease) -> Result<Released, DatastoreError> {
+    fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let ours = "DELETE FROM locks WHERE key = ? AND owner = ?";
         let lock = [lease.key(), &lease.owner().to_string()];
         let rows = self.call(lease.claim(), &|db, _| db.execute(ours, lock))?;
-        Ok(Released::from(rows > 0))
+        Ok(ReleaseOutcome::from(rows > 0))
     }
 
     fn characteristics(&self) -> Characteristics {

@@ -11,7 +11,7 @@ conformance!(
 );
 
 fn subject() -> Subject {
-    // In memory where that can be had: the suite shows the laws, not how long this disk takes to make a write durable.
+    // In memory where possible: the suite shows the laws, not how fast this disk is.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     let folder = folder.unwrap();
     let file = folder.path().join("locks.db");

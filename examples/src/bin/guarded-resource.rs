@@ -1,15 +1,18 @@
-//! A guarded resource: a ledger that rejects the write of a holder whose lease ended while it was paused.
+//! A guarded resource: a ledger that rejects the write of a holder whose lease has ended while it
+//! was paused.
 //!
 //! ```sh
 //! cargo run -p dlock-examples --bin guarded-resource                     # locks in a temporary folder
 //! cargo run -p dlock-examples --bin guarded-resource redis://127.0.0.1/  # or memcache://127.0.0.1, file:/some/folder
 //! ```
 //!
-//! 1. The server `slow` acquires the lock, looks at its lease, and is paused before it writes.
+//! 1. The server `slow` acquires the lock, checks its lease, and is paused before it writes.
 //! 2. Its lease ends. The server `next` acquires the lock and writes.
-//! 3. `slow` goes on where it was, and writes. The ledger has seen a higher fencing token by then, and rejects it.
+//! 3. `slow` continues and writes. By then the ledger has received a higher fencing token, and
+//!    rejects the write.
 //!
-//! No look at the lease helps `slow`: it looked, and the lease was valid. Only the resource can know.
+//! Checking the lease does not help `slow`: it has checked, and the lease was valid. Only the
+//! resource can detect the late write.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,10 +23,10 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use dlock_core::{FencingToken, Lock, ReleaseError};
-use dlock_examples::{Outcome, Part, Stage, exit, say};
+use dlock_examples::{Cluster, Outcome, Role, exit, report};
 
-/// The guarded resource. What makes it safe is three lines: it keeps the highest token that it has seen, in the same
-/// critical section (a database: the same transaction) as what it guards.
+/// The guarded resource. Three lines make it safe: it keeps the highest token that it has received,
+/// in the same critical section (in a database: the same transaction) as the guarded data.
 #[derive(Debug, Default)]
 struct Ledger {
     highest: Option<FencingToken>,
@@ -41,35 +44,35 @@ impl Ledger {
     }
 }
 
-/// What both servers do: acquire, look, write.
-fn pay(ledger: &str, part: &Part) -> Outcome {
-    let options = part.options().with_ttl(Duration::from_secs(2));
-    let lock = Lock::with_options(part.store()?, "payout", options)?;
+/// Both servers do this: acquire, check, write.
+fn pay(ledger: &str, role: &Role) -> Outcome {
+    let options = role.options().ttl(Duration::from_secs(2));
+    let lock = Lock::with_options(role.store()?, "payout", options)?;
     let guard = lock.acquire_within(Duration::from_secs(30))?;
     let token = guard.fencing_token().ok_or("this store has no tokens")?;
     if !guard.is_valid() {
         return Err("the lease ended before anything was done".into());
     }
-    say(format_args!(
+    report(format_args!(
         "holds the lock with token {token}, will write"
     ));
-    if part.server == "slow" {
-        // Here it is paused: between the look and the write.
-        while !part.folder.join("go").exists() {
+    if role.server == "slow" {
+        // It is paused here, between the check and the write.
+        while !role.folder.join("go").exists() {
             sleep(Duration::from_millis(20));
         }
     }
     let mut connection = TcpStream::connect(ledger)?;
-    writeln!(connection, "{token} paid by {}", part.server)?;
+    writeln!(connection, "{token} paid by {}", role.server)?;
     let mut answer = String::new();
     BufReader::new(connection).read_line(&mut answer)?;
-    say(format_args!(
+    report(format_args!(
         "writes with token {token}: {}",
         answer.trim_end()
     ));
     match guard.release() {
-        Ok(()) => say("released the lock"),
-        Err(ReleaseError::Lost) => say("had lost the lock before it released it"),
+        Ok(()) => report("released the lock"),
+        Err(ReleaseError::Lost) => report("had lost the lock before it released it"),
         Err(error) => return Err(error.into()),
     }
     Ok(())
@@ -87,23 +90,23 @@ fn serve(listener: &TcpListener, ledger: &Mutex<Ledger>) -> Outcome {
         let mut answer = connection.into_inner();
         match ledger.write(token, entry) {
             Ok(()) => writeln!(answer, "written")?,
-            Err(highest) => writeln!(answer, "rejected, the ledger has seen token {highest}")?,
+            Err(highest) => writeln!(answer, "rejected, the ledger has received token {highest}")?,
         }
     }
     Ok(())
 }
 
 fn main() -> ExitCode {
-    exit(play())
+    exit(run_servers())
 }
 
-fn play() -> Outcome {
-    if let Some(part) = Part::of_this_process() {
+fn run_servers() -> Outcome {
+    if let Some(role) = Role::of_this_process() {
         let ledger = std::env::args().nth(1).ok_or("where is the ledger?")?;
-        return pay(&ledger, &part);
+        return pay(&ledger, &role);
     }
 
-    let stage = Stage::from_arguments()?;
+    let cluster = Cluster::from_arguments()?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?.to_string();
     let ledger = Arc::new(Mutex::new(Ledger::default()));
@@ -111,25 +114,25 @@ fn play() -> Outcome {
         let ledger = Arc::clone(&ledger);
         move || {
             if let Err(error) = serve(&listener, &ledger) {
-                say(format_args!("the ledger failed: {error}"));
+                report(format_args!("the ledger failed: {error}"));
             }
         }
     });
 
-    say("slow acquires the lock, looks at its lease, and is paused.");
-    let slow = stage.start("slow", &[&address])?;
-    stage.until("will write")?;
+    report("slow acquires the lock, checks its lease, and is paused.");
+    let slow = cluster.start("slow", &[&address])?;
+    cluster.until("will write")?;
     slow.pause()?;
-    say("Nobody renews its lease now. next waits for its end.");
-    let next = stage.start("next", &[&address])?;
-    stage.until("written")?;
-    say("slow goes on.");
-    File::create(stage.folder().join("go"))?;
+    report("Nobody renews its lease now. next waits for its end.");
+    let next = cluster.start("next", &[&address])?;
+    cluster.until("written")?;
+    report("slow continues.");
+    File::create(cluster.folder().join("go"))?;
     slow.resume()?;
-    stage.end([slow, next])?;
+    cluster.end([slow, next])?;
 
     let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-    say(format_args!("Ledger: {}", ledger.entries.join(", ")));
+    report(format_args!("Ledger: {}", ledger.entries.join(", ")));
     if ledger.entries != ["paid by next"] {
         return Err("only the holder of the lock should have written".into());
     }

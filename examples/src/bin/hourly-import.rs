@@ -1,4 +1,4 @@
-//! The hourly import: every server's cron starts it, one server does it.
+//! The hourly import: cron starts it on every server, and one server runs it.
 //!
 //! ```sh
 //! cargo run -p dlock-examples --bin hourly-import                     # locks in a temporary folder
@@ -6,8 +6,9 @@
 //! ```
 //!
 //! 1. Five servers start at the full hour: one imports.
-//! 2. The one that imports is killed in the midst of it: another takes over when the lease has ended.
-//! 3. A server whose clock is slow comes when all is done: it finds the job done and does not import again.
+//! 2. The importing server is killed in the middle: another one takes over when the lease has
+//!    ended.
+//! 3. A server whose clock is slow comes late: it finds the job done and does not import again.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -15,42 +16,43 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use dlock_core::{AcquireError, Lock, LockGuard, Once, Wait};
-use dlock_examples::{Outcome, Part, Stage, exit, say};
+use dlock_core::{AcquireError, Lock, LockGuard, OnceOutcome, Wait};
+use dlock_examples::{Cluster, Outcome, Role, exit, report};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// What cron starts on each server.
-fn import_of(hour: &str, patience: Duration, part: &Part) -> Outcome {
-    // A server that crashes bars the others for at most 2 s. The default of 30 s is better where nobody looks on.
-    let options = part.options().with_ttl(Duration::from_secs(2));
-    let lock = Lock::with_options(part.store()?, "hourly-import", options)?;
-    // The hour names the job. Without that, a server that comes late would find the lock free and import once more.
+/// The command that cron starts on each server.
+fn import_of(hour: &str, patience: Duration, role: &Role) -> Outcome {
+    // If a server crashes, the lock stays taken for at most 2 s. For real use the default of 30 s
+    // is better.
+    let options = role.options().ttl(Duration::from_secs(2));
+    let lock = Lock::with_options(role.store()?, "hourly-import", options)?;
+    // The hour names the job. Otherwise a late server would find the lock free and import again.
     let outcome = lock.once_with(&Wait::within(patience), hour, DAY, |guard| {
-        import(hour, guard, part)
+        import(hour, guard, role)
     });
     match outcome {
         Ok(done) => match done? {
-            Once::Ran(rows) => say(format_args!("has imported {rows} rows of {hour}")),
-            Once::RanUnmarked(rows) => say(format_args!(
-                "has imported {rows} rows of {hour}, and could not leave a mark of it: it may be done again"
+            OnceOutcome::Ran(rows) => report(format_args!("has imported {rows} rows of {hour}")),
+            OnceOutcome::RanUnmarked(rows) => report(format_args!(
+                "has imported {rows} rows of {hour}, but could not mark the job as done: it may run again"
             )),
-            Once::AlreadyDone { .. } => say(format_args!("finds {hour} done")),
+            OnceOutcome::AlreadyDone { .. } => report(format_args!("finds {hour} done")),
         },
-        Err(AcquireError::Held(held)) => say(format_args!("skips {hour}: {held}")),
+        Err(AcquireError::Held(held)) => report(format_args!("skips {hour}: {held}")),
         Err(error) => return Err(error.into()),
     }
     Ok(())
 }
 
 /// The import itself: ten batches, then a line in the log.
-fn import(hour: &str, guard: &LockGuard, part: &Part) -> Result<u32, String> {
-    say(format_args!("imports {hour}"));
+fn import(hour: &str, guard: &LockGuard, role: &Role) -> Result<u32, String> {
+    report(format_args!("imports {hour}"));
     let mut rows = 0;
     for _batch in 0..10 {
-        // Before each step that must not be done twice: a look at the clock, no I/O.
+        // Check before each step that must not be done twice. This reads the clock, without I/O.
         if !guard.is_valid() {
-            return Err(format!("lost the lock in the midst of {hour}"));
+            return Err(format!("lost the lock in the middle of {hour}"));
         }
         sleep(Duration::from_millis(300));
         rows += 100;
@@ -58,52 +60,54 @@ fn import(hour: &str, guard: &LockGuard, part: &Part) -> Result<u32, String> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
-        .open(part.folder.join("imports"));
+        .open(role.folder.join("imports"));
     log.and_then(|mut log| writeln!(log, "{hour}"))
         .map_err(|error| format!("{hour}: {error}"))?;
     Ok(rows)
 }
 
 fn main() -> ExitCode {
-    exit(play())
+    exit(run_servers())
 }
 
-fn play() -> Outcome {
-    if let Some(part) = Part::of_this_process() {
+fn run_servers() -> Outcome {
+    if let Some(role) = Role::of_this_process() {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let [hour, patience] = &arguments[..] else {
-            return Err("a server is told the hour and how long to wait".into());
+            return Err("a server needs two arguments: the hour and how long to wait".into());
         };
         let patience = dlock_core::duration::parse(patience)?;
-        return import_of(hour, patience, &part);
+        return import_of(hour, patience, &role);
     }
 
-    let stage = Stage::from_arguments()?;
-    say("Five servers start at 19:00.");
+    let cluster = Cluster::from_arguments()?;
+    report("Five servers start at 19:00.");
     let servers = ["web-1", "web-2", "web-3", "web-4", "web-5"];
-    let started = servers.map(|server| stage.start(server, &["2026-11-24T19", "0s"]));
-    stage.end(started.into_iter().collect::<Outcome<Vec<_>>>()?)?;
+    let started = servers.map(|server| cluster.start(server, &["2026-11-24T19", "0s"]));
+    cluster.end(started.into_iter().collect::<Outcome<Vec<_>>>()?)?;
 
-    say("Three servers start at 20:00, and wait if they have to. The one that imports is killed.");
+    report(
+        "Three servers start at 20:00, and wait if they have to. The one that imports is killed.",
+    );
     let mut servers = Vec::new();
     for server in ["web-1", "web-2", "web-3"] {
-        let started = stage.start(server, &["2026-11-24T20", "30s"])?;
+        let started = cluster.start(server, &["2026-11-24T20", "30s"])?;
         servers.push((server, started));
     }
-    let first = stage.until("imports 2026-11-24T20")?.server;
+    let first = cluster.until("imports 2026-11-24T20")?.server;
     let place = servers.iter().position(|(server, _)| *server == first);
     let (_, killed) = servers.swap_remove(place.ok_or("who was that?")?);
     sleep(Duration::from_millis(300));
     killed.kill()?;
-    say(format_args!("  {first} is dead."));
-    stage.end(servers.into_iter().map(|(_, server)| server))?;
+    report(format_args!("  {first} is dead."));
+    cluster.end(servers.into_iter().map(|(_, server)| server))?;
 
-    say("The clock of web-6 is slow: for it, it is 20:00 only now.");
-    stage.end([stage.start("web-6", &["2026-11-24T20", "30s"])?])?;
+    report("The clock of web-6 is slow: for it, it is 20:00 only now.");
+    cluster.end([cluster.start("web-6", &["2026-11-24T20", "30s"])?])?;
 
-    let imports = fs::read_to_string(stage.folder().join("imports"))?;
+    let imports = fs::read_to_string(cluster.folder().join("imports"))?;
     let imports: Vec<&str> = imports.lines().collect();
-    say(format_args!("Imported: {}", imports.join(", ")));
+    report(format_args!("Imported: {}", imports.join(", ")));
     if imports != ["2026-11-24T19", "2026-11-24T20"] {
         return Err("each hour should have been imported exactly once".into());
     }

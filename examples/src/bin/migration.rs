@@ -1,11 +1,12 @@
-//! A migration: all servers of a new release start at once, one migrates the schema, the others wait for it and then serve.
+//! A migration: all servers of a new release start at once. One migrates the schema; the others
+//! wait for it and then serve.
 //!
 //! ```sh
 //! cargo run -p dlock-examples --bin migration                     # locks in a temporary folder
 //! cargo run -p dlock-examples --bin migration redis://127.0.0.1/  # or memcache://127.0.0.1, file:/some/folder
 //! ```
 //!
-//! The first server to migrate is killed after its first step. Another goes on where it ended.
+//! The first server to migrate is killed after its first step. Another one continues from there.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -14,7 +15,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use dlock_core::{Lock, LockGuard};
-use dlock_examples::{Outcome, Part, Stage, exit, say};
+use dlock_examples::{Cluster, Outcome, Role, exit, report};
 
 /// The steps from an empty database to the schema of this release.
 const STEPS: [&str; 4] = [
@@ -24,65 +25,67 @@ const STEPS: [&str; 4] = [
     "create index on orders.paid",
 ];
 
-/// What each server does before it serves.
-fn start(part: &Part) -> Outcome {
-    // A migration that was killed is continued 2 s later.
-    let options = part.options().with_ttl(Duration::from_secs(2));
-    let lock = Lock::with_options(part.store()?, "migration", options)?;
-    // Renewed in the background: a step may take longer than the 2 s. Whoever waited finds nothing to do.
-    lock.locked_within(Duration::from_secs(60), |guard| migrate(guard, part))??;
-    say("serves");
+/// Each server does this before it serves.
+fn start(role: &Role) -> Outcome {
+    // If the migrating server is killed, another one continues 2 s later.
+    let options = role.options().ttl(Duration::from_secs(2));
+    let lock = Lock::with_options(role.store()?, "migration", options)?;
+    // The lease is renewed in the background, so a step may take longer than 2 s. A server that has
+    // waited finds nothing to do.
+    lock.locked_within(Duration::from_secs(60), |guard| migrate(guard, role))??;
+    report("serves");
     Ok(())
 }
 
 /// Applies the steps that are missing.
-fn migrate(guard: &LockGuard, part: &Part) -> Outcome {
-    let schema = part.folder.join("schema");
+fn migrate(guard: &LockGuard, role: &Role) -> Outcome {
+    let schema = role.folder.join("schema");
     let applied = fs::read_to_string(&schema).unwrap_or_default();
     let applied = applied.lines().count();
     if applied == STEPS.len() {
-        say("finds the schema up to date");
+        report("finds the schema up to date");
         return Ok(());
     }
     for step in &STEPS[applied..] {
-        // Between this look and the step only a database that checks the fencing token would be safe: see `guarded-resource`.
+        // The lease may end between this check and the step. Only a database that checks the
+        // fencing token protects against that: see `guarded-resource`.
         if !guard.is_valid() {
             return Err("lost the lock, and leaves the rest to the next".into());
         }
         sleep(Duration::from_secs(1));
-        // A database would apply the step and note its number in one transaction.
+        // A database would apply the step and store its number in one transaction.
         let mut file = OpenOptions::new().create(true).append(true).open(&schema)?;
         writeln!(file, "{step}")?;
-        say(format_args!("migrates: {step}"));
+        report(format_args!("migrates: {step}"));
     }
     Ok(())
 }
 
 fn main() -> ExitCode {
-    exit(play())
+    exit(run_servers())
 }
 
-fn play() -> Outcome {
-    if let Some(part) = Part::of_this_process() {
-        return start(&part);
+fn run_servers() -> Outcome {
+    if let Some(role) = Role::of_this_process() {
+        return start(&role);
     }
 
-    let stage = Stage::from_arguments()?;
-    say("Four servers of a new release start.");
+    let cluster = Cluster::from_arguments()?;
+    report("Four servers of a new release start.");
     let mut servers = Vec::new();
     for server in ["app-1", "app-2", "app-3", "app-4"] {
-        servers.push((server, stage.start(server, &[])?));
+        servers.push((server, cluster.start(server, &[])?));
     }
-    let first = stage.until("migrates: create table")?.server;
+    let first = cluster.until("migrates: create table")?.server;
     let place = servers.iter().position(|(server, _)| *server == first);
     let (_, killed) = servers.swap_remove(place.ok_or("who was that?")?);
     killed.kill()?;
-    say(format_args!("  {first} is dead."));
-    stage.end(servers.into_iter().map(|(_, server)| server))?;
+    report(format_args!("  {first} is dead."));
+    cluster.end(servers.into_iter().map(|(_, server)| server))?;
 
-    let schema = fs::read_to_string(stage.folder().join("schema"))?;
+    let schema = fs::read_to_string(cluster.folder().join("schema"))?;
     let schema: Vec<&str> = schema.lines().collect();
-    say(format_args!("Schema: {}", schema.join("; ")));
+    report(format_args!("Schema: {}", schema.join("; ")));
     if schema != STEPS {
         return Err("each step should have been applied exactly once, in order".into());
     }

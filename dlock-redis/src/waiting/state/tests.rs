@@ -21,12 +21,38 @@ fn with_a_waiter() -> (State, u64, OwnerToken, Signal) {
     (state, run, owner, signal)
 }
 
-fn look(handed_to: Option<OwnerToken>, left: Left, generation: i64) -> Look {
-    Look {
+/// Whether a waiter was notified since the last time.
+fn is_woken(state: &mut State, signal: &Signal) -> bool {
+    state.take_woken().iter().for_each(Signal::notify);
+    signal.take()
+}
+
+fn reply(handed_to: Option<OwnerToken>, left: Left, generation: i64) -> HeartbeatReply {
+    HeartbeatReply {
         handed_to,
         left,
         has_next: true,
         generation,
+    }
+}
+
+/// A heartbeat for the key that names no waiter.
+fn due() -> Due {
+    due_of(None)
+}
+
+fn due_of(last: Option<OwnerToken>) -> Due {
+    Due {
+        key: KEY.into(),
+        asks: false,
+        last,
+    }
+}
+
+fn work(state: &mut State, run: u64, now: Time) -> Work {
+    match state.next(run, now) {
+        Next::Work(work) => work,
+        _ => panic!("there is nothing to do"),
     }
 }
 
@@ -38,42 +64,45 @@ fn sleeps_until(state: &mut State, run: u64, now: Time) -> Time {
     }
 }
 
-fn looks(state: &mut State, run: u64, now: Time) -> usize {
+fn heartbeats(state: &mut State, run: u64, now: Time) -> usize {
     match state.next(run, now) {
-        Next::Work(work) => work.looks.len(),
+        Next::Work(work) => work.heartbeats.len(),
         _ => 0,
     }
 }
 
 #[test]
-fn a_key_is_looked_at_once_a_second_however_many_wait_for_it() {
+fn a_key_has_one_heartbeat_a_second_however_many_wait_for_it() {
     let (mut state, run, ..) = with_a_waiter();
     for _ in 0..50 {
         let other = OwnerToken::random().unwrap();
         state.enter(KEY, other, &Signal::new(), at(10));
     }
     assert_eq!(sleeps_until(&mut state, run, at(20)), at(1000));
-    assert_eq!(looks(&mut state, run, at(1000)), 1);
-    state.looked(KEY, &look(None, Left::For(ms(25_000)), 7), at(1001));
+    assert_eq!(heartbeats(&mut state, run, at(1000)), 1);
+    state.heartbeat_answered(&due(), &reply(None, Left::For(ms(25_000)), 7), at(1001));
     assert_eq!(sleeps_until(&mut state, run, at(1001)), at(2000));
 }
 
 #[test]
-fn it_is_looked_at_when_the_lease_before_its_waiter_ends() {
+fn a_heartbeat_is_due_when_the_lease_before_its_waiter_ends() {
     let (mut state, run, owner, _) = with_a_waiter();
     assert_eq!(sleeps_until(&mut state, run, at(1)), at(1000));
-    assert!(state.queued(owner, 7, Some(at(300))), "the looker sleeps");
-    assert_eq!(looks(&mut state, run, at(300)), 1);
-    state.looked(KEY, &look(None, Left::For(ms(400)), 7), at(302));
+    assert!(
+        state.queued(owner, 7, Some(at(300))),
+        "the heartbeat sleeps"
+    );
+    assert_eq!(heartbeats(&mut state, run, at(300)), 1);
+    state.heartbeat_answered(&due(), &reply(None, Left::For(ms(400)), 7), at(302));
     assert_eq!(sleeps_until(&mut state, run, at(303)), at(702));
-    let heard = || Message::Ends(ms(50), KEY.into());
-    assert!(state.hear(heard(), at(310)), "the looker sleeps");
-    assert_eq!(looks(&mut state, run, at(360)), 1);
-    assert!(!state.hear(heard(), at(360)), "it is awake");
+    let ends = || Message::Ends(ms(50), KEY.into());
+    assert!(state.received(ends(), at(310)), "the heartbeat sleeps");
+    assert_eq!(heartbeats(&mut state, run, at(360)), 1);
+    assert!(!state.received(ends(), at(360)), "it is awake");
 }
 
 #[test]
-fn a_looker_that_gets_up_in_time_is_not_woken() {
+fn a_heartbeat_thread_that_wakes_in_time_is_not_woken() {
     let (mut state, run, owner, _) = with_a_waiter();
     assert_eq!(sleeps_until(&mut state, run, at(1)), at(1000));
     assert!(!state.queued(owner, 7, Some(at(1000))));
@@ -81,35 +110,35 @@ fn a_looker_that_gets_up_in_time_is_not_woken() {
 }
 
 #[test]
-fn the_end_of_a_lease_that_goes_to_another_process_is_not_looked_at() {
+fn the_end_of_a_lease_that_goes_to_another_process_makes_no_heartbeat_due() {
     let (mut state, run, ..) = with_a_waiter();
-    assert_eq!(looks(&mut state, run, at(1000)), 1);
-    let look = Look {
+    assert_eq!(heartbeats(&mut state, run, at(1000)), 1);
+    let reply = HeartbeatReply {
         has_next: false,
-        ..look(None, Left::For(ms(400)), 7)
+        ..reply(None, Left::For(ms(400)), 7)
     };
-    state.looked(KEY, &look, at(1000));
+    state.heartbeat_answered(&due(), &reply, at(1000));
     assert_eq!(sleeps_until(&mut state, run, at(1000)), at(2000));
 }
 
 #[test]
-fn a_waiter_is_woken_by_a_message_by_a_look_and_when_it_is_not_in_the_queue_any_more() {
+fn a_waiter_is_woken_by_a_message_by_a_heartbeat_and_when_it_is_not_in_the_queue_any_more() {
     let (mut state, _, owner, signal) = with_a_waiter();
-    assert!(!state.hear(Message::Claim(owner), at(1)));
-    assert!(signal.take());
-    state.looked(KEY, &look(None, Left::For(ms(5000)), 7), at(1));
-    assert!(!signal.take(), "all is well");
-    state.looked(KEY, &look(Some(owner), Left::For(ms(900)), 7), at(1));
-    assert!(signal.take());
-    state.looked(KEY, &look(None, Left::For(ms(5000)), 8), at(1));
-    assert!(signal.take());
-    state.look_failed("dlock:other");
-    assert!(!signal.take());
-    state.look_failed(KEY);
-    assert!(signal.take());
+    assert!(!state.received(Message::Claim(owner, KEY.into()), at(1)));
+    assert!(is_woken(&mut state, &signal));
+    state.heartbeat_answered(&due(), &reply(None, Left::For(ms(5000)), 7), at(1));
+    assert!(!is_woken(&mut state, &signal), "all is well");
+    state.heartbeat_answered(&due(), &reply(Some(owner), Left::For(ms(900)), 7), at(1));
+    assert!(is_woken(&mut state, &signal));
+    state.heartbeat_answered(&due(), &reply(None, Left::For(ms(5000)), 8), at(1));
+    assert!(is_woken(&mut state, &signal));
+    state.heartbeat_failed("dlock:other");
+    assert!(!is_woken(&mut state, &signal));
+    state.heartbeat_failed(KEY);
+    assert!(is_woken(&mut state, &signal));
     let stranger = OwnerToken::random().unwrap();
-    state.hear(Message::Claim(stranger), at(1));
-    assert!(!signal.take());
+    state.received(Message::Claim(stranger, KEY.into()), at(1));
+    assert!(!is_woken(&mut state, &signal));
 }
 
 #[test]
@@ -138,7 +167,7 @@ fn a_leave_that_failed_is_repeated() {
         panic!("there is a leave to repeat")
     };
     assert_eq!(work.leaves, [(KEY.into(), owner)]);
-    assert!(work.looks.is_empty());
+    assert!(work.heartbeats.is_empty());
     sleeps_until(&mut state, run, at(2));
 }
 
@@ -165,36 +194,39 @@ fn the_threads_end_some_time_after_the_last_waiter_and_begin_again_with_the_next
 }
 
 #[test]
-fn who_looks_and_hears_nothing_is_deaf_after_a_while() {
+fn a_subscription_is_lost_when_no_ping_is_received_for_a_while() {
     let (mut state, run, ..) = with_a_waiter();
-    assert!(!state.is_deaf(at(1_000_000)));
+    assert!(!state.is_subscription_lost(at(1_000_000)));
     for second in [1000, 2000, 3000] {
-        assert_eq!(looks(&mut state, run, at(second)), 1);
-        state.looked(KEY, &look(None, Left::Endless, 7), at(second + 5));
+        assert_eq!(heartbeats(&mut state, run, at(second)), 1);
+        state.heartbeat_answered(&due(), &reply(None, Left::Endless, 7), at(second + 5));
     }
-    assert!(!state.is_deaf(at(4000)));
-    assert!(state.is_deaf(at(4001)));
-    state.hear(Message::Heard, at(4001));
-    assert!(!state.is_deaf(at(5000)));
+    assert!(!state.is_subscription_lost(at(4000)));
+    assert!(state.is_subscription_lost(at(4001)));
+    state.received(Message::Ping, at(4001));
+    assert!(!state.is_subscription_lost(at(5000)));
 }
 
 #[test]
-fn a_new_subscription_looks_at_everything_at_once() {
+fn a_new_subscription_makes_all_heartbeats_due() {
     let (mut state, run, ..) = with_a_waiter();
     state.subscribed(run - 1, at(5));
-    assert!(state.hearing == Hearing::Starting, "of an earlier run");
+    assert!(
+        state.subscription == SubscriptionState::Starting,
+        "of an earlier run"
+    );
     state.subscribed(run, at(5));
-    assert!(state.hearing == Hearing::Yes);
-    assert_eq!(looks(&mut state, run, at(5)), 1);
+    assert!(state.subscription == SubscriptionState::Active);
+    assert_eq!(heartbeats(&mut state, run, at(5)), 1);
 }
 
 #[test]
-fn a_free_key_with_dead_waiters_before_ours_is_looked_at_again_soon() {
+fn a_free_key_with_dead_waiters_before_ours_has_another_heartbeat_soon() {
     let (mut state, run, ..) = with_a_waiter();
-    assert_eq!(looks(&mut state, run, at(1000)), 1);
-    state.looked(KEY, &look(None, Left::Free, 7), at(1000));
+    assert_eq!(heartbeats(&mut state, run, at(1000)), 1);
+    state.heartbeat_answered(&due(), &reply(None, Left::Free, 7), at(1000));
     assert_eq!(sleeps_until(&mut state, run, at(1000)), at(1010));
-    state.looked(KEY, &look(None, Left::For(ms(1)), 7), at(1001));
+    state.heartbeat_answered(&due(), &reply(None, Left::For(ms(1)), 7), at(1001));
     assert_eq!(
         sleeps_until(&mut state, run, at(1001)),
         at(1010),
@@ -205,18 +237,18 @@ fn a_free_key_with_dead_waiters_before_ours_is_looked_at_again_soon() {
 #[test]
 fn a_free_key_without_a_queue_is_left_to_its_waiters() {
     let (mut state, run, ..) = with_a_waiter();
-    assert_eq!(looks(&mut state, run, at(1000)), 1);
-    state.looked(KEY, &look(None, Left::Free, 0), at(1000));
+    assert_eq!(heartbeats(&mut state, run, at(1000)), 1);
+    state.heartbeat_answered(&due(), &reply(None, Left::Free, 0), at(1000));
     assert_eq!(sleeps_until(&mut state, run, at(1000)), at(2000));
 }
 
 #[test]
-fn who_heard_of_its_look_before_the_answer_is_not_deaf() {
+fn a_ping_before_the_answer_proves_the_subscription() {
     let (mut state, run, ..) = with_a_waiter();
-    assert_eq!(looks(&mut state, run, at(1000)), 1);
-    state.hear(Message::Heard, at(1001));
-    state.looked(KEY, &look(None, Left::Endless, 7), at(1002));
-    assert!(!state.is_deaf(at(9000)));
+    assert_eq!(heartbeats(&mut state, run, at(1000)), 1);
+    state.received(Message::Ping, at(1001));
+    state.heartbeat_answered(&due(), &reply(None, Left::Endless, 7), at(1002));
+    assert!(!state.is_subscription_lost(at(9000)));
 }
 
 fn leaves(state: &mut State, run: u64, now: Time) -> usize {
@@ -249,4 +281,143 @@ fn a_server_that_was_away_is_told_who_left_in_trips_of_a_bounded_size() {
         .collect();
     assert!(told.iter().all(|leaves| *leaves <= LEAVES));
     assert_eq!(told.iter().sum::<usize>(), LEAVES_KEPT);
+}
+
+#[test]
+fn what_was_handed_to_a_waiter_that_is_not_known_is_given_back_at_once() {
+    let (mut state, run, ..) = with_a_waiter();
+    let served = OwnerToken::random().unwrap();
+    sleeps_until(&mut state, run, at(1));
+    assert!(state.received(Message::Claim(served, KEY.into()), at(2)));
+    let given = work(&mut state, run, at(2));
+    assert!(given.heartbeats.is_empty() && given.leaves.is_empty());
+    assert!(
+        matches!(&given.answers[..], [Reply::GiveBack(key, owner)] if &**key == KEY && *owner == served)
+    );
+    // Once: the lock may be another one's by now.
+    sleeps_until(&mut state, run, at(3));
+
+    state.heartbeat_answered(&due(), &reply(Some(served), Left::For(ms(900)), 7), at(4));
+    assert_eq!(work(&mut state, run, at(4)).answers.len(), 1);
+}
+
+#[test]
+fn a_waiter_that_was_granted_the_lock_gives_nothing_back() {
+    let (mut state, run, owner, signal) = with_a_waiter();
+    state.asks(owner);
+    state.granted(owner);
+    sleeps_until(&mut state, run, at(1));
+    assert!(!state.received(Message::Claim(owner, KEY.into()), at(2)));
+    assert!(is_woken(&mut state, &signal));
+    sleeps_until(&mut state, run, at(2));
+}
+
+#[test]
+fn only_what_was_released_or_given_up_is_freed_when_a_record_is_asked_about() {
+    let (mut state, run, waits, _) = with_a_waiter();
+    let [kept, released] = [(); 2].map(|()| OwnerToken::random().unwrap());
+    state.ended(released);
+    sleeps_until(&mut state, run, at(1));
+    for owner in [kept, waits] {
+        assert!(!state.received(Message::Asked(owner, KEY.into()), at(2)));
+        sleeps_until(&mut state, run, at(2));
+    }
+    assert!(state.received(Message::Asked(released, KEY.into()), at(2)));
+    let freed = work(&mut state, run, at(2));
+    assert!(
+        matches!(&freed.answers[..], [Reply::Free(key, owner)] if &**key == KEY && *owner == released)
+    );
+}
+
+#[test]
+fn a_process_without_waiters_answers_as_well() {
+    let (mut state, run, owner, _) = with_a_waiter();
+    assert!(state.leave(owner));
+    state.ended(owner);
+    assert_eq!(sleeps_until(&mut state, run, at(1)), at(10_001));
+    assert!(state.received(Message::Asked(owner, KEY.into()), at(2)));
+    assert_eq!(work(&mut state, run, at(2)).answers.len(), 1);
+    assert_eq!(sleeps_until(&mut state, run, at(3)), at(10_001));
+}
+
+#[test]
+fn answers_that_nobody_takes_are_bounded() {
+    let (mut state, run, owner, _) = with_a_waiter();
+    state.ended(owner);
+    for _ in 0..ANSWERS_KEPT * 2 {
+        state.received(Message::Asked(owner, KEY.into()), at(2));
+    }
+    assert_eq!(work(&mut state, run, at(2)).answers.len(), ANSWERS_KEPT);
+}
+
+#[test]
+fn a_holder_is_asked_once_a_second_at_most_and_not_in_the_first() {
+    let (mut state, run, owner, _) = with_a_waiter();
+    state.queued(owner, 7, Some(at(400)));
+    let asked: Vec<_> = [400, 900, 1000, 1400, 1900, 2000, 2400]
+        .into_iter()
+        .filter(|millis| {
+            let heartbeats = work(&mut state, run, at(*millis)).heartbeats;
+            let left = Left::For(ms(50));
+            state.heartbeat_answered(&heartbeats[0], &reply(None, left, 7), at(*millis));
+            heartbeats[0].asks
+        })
+        .collect();
+    assert_eq!(asked, [1000, 2000]);
+}
+
+#[test]
+fn a_heartbeat_names_the_newest_waiter_and_if_it_is_missing_all_queue_again() {
+    let (mut state, run, first, first_signal) = with_a_waiter();
+    let (second, second_signal) = (OwnerToken::random().unwrap(), Signal::new());
+    state.enter(KEY, second, &second_signal, at(10));
+    state.asks(second);
+    state.queued(second, 7, None);
+    // It asks once more and keeps its place.
+    state.asks(first);
+    state.queued(first, 7, None);
+    let heartbeats = work(&mut state, run, at(1000)).heartbeats;
+    assert_eq!(heartbeats[0].last, Some(second));
+
+    state.heartbeat_answered(&heartbeats[0], &reply(None, Left::Endless, 0), at(1001));
+    assert!(is_woken(&mut state, &first_signal) && is_woken(&mut state, &second_signal));
+    // Who queued again is the last.
+    state.asks(second);
+    state.queued(second, 7, None);
+    state.asks(first);
+    state.queued(first, 7, None);
+    let heartbeats = work(&mut state, run, at(2000)).heartbeats;
+    assert_eq!(heartbeats[0].last, Some(first));
+}
+
+#[test]
+fn a_last_one_that_was_served_or_claims_meanwhile_makes_nobody_queue_again() {
+    let (mut state, run, first, signal) = with_a_waiter();
+    let second = OwnerToken::random().unwrap();
+    state.enter(KEY, second, &Signal::new(), at(10));
+    state.asks(second);
+    state.queued(second, 7, None);
+    let is_missing = reply(None, Left::Endless, 0);
+    state.asks(second);
+    assert_eq!(
+        work(&mut state, run, at(1000)).heartbeats[0].last,
+        Some(first)
+    );
+    state.heartbeat_answered(&due_of(Some(second)), &is_missing, at(1001));
+    assert!(!is_woken(&mut state, &signal), "it claims");
+    state.granted(second);
+    state.heartbeat_answered(&due_of(Some(second)), &is_missing, at(1001));
+    assert!(!is_woken(&mut state, &signal), "it was granted the lock");
+    state.leave(second);
+    state.heartbeat_answered(&due_of(Some(second)), &is_missing, at(1001));
+    assert!(!is_woken(&mut state, &signal), "it is gone");
+    state.heartbeat_answered(
+        &due_of(Some(second)),
+        &reply(None, Left::Endless, 8),
+        at(1001),
+    );
+    assert!(
+        is_woken(&mut state, &signal),
+        "the process began a new generation"
+    );
 }

@@ -1,0 +1,83 @@
+//! The messages of dlock itself: lines on standard error that begin with `dlock: `.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io::Write as _;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Prints one line. A closed or full standard error is not a failure.
+pub(crate) fn report(message: impl Display) {
+    let line = format!("dlock: {}\n", escaped(&message.to_string()));
+    // One write, so that lines of several processes do not mix in a shared log.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Prints one line if standard error accepts it now, for a caller that must not wait for the reader
+/// of a full pipe.
+pub(crate) fn report_if_writable(message: impl Display) {
+    let stderr = rustix::stdio::stderr();
+    let mut stderr = [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)];
+    if poll(&mut stderr, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+        report(message);
+    }
+}
+
+/// A text from outside, without what could move a terminal's cursor, fake a line, or display a text
+/// in another order than it is stored. Escaping twice gives the same result as escaping once.
+pub(crate) fn escaped(text: &str) -> String {
+    dlock_url::escaped(text).into_owned()
+}
+
+/// An error with its chain of causes, on one line.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let inner = error.to_string();
+        // Some errors repeat their source in their own text.
+        if !text.contains(&inner) {
+            text.push_str(": ");
+            text.push_str(&inner);
+        }
+        source = error.source();
+    }
+    escaped(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escaped("a\u{1b}[2Jb\nß'"), "a\\u{1b}[2Jb\\nß'");
+    }
+
+    #[test]
+    fn invisible_characters_and_text_direction_are_escaped() {
+        assert_eq!(escaped("a\u{202e}b"), "a\\u{202e}b");
+        for code in [
+            0x7f, 0x85, 0x9b, 0xad, 0x61c, 0x180e, 0x200b, 0x200d, 0x200e, 0x200f, 0x2028, 0x2029,
+            0x202a, 0x202d, 0x2060, 0x2066, 0x2069, 0xfeff, 0xe0041,
+        ] {
+            let c = char::from_u32(code).unwrap();
+            let once = escaped(&c.to_string());
+            assert!(once.is_ascii(), "{code:x}");
+            assert_eq!(escaped(&once), once);
+        }
+        let texts = "naïve Zoë ß 日本 nai\u{308}ve 🙂 ק";
+        assert_eq!(escaped(texts), texts);
+    }
+
+    #[test]
+    fn an_error_is_printed_with_its_cause_once() {
+        let cause = std::io::Error::other("no route");
+        let error =
+            dlock_core::DatastoreError::not_executed(dlock_core::ErrorKind::Unreachable, cause);
+        assert_eq!(
+            with_causes(&error),
+            "the store cannot be reached; nothing was done: no route"
+        );
+    }
+}

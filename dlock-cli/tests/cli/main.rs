@@ -1,0 +1,21 @@
+//! What the command promises. The tests run the real binary.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod cron;
+mod environment;
+mod exit_codes;
+mod inherited;
+mod lease;
+#[cfg(target_os = "linux")]
+mod limits;
+#[cfg(all(target_os = "linux", feature = "redis"))]
+mod name_servers;
+#[cfg(target_os = "linux")]
+mod other_user;
+mod race;
+#[cfg(all(feature = "redis", feature = "memcache"))]
+mod servers;
+mod signals;
+mod support;
+mod terminal;

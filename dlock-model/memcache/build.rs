@@ -1,0 +1,6 @@
+//! Says that this is the dlock-memcache for the model.
+
+fn main() {
+    println!("cargo::rustc-cfg=dlock_model");
+    println!("cargo::rerun-if-changed=build.rs");
+}

@@ -1,0 +1,221 @@
+//! Calls to a cluster that block.
+
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{Clock, DatastoreError, Time};
+use dlock_net::{Earlier, Planned};
+
+use super::map::Node;
+use super::walk::Walk;
+use super::{Cluster, slot};
+use crate::connection::Connection;
+use crate::operations::{Answer, Call};
+use crate::server::By;
+
+/// How many calls are sent in one trip.
+const BATCH: usize = 256;
+/// The condition variable's clock stops while the machine sleeps; that of deadlines does not.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+impl Cluster {
+    /// One call, and whether an earlier try of it may have been carried out as well.
+    ///
+    /// # Errors
+    ///
+    /// That of the last try, with what is known of all.
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        deadline: Time,
+        call: Call<'_>,
+    ) -> Result<(Answer, bool), DatastoreError> {
+        let here = self.here();
+        let slot = slot::of(call.key());
+        let mut walk = Walk::new(call);
+        loop {
+            let found = here.find(slot, &walk, deadline);
+            let node = found.as_ref().ok().map(|node| node.endpoint.clone());
+            let answered = found.and_then(|node| node.call(deadline, &walk));
+            let pause = match answered {
+                Ok(answer) => return Ok(answer),
+                Err(error) => here.after(&mut walk, error, node.as_ref(), deadline)?,
+            };
+            sleep(pause, deadline);
+        }
+    }
+
+    /// Many calls, each with its deadline: those to one node in one trip, the nodes side by side.
+    /// The answers are in the order of the calls.
+    pub(crate) fn call_all(
+        self: &Arc<Self>,
+        calls: &[(Call<'_>, Time)],
+        by: By,
+    ) -> Vec<Result<Answer, DatastoreError>> {
+        let here = self.here();
+        let mut walks: Vec<_> = calls.iter().map(|(call, _)| Walk::new(*call)).collect();
+        let mut results: Vec<Option<_>> = calls.iter().map(|_| None).collect();
+        loop {
+            let open: Vec<_> = (0..calls.len())
+                .filter(|at| results[*at].is_none())
+                .collect();
+            if open.is_empty() {
+                return results.into_iter().flatten().collect();
+            }
+            let mut trips: Vec<Trip> = Vec::new();
+            let mut outcomes = Vec::new();
+            for at in open {
+                let (call, deadline) = calls[at];
+                match here.find(slot::of(call.key()), &walks[at], deadline) {
+                    Ok(node) => Trip::add(&mut trips, node, walks[at].asks().is_some(), at),
+                    Err(error) => outcomes.push((at, None, Err(error))),
+                }
+            }
+            outcomes.extend(take_trips(trips, calls, &walks, by));
+            let mut pause = None;
+            for (at, node, outcome) in outcomes {
+                let (walk, deadline) = (&mut walks[at], calls[at].1);
+                let node = node.as_ref().map(|node: &Arc<Node>| &node.endpoint);
+                let repeated = outcome.map_err(|error| here.after(walk, error, node, deadline));
+                match repeated {
+                    Ok(answer) => results[at] = Some(Ok(answer)),
+                    Err(Ok(until)) => pause = pause.max(until),
+                    Err(Err(error)) => results[at] = Some(Err(error)),
+                }
+            }
+            sleep(pause, Time::MAX);
+        }
+    }
+
+    /// The node to which a call goes next. The first call waits for the map.
+    fn find(
+        self: &Arc<Self>,
+        slot: u16,
+        walk: &Walk<'_>,
+        deadline: Time,
+    ) -> Result<Arc<Node>, DatastoreError> {
+        loop {
+            if let Some(node) = self.target(slot, walk)? {
+                return Ok(node);
+            }
+            if let Some(error) = self.why_no_map() {
+                return Err(error);
+            }
+            let refresh = self.refreshing();
+            let left = Clock::BOOTTIME.now().until(deadline);
+            if refresh.is_under_way && left.is_zero() {
+                return Err(refresh.no_map_in_time());
+            }
+            let _ = self
+                .refreshed
+                .wait_timeout_while(refresh, left.min(LONGEST_SLEEP), |refresh| {
+                    refresh.is_under_way
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Node {
+    fn call(&self, deadline: Time, walk: &Walk<'_>) -> Result<(Answer, bool), DatastoreError> {
+        let (call, earlier) = (walk.call(), walk.earlier());
+        match walk.asks() {
+            None => self.server.call(deadline, call, earlier),
+            Some(_) => self
+                .server
+                .call_by(deadline, call, earlier, Connection::call_asking),
+        }
+    }
+}
+
+/// What goes to one node together.
+struct Trip {
+    node: Arc<Node>,
+    /// Whether the slots are being moved there.
+    asking: bool,
+    which: Vec<usize>,
+}
+
+type Outcome = (usize, Option<Arc<Node>>, Result<Answer, DatastoreError>);
+
+impl Trip {
+    fn add(trips: &mut Vec<Trip>, node: Arc<Node>, asking: bool, at: usize) {
+        let same = |trip: &&mut Trip| Arc::ptr_eq(&trip.node, &node) && trip.asking == asking;
+        match trips.iter_mut().find(same) {
+            Some(trip) => trip.which.push(at),
+            None => trips.push(Trip {
+                node,
+                asking,
+                which: vec![at],
+            }),
+        }
+    }
+
+    fn take(&self, calls: &[(Call<'_>, Time)], walks: &[Walk<'_>], by: By) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(self.which.len());
+        for batch in self.which.chunks(BATCH) {
+            let ends = batch.iter().map(|at| Ok(calls[*at].1));
+            let planned = Planned::of(ends, || Clock::BOOTTIME.now());
+            let sent = planned.in_time().iter().map(|at| walks[batch[*at]].call());
+            let sent: Vec<_> = sent.collect();
+            let replicas = self.node.server.replicas;
+            let make = |connection: &mut Connection, _: Earlier| match self.asking {
+                false => connection.call_many(&sent, replicas),
+                // There are few of them: a slot is moved in no time.
+                true => {
+                    let answers = sent
+                        .iter()
+                        .map(|call| connection.call_asking(*call, replicas));
+                    Ok(answers.collect())
+                }
+            };
+            let answers = match sent.is_empty() {
+                true => Ok(Vec::new()),
+                false => self.node.server.call_many(planned.deadline(), by, make),
+            };
+            let answers = planned.answered(answers);
+            let answers = batch.iter().zip(answers);
+            outcomes
+                .extend(answers.map(|(at, answer)| (*at, Some(Arc::clone(&self.node)), answer)));
+        }
+        outcomes
+    }
+}
+
+/// Takes the trips side by side, the last one on this thread.
+fn take_trips(
+    mut trips: Vec<Trip>,
+    calls: &[(Call<'_>, Time)],
+    walks: &[Walk<'_>],
+    by: By,
+) -> Vec<Outcome> {
+    let Some(own) = trips.pop() else {
+        return Vec::new();
+    };
+    thread::scope(|scope| {
+        let mut outcomes = Vec::new();
+        let mut others = Vec::new();
+        for trip in &trips {
+            let thread = thread::Builder::new().name("dlock-node".to_owned());
+            match thread.spawn_scoped(scope, || trip.take(calls, walks, by)) {
+                Ok(other) => others.push(other),
+                // One after the other then.
+                Err(_) => outcomes.extend(trip.take(calls, walks, by)),
+            }
+        }
+        outcomes.extend(own.take(calls, walks, by));
+        for other in others {
+            match other.join() {
+                Ok(taken) => outcomes.extend(taken),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        outcomes
+    })
+}
+
+fn sleep(until: Option<Time>, deadline: Time) {
+    if let Some(until) = until {
+        thread::sleep(Clock::BOOTTIME.now().until(until.min(deadline)));
+    }
+}

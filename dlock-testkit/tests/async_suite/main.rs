@@ -1,0 +1,10 @@
+//! The async suite: an async store passes all of it, and each broken behaviour of an async store or
+//! lock is caught by the case that names it.
+
+// Helpers of tests are tests.
+#![allow(missing_docs, clippy::unwrap_used, reason = "it is a test")]
+
+mod broken_locks;
+mod broken_stores;
+mod caught;
+mod suspending;

@@ -1,0 +1,67 @@
+//! A healthy store that answers slowly passes the suite: it may be far away, or agree with others
+//! first. So does one that keeps no short leases.
+
+#![allow(clippy::unwrap_used)] // A test.
+
+mod slow;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dlock_testkit::{LAWS, Subject};
+use slow::{Slow, SlowStore};
+
+/// The cases mostly wait.
+const SIDE_BY_SIDE: usize = 40;
+
+fn subject(store: SlowStore) -> Subject {
+    Subject::from(store).reopened_by("other_process", |_| Slow::by(Duration::ZERO))
+}
+
+#[test]
+#[ignore = "the case that counts what stays open starts it"]
+fn other_process() {
+    dlock_testkit::other_process(|| subject(Slow::by(Duration::from_millis(10))));
+}
+
+/// Runs all cases, each on a store of its own.
+fn passes(store: fn() -> SlowStore) {
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                while let Some(law) = LAWS.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let case = || (law.check)(&subject(store()));
+                    if catch_unwind(AssertUnwindSafe(case)).is_err() {
+                        failures.lock().unwrap().push(law.name);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+#[test]
+fn a_store_that_takes_10_ms_a_call_passes() {
+    passes(|| Slow::by(Duration::from_millis(10)));
+}
+
+#[test]
+fn a_store_that_takes_40_ms_a_call_passes() {
+    passes(|| Slow::by(Duration::from_millis(40)));
+}
+
+#[test]
+fn a_store_that_takes_150_ms_a_call_passes() {
+    passes(|| Slow::by(Duration::from_millis(150)));
+}
+
+#[test]
+fn a_store_that_keeps_leases_for_at_least_ten_seconds_passes() {
+    passes(Slow::for_ten_seconds_at_least);
+}

@@ -231,10 +231,12 @@ pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+/// Set in the process of a test that runs alone.
+const ALONE: &str = "DLOCK_TEST_ALONE";
+
 /// Runs a test once more, in a process of its own, where no other test has threads or files.
 /// Returns whether this is that process; the test does nothing elsewhere.
 pub(crate) fn is_alone(test: &str) -> bool {
-    const ALONE: &str = "DLOCK_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
@@ -247,4 +249,53 @@ pub(crate) fn is_alone(test: &str) -> bool {
         "{text}"
     );
     false
+}
+
+/// The seconds after which the system ends a child that hangs, so that its test fails.
+#[cfg(target_os = "linux")]
+const CHILD_LIMIT: u32 = 60;
+
+/// Runs `child` in a forked process. Returns whether it returned true. For a test that
+/// [is alone](is_alone), and panics elsewhere.
+///
+/// Rust's standard library holds a lock while a thread starts and while one ends. In a child that
+/// is forked meanwhile, this lock is never released, and no thread gets beyond its start. So no
+/// other test may run in this process, and this waits until all its other threads sleep.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub(crate) fn in_child(child: impl FnOnce() -> bool) -> bool {
+    assert!(
+        std::env::var_os(ALONE).is_some(),
+        "a test that forks runs alone"
+    );
+    // SAFETY: it only returns a number.
+    let this_thread = unsafe { libc::gettid() }.to_string();
+    let is_busy = |task: &std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        task.file_name() != *this_thread && state.is_some_and(|state| !state.starts_with('S'))
+    };
+    let tasks = || std::fs::read_dir("/proc/self/task").unwrap();
+    while tasks().any(|task| task.is_ok_and(|task| is_busy(&task))) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: the child runs `child` and leaves by `_exit`, without unwinding into the parent's
+    // test harness. The C library makes the allocator usable in the child of a process with
+    // threads.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0, "fork");
+        if pid == 0 {
+            libc::alarm(CHILD_LIMIT);
+            let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+            libc::_exit(i32::from(!matches!(kept, Ok(true))));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        assert!(
+            !libc::WIFSIGNALED(status),
+            "the child hung, or was killed: {status}"
+        );
+        libc::WEXITSTATUS(status) == 0
+    }
 }

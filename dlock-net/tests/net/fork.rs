@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{
-    Behaviour, LinesManager, Shared, in_child, in_child_with_threads, is_alone, pool, serve,
-};
+use crate::support::{Behaviour, LinesManager, Shared, in_child, is_alone, pool, serve};
 use dlock_net::{Endpoint, Resolver, Socket, deadline_in};
 
 const LONG: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_forked_child_opens_connections_of_its_own_and_leaves_the_parents_alone() {
+    if !is_alone("fork::a_forked_child_opens_connections_of_its_own_and_leaves_the_parents_alone") {
+        return;
+    }
     let server = serve(Behaviour::Echo);
     let pool = pool(&server, 2);
     assert_eq!(pool.ask(LONG, "a").unwrap(), "a");
@@ -61,7 +62,7 @@ fn a_forked_child_resolves_names_while_a_lookup_of_its_parent_hangs() {
     };
     let connect = |within| Socket::connect_with(&resolver, &named, deadline_in(within));
     assert!(connect(Duration::from_millis(50)).is_err());
-    assert!(in_child_with_threads(|| {
+    assert!(in_child(|| {
         hangs.store(false, Ordering::SeqCst);
         connect(LONG).is_ok()
     }));
@@ -71,6 +72,9 @@ fn a_forked_child_resolves_names_while_a_lookup_of_its_parent_hangs() {
 
 #[test]
 fn a_forked_child_can_drop_the_pool() {
+    if !is_alone("fork::a_forked_child_can_drop_the_pool") {
+        return;
+    }
     let server = serve(Behaviour::Echo);
     let mut pool = Some(pool(&server, 2));
     assert_eq!(pool.as_ref().unwrap().ask(LONG, "a").unwrap(), "a");
@@ -81,6 +85,9 @@ fn a_forked_child_can_drop_the_pool() {
 
 #[test]
 fn a_forked_child_of_a_callers_pool_works_once_the_pool_was_used() {
+    if !is_alone("fork::a_forked_child_of_a_callers_pool_works_once_the_pool_was_used") {
+        return;
+    }
     let server = serve(Behaviour::Echo);
     let own = r2d2::Pool::builder()
         .max_size(2)

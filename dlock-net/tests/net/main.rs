@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod deadline;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod fork;
 // Forks, and the way the servers are stopped, are Unix.
 #[cfg(all(unix, feature = "tokio"))]

@@ -4,6 +4,7 @@ mod alarms;
 mod client;
 mod faults;
 mod opening;
+#[cfg(target_os = "linux")]
 mod processes;
 mod runtimes;
 mod session;

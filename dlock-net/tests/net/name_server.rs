@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{in_child_with_threads, is_alone, timed};
+use crate::support::{in_child, is_alone, timed};
 use dlock_core::ErrorKind;
 use dlock_net::{Endpoint, Socket, deadline_in};
 
@@ -60,7 +60,7 @@ fn a_name_server_that_ignores_all_questions_delays_no_call_beyond_its_deadline()
     let resolv_conf = folder.path().join("resolv.conf");
     fs::write(&resolv_conf, "nameserver 127.0.0.1\n").unwrap();
     let named: Endpoint = "db.example.org:6379".parse().unwrap();
-    assert!(in_child_with_threads(|| {
+    assert!(in_child(|| {
         move_to_a_network_of_its_own(&resolv_conf);
         let name_server = UdpSocket::bind("127.0.0.1:53").unwrap();
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Behaviour, in_child, pool, serve};
+use crate::support::{Behaviour, in_child, is_alone, pool, serve};
 use dlock_core::ErrorKind;
 use dlock_net::{Endpoint, Socket, deadline_in};
 
@@ -25,6 +25,10 @@ pub(crate) fn start_nothing_more() -> bool {
 
 #[test]
 fn if_no_thread_can_be_started_an_address_still_works_and_a_name_gives_a_typed_error() {
+    let name = "if_no_thread_can_be_started_an_address_still_works_and_a_name_gives_a_typed_error";
+    if !is_alone(&format!("no_threads::{name}")) {
+        return;
+    }
     let server = serve(Behaviour::Echo);
     let Endpoint::Tcp { port, .. } = server.endpoint() else {
         unreachable!()

@@ -289,34 +289,23 @@ pub(crate) fn timed<T>(f: impl FnOnce() -> T) -> (Duration, T) {
     (start.elapsed(), value)
 }
 
-/// Runs `child` in a forked process. Returns whether it returned true.
-#[cfg(unix)]
-#[allow(unsafe_code)]
-pub(crate) fn in_child(child: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child runs `child` and leaves by `_exit`, without unwinding into the parent's
-    // test harness. glibc and the BSDs make the allocator usable in the child of a process with
-    // threads.
-    unsafe {
-        let pid = libc::fork();
-        assert!(pid >= 0, "fork");
-        if pid == 0 {
-            let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
-            libc::_exit(i32::from(!matches!(kept, Ok(true))));
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
-        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
-    }
-}
+/// The seconds after which the system ends a child that hangs, so that its test fails.
+#[cfg(target_os = "linux")]
+const CHILD_LIMIT: u32 = 60;
 
-/// As [`in_child`], for a child that starts threads. For a test that [is alone](is_alone).
+/// Runs `child` in a forked process. Returns whether it returned true. For a test that
+/// [is alone](is_alone), and panics elsewhere.
 ///
 /// Rust's standard library holds a lock while a thread starts and while one ends. In a child that
-/// is forked meanwhile, this lock is never released, and no thread gets beyond its start. So this
-/// waits until all other threads sleep.
+/// is forked meanwhile, this lock is never released, and no thread gets beyond its start. So no
+/// other test may run in this process, and this waits until all its other threads sleep.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-pub(crate) fn in_child_with_threads(child: impl FnOnce() -> bool) -> bool {
+pub(crate) fn in_child(child: impl FnOnce() -> bool) -> bool {
+    assert!(
+        std::env::var_os(ALONE).is_some(),
+        "a test that forks runs alone"
+    );
     // SAFETY: it only returns a number.
     let this_thread = unsafe { libc::gettid() }.to_string();
     let is_busy = |task: &std::fs::DirEntry| {
@@ -328,14 +317,35 @@ pub(crate) fn in_child_with_threads(child: impl FnOnce() -> bool) -> bool {
     while tasks().any(|task| task.is_ok_and(|task| is_busy(&task))) {
         thread::sleep(Duration::from_millis(1));
     }
-    in_child(child)
+    // SAFETY: the child runs `child` and leaves by `_exit`, without unwinding into the parent's
+    // test harness. The C library makes the allocator usable in the child of a process with
+    // threads.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0, "fork");
+        if pid == 0 {
+            libc::alarm(CHILD_LIMIT);
+            let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+            libc::_exit(i32::from(!matches!(kept, Ok(true))));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        assert!(
+            !libc::WIFSIGNALED(status),
+            "the child hung, or was killed: {status}"
+        );
+        libc::WEXITSTATUS(status) == 0
+    }
 }
+
+/// Set in the process of a test that runs alone.
+#[cfg(target_os = "linux")]
+const ALONE: &str = "DLOCK_TEST_ALONE";
 
 /// Runs a test again in its own process, where no other test has threads or files. Returns whether
 /// this is that process; in the first one the test does nothing more.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_alone(test: &str) -> bool {
-    const ALONE: &str = "DLOCK_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
     }

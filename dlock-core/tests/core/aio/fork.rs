@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -20,48 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use crate::support::is_alone;
+use crate::support::{in_child, is_alone};
 
 use super::support::{Events, How, Odd, TTL, block_on, eventually, nothing_is_left, poll_boxed};
-
-/// Runs `child` in a forked child, and returns whether it said that all was well.
-fn in_child(child: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child is alone with its thread; it runs `child`, which touches no lock that
-    // another thread of the parent may hold (that is what is tested), and ends without unwinding.
-    match unsafe { libc::fork() } {
-        0 => {
-            let well = catch_unwind(AssertUnwindSafe(child)).unwrap_or(false);
-            // SAFETY: it ends the child, and runs no code of the parent.
-            unsafe { libc::_exit(i32::from(!well)) }
-        }
-        pid => {
-            let mut status = 0;
-            // SAFETY: `status` is an integer that outlives the call.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
-        }
-    }
-}
-
-/// As [`in_child`], for a child that starts threads. For a test that [is alone](is_alone).
-///
-/// Rust's standard library holds a lock while a thread starts and while one ends. In a child that
-/// is forked meanwhile, this lock is never released, and no thread gets beyond its start. So this
-/// waits until all other threads sleep.
-fn in_child_with_threads(child: impl FnOnce() -> bool) -> bool {
-    // SAFETY: it only returns a number.
-    let this_thread = unsafe { libc::gettid() }.to_string();
-    let is_busy = |task: &std::fs::DirEntry| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-        task.file_name() != *this_thread && state.is_some_and(|state| !state.starts_with('S'))
-    };
-    let tasks = || std::fs::read_dir("/proc/self/task").unwrap();
-    while tasks().any(|task| task.is_ok_and(|task| is_busy(&task))) {
-        thread::sleep(Duration::from_millis(1));
-    }
-    in_child(child)
-}
 
 /// A store in memory behind a socket: each call is a byte to a server and one back.
 struct Remote {
@@ -124,6 +85,9 @@ impl AsyncDatastore for Remote {
 /// it the kernel's list of sockets to wait for, and must go on to hear from its own.
 #[test]
 fn a_child_that_drops_the_store_does_not_disturb_its_parent() {
+    if !is_alone("aio::fork::a_child_that_drops_the_store_does_not_disturb_its_parent") {
+        return;
+    }
     let remote = Remote::new();
     let extends = Arc::clone(&remote.extends);
     let store = Store::new(remote);
@@ -176,7 +140,7 @@ fn a_child_acquires_with_threads_of_its_own() {
     let store = Store::new(Unblock::new(MemoryDatastore::new()));
     let lock = Lock::new(&store, "job");
     block_on(block_on(lock.try_acquire()).unwrap().release()).unwrap();
-    let well = in_child_with_threads(|| {
+    let well = in_child(|| {
         let Ok(guard) = block_on(lock.try_acquire()) else {
             return false;
         };
@@ -210,6 +174,10 @@ fn suspending() -> (Odd, Store, Events) {
 /// both would hold the lock.
 #[test]
 fn a_child_that_polls_an_inherited_future_is_refused_and_its_parent_goes_on() {
+    let name = "a_child_that_polls_an_inherited_future_is_refused_and_its_parent_goes_on";
+    if !is_alone(&format!("aio::fork::{name}")) {
+        return;
+    }
     let (odd, store, events) = suspending();
     let lock = Lock::new(&store, "job");
     for times in 0..3 {
@@ -241,6 +209,9 @@ fn a_child_that_polls_an_inherited_future_is_refused_and_its_parent_goes_on() {
 
 #[test]
 fn a_child_never_begins_or_marks_a_job_that_its_parent_began() {
+    if !is_alone("aio::fork::a_child_never_begins_or_marks_a_job_that_its_parent_began") {
+        return;
+    }
     let (odd, store, events) = suspending();
     let lock = Lock::new(&store, "job");
     let day = Duration::from_secs(86_400);

@@ -15,7 +15,9 @@ use dlock_net::mux::{Multiplexer, sleep_until};
 use super::client::*;
 #[cfg(target_os = "linux")]
 use crate::no_threads::start_nothing_more;
-use crate::support::{Behaviour, in_child, serve};
+use crate::support::{Behaviour, serve};
+#[cfg(target_os = "linux")]
+use crate::support::{in_child, is_alone};
 
 /// Panics when it is woken.
 struct Panics(AtomicBool);
@@ -49,8 +51,13 @@ fn a_waker_that_panics_does_not_end_the_alarms_of_other_calls() {
     slept.recv_timeout(LONG).expect("alarms ring");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_call_whose_opening_hangs_ends_in_time_in_a_process_that_had_no_alarm_yet() {
+    let name = "a_call_whose_opening_hangs_ends_in_time_in_a_process_that_had_no_alarm_yet";
+    if !is_alone(&format!("mux::alarms::{name}")) {
+        return;
+    }
     let server = serve(Behaviour::Echo);
     let mut lines = Lines::to(&server);
     lines.delay = LONG;
@@ -68,6 +75,9 @@ fn a_call_whose_opening_hangs_ends_in_time_in_a_process_that_had_no_alarm_yet() 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_process_that_can_start_no_thread_is_refused_in_async_code_too() {
+    if !is_alone("mux::alarms::a_process_that_can_start_no_thread_is_refused_in_async_code_too") {
+        return;
+    }
     let server = serve(Behaviour::Echo);
     let mux = mux(&server);
     assert!(in_child(|| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::client::*;
-use crate::support::{Behaviour, in_child, in_child_with_threads, is_alone, serve};
+use crate::support::{Behaviour, in_child, is_alone, serve};
 
 #[test]
 fn a_forked_child_opens_a_connection_of_its_own_and_leaves_its_parents_alone() {
@@ -18,7 +18,7 @@ fn a_forked_child_opens_a_connection_of_its_own_and_leaves_its_parents_alone() {
     assert_eq!(by_hand(ask(&mux, LONG, "b")).unwrap(), "b");
     assert_eq!(server.connections(), 2);
 
-    assert!(in_child_with_threads(|| {
+    assert!(in_child(|| {
         let asks = |text| ask(&mux, LONG, text);
         let own = current_thread().block_on(asks("c"));
         own.is_ok_and(|answer| answer == "c")
@@ -33,6 +33,10 @@ fn a_forked_child_opens_a_connection_of_its_own_and_leaves_its_parents_alone() {
 
 #[test]
 fn a_forked_child_that_drops_all_it_inherited_leaves_its_parent_its_connections() {
+    let name = "a_forked_child_that_drops_all_it_inherited_leaves_its_parent_its_connections";
+    if !is_alone(&format!("mux::processes::{name}")) {
+        return;
+    }
     let server = serve(Behaviour::Echo);
     let mut mux = Some(Arc::into_inner(mux(&server)).unwrap());
     let mut runtime = Some(current_thread());

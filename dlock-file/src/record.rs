@@ -20,7 +20,6 @@
 //! from `owner` to `holder`.
 
 use std::fmt::Write as _;
-use std::iter;
 
 use dlock_core::{Holder, OwnerToken, Time};
 use hmac_sha256::Hash;
@@ -30,6 +29,11 @@ const TITLE: &str = "dlock record ";
 const VERSION: &str = "1";
 /// Lengths of records are multiples of this.
 const BLOCK: usize = 512;
+/// Enough to pad any record.
+const SPACES: &str = match str::from_utf8(&[b' '; BLOCK]) {
+    Ok(spaces) => spaces,
+    Err(_) => panic!("spaces are text"),
+};
 /// The longest record: a key of 250 bytes, a holder of 512 and some 350 bytes of the rest, with
 /// room to spare.
 pub(crate) const MAX_BYTES: u64 = 4096;
@@ -113,7 +117,9 @@ impl Record {
     }
 
     fn of_version_1(text: &str) -> Option<Self> {
-        let unfilled = text.strip_suffix('\n')?.trim_end_matches(' ');
+        let text_and_spaces = text.strip_suffix('\n')?;
+        let last = text_and_spaces.bytes().rposition(|byte| byte != b' ')?;
+        let unfilled = text_and_spaces.get(..=last)?;
         let (body, found) = unfilled.strip_suffix('\n')?.rsplit_once("\ncheck ")?;
         let (body, _) = text.split_at(body.len() + 1);
         if !text.len().is_multiple_of(BLOCK) || found != check(body) {
@@ -158,7 +164,7 @@ pub(crate) fn with_check(mut text: String) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "check {check}");
     let length = (text.len() + 1).next_multiple_of(BLOCK) - 1;
-    text.extend(iter::repeat_n(' ', length - text.len()));
+    text.push_str(&SPACES[..length - text.len()]);
     text.push('\n');
     text
 }
@@ -167,12 +173,11 @@ pub(crate) fn with_check(mut text: String) -> String {
 /// is longer.
 pub(crate) fn padded_to(text: &[u8], length: usize) -> Option<Vec<u8>> {
     let body = text.strip_suffix(b"\n")?;
-    let spaces = length.checked_sub(text.len())?;
-    if !length.is_multiple_of(BLOCK) {
+    if length < text.len() || !length.is_multiple_of(BLOCK) {
         return None;
     }
     let mut filled = body.to_vec();
-    filled.extend(iter::repeat_n(b' ', spaces));
+    filled.resize(length - 1, b' ');
     filled.push(b'\n');
     Some(filled)
 }

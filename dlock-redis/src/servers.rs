@@ -83,16 +83,17 @@ impl Servers {
     ///
     /// As there.
     #[cfg(feature = "tokio")]
-    pub(crate) async fn call_shared(
-        &self,
+    pub(crate) async fn call_shared<'a>(
+        &'a self,
         deadline: Time,
-        call: Call<'_>,
+        call: Call<'a>,
     ) -> Result<(Answer, bool), DatastoreError> {
         match self {
             Servers::One(server) => {
                 calls::call(server, deadline, call, Slot::Settled, Earlier::NOTHING).await
             }
-            Servers::Cluster(cluster) => cluster.call_shared(deadline, call).await,
+            // In a box: it would be most of the future, also where there is one server.
+            Servers::Cluster(cluster) => Box::pin(cluster.call_shared(deadline, call)).await,
         }
     }
 

@@ -159,6 +159,29 @@ impl Store {
         }
         answers
     }
+
+    /// Sleeps until `until`, or until `wake` is notified.
+    async fn slept(&self, wake: Option<&Signal>, until: Time) {
+        if self.0.clock.jumps() {
+            // It moves the clock and does not wait.
+            self.0
+                .clock
+                .sleep_until(wake.unwrap_or(&Signal::new()), until);
+            return;
+        }
+        let mut alarm = pin!(self.background().keeper().alarm(until));
+        poll_fn(|context| {
+            let woken = |signal: &Signal| signal.is_notified_or_wakes(context.waker());
+            if wake.is_some_and(woken) {
+                return Poll::Ready(());
+            }
+            alarm.poll(context)
+        })
+        .await;
+        if let Some(signal) = wake {
+            signal.take();
+        }
+    }
 }
 
 /// The answer in the place of one that did not come.
@@ -232,15 +255,23 @@ impl Io for Store {
     fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), DatastoreError>> + Send {
         let (call, ttl): (CallOf<Claim, _>, _) =
             (|store, claim, _| store.boxed_abandon(claim), Duration::ZERO);
-        self.ask(Operation::Abandon, claim.not_after(), claim, ttl, call)
+        // In a box, as the other futures of an acquisition that most do not need: each would be a
+        // part of the future of all, which is moved when it is begun.
+        Box::pin(self.ask(Operation::Abandon, claim.not_after(), claim, ttl, call))
     }
 
-    async fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+    fn watch(
+        &self,
+        claim: &Claim,
+        signal: &Signal,
+    ) -> impl Future<Output = Result<Option<Watch>, DatastoreError>> + Send {
         let args = (claim.clone(), signal.clone());
         let call: CallOf<(Claim, Signal), _> = |store, args, _| store.boxed_watch(&args.0, &args.1);
-        let not_after = claim.not_after();
-        self.ask(Operation::Watch, not_after, &args, Duration::ZERO, call)
-            .await
+        Box::pin(async move {
+            let not_after = args.0.not_after();
+            self.ask(Operation::Watch, not_after, &args, Duration::ZERO, call)
+                .await
+        })
     }
 
     fn extend_many(
@@ -284,26 +315,8 @@ impl Io for Store {
         watch.end(Leaving::counted_by(leaving));
     }
 
-    async fn sleep(&self, wake: Option<&Signal>, until: Time) {
-        if self.0.clock.jumps() {
-            // It moves the clock and does not wait.
-            self.0
-                .clock
-                .sleep_until(wake.unwrap_or(&Signal::new()), until);
-            return;
-        }
-        let mut alarm = pin!(self.background().keeper().alarm(until));
-        poll_fn(|context| {
-            let woken = |signal: &Signal| signal.is_notified_or_wakes(context.waker());
-            if wake.is_some_and(woken) {
-                return Poll::Ready(());
-            }
-            alarm.poll(context)
-        })
-        .await;
-        if let Some(signal) = wake {
-            signal.take();
-        }
+    fn sleep(&self, wake: Option<&Signal>, until: Time) -> impl Future<Output = ()> + Send {
+        Box::pin(self.slept(wake, until))
     }
 
     fn keep(&self, held: &Arc<HeldLease>) -> io::Result<Ticket> {

@@ -340,7 +340,7 @@ impl InStore {
         let won = acquire::acquire(store, &request, wait, deadline).await?;
         let mut holding = Holding::new(won, policy);
         if dropped.is_cancelled() {
-            holding.give_back(store).await;
+            Box::pin(holding.give_back(store)).await;
             return Err(AcquireError::Cancelled);
         }
         holding.keep(store, start).await?;
@@ -363,7 +363,10 @@ impl InStore {
         };
         let most = now.saturating_add(most);
         let pending = background.pending();
-        pending.over(key, background.keeper(), wait, most).await;
+        if !pending.is_nothing() {
+            // In a box: it is rarely needed, and would be a part of the future of each acquire.
+            Box::pin(pending.over(key, background.keeper(), wait, most)).await;
+        }
         Ok(match wait.waits() {
             true => end,
             false => deadline(wait),

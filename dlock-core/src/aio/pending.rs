@@ -54,19 +54,21 @@ impl Pending {
         loop {
             // Before the look, so that no end after it is missed.
             let settled = self.settled.notified();
-            if self.count.load(Ordering::SeqCst) == 0 {
+            if self.is_nothing() {
                 return;
             }
             settled.await;
         }
     }
 
+    /// Whether nothing goes on.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.count.load(Ordering::SeqCst) == 0
+    }
+
     /// Waits until nothing goes on that is about `key`: at most until `until`, or until `wait` is
     /// cancelled.
     pub(super) async fn over(&self, key: &str, keeper: &Keeper, wait: &Wait, until: Time) {
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return;
-        }
         let cancelled = Signal::new();
         let _subscription = wait.subscribe(&cancelled);
         let mut alarm = keeper.alarm(until);

@@ -94,7 +94,8 @@ pub async fn acquire<S: Io>(
             }
             Action::Discard(grant) => {
                 // If the release fails, the lease ends by itself.
-                let _ = io.release(&claimant.late_lease(grant)).await;
+                let lease = claimant.late_lease(grant);
+                let _ = Box::pin(io.release(&lease)).await;
                 Event::Undone
             }
             Action::Finish => break,

@@ -91,7 +91,7 @@ impl Holding {
             }
             Err(error) => {
                 // Without the threads nobody would notice the end of the lease: better no lock.
-                let _ = self.release(io, End::Free).await;
+                let _ = Box::pin(self.release(io, End::Free)).await;
                 Err(DatastoreError::not_executed(ErrorKind::Refused, error)
                     .during("starting the threads that keep the lease"))
             }

@@ -36,7 +36,7 @@ impl Holding {
             // A late copy of the claim would extend the rest of `min_hold` to the full time to
             // live, or take the key again after it. So wait until no copy can follow; the lease is
             // renewed meanwhile.
-            await_lost_request(io, self.lost_request).await;
+            Box::pin(await_lost_request(io, self.lost_request)).await;
         }
         io.forget(self.held.process(), ticket);
         let result = if caller == Caller::Drops && self.is_over(io) {
@@ -82,8 +82,15 @@ impl Holding {
         let sent = io.clock().now();
         let result = self.finish(io, &lease, &end, sent).await;
         let is_kept = matches!(end, End::Keep(..)) && result.is_ok();
-        if !is_kept {
-            outlive_lost_request(io, lease.claim(), self.lost_request, sent).await;
+        if !is_kept && self.lost_request.is_some() {
+            // In a box: few releases need it, and it would be a part of the future of each.
+            Box::pin(outlive_lost_request(
+                io,
+                lease.claim(),
+                self.lost_request,
+                sent,
+            ))
+            .await;
         }
         result
     }

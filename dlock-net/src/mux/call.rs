@@ -45,13 +45,21 @@ impl<'a, O: Open> Call<'a, O> {
         self.over_own = true;
     }
 
+    /// The connection of the runtime that polls the call, if that is open and takes the call.
+    pub(super) fn known_connection(&self) -> Option<Arc<Shares<O>>> {
+        if self.over_own {
+            return None;
+        }
+        let runtime = Handle::try_current().ok()?;
+        match self.table.known(runtime.id())? {
+            Entry::Open(connection) if connection.is_driven() => Some(connection),
+            _ => None,
+        }
+    }
+
     /// The connection to send it over, if that is open already.
     pub(super) fn open_connection(&self) -> Option<Arc<Shares<O>>> {
-        if !self.over_own
-            && let Ok(runtime) = Handle::try_current()
-            && let Entry::Open(connection) = self.table.known(runtime.id())?
-            && connection.is_driven()
-        {
+        if let Some(connection) = self.known_connection() {
             return Some(connection);
         }
         let runtime = Process::current().runtime().ok()?;

@@ -80,7 +80,10 @@ impl<O: Open> Multiplexer<O> {
     ) -> Result<Replied<Reply<O>>, DatastoreError> {
         let mut call = Call::new(self.table()?, deadline);
         loop {
-            let connection = call.connection().await?;
+            let connection = match call.known_connection() {
+                Some(connection) => connection,
+                None => Box::pin(call.connection()).await?,
+            };
             let in_doubt = call.in_doubt;
             let sent = match is_polled_by_drop() {
                 true => connection.send_now(deadline, in_doubt, &mut write),

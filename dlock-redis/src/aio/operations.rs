@@ -27,7 +27,7 @@ impl AsyncDatastore for RedisDatastore {
         let dropped = OnDrop(|| self.unanswered(claim));
         let mut answer = self.call_shared(claim, self.acquire_call(claim, ttl)).await;
         if let Some((few, call)) = unacknowledged(claim, &answer) {
-            answer = few.after(&self.call_shared(claim, call).await);
+            answer = few.after(&Box::pin(self.call_shared(claim, call)).await);
         }
         mem::forget(dropped);
         self.acquired(claim, ttl, answer)
@@ -107,18 +107,21 @@ impl AsyncInspect for RedisDatastore {
 }
 
 impl RedisDatastore {
-    async fn call_shared(
-        &self,
+    fn call_shared<'a>(
+        &'a self,
         claim: &Claim,
-        call: Call<'_>,
-    ) -> Result<(Answer, bool), DatastoreError> {
-        self.servers.call_shared(self.deadline(claim), call).await
+        call: Call<'a>,
+    ) -> impl Future<Output = Result<(Answer, bool), DatastoreError>> + Send + use<'a> {
+        self.servers.call_shared(self.deadline(claim), call)
     }
 
     /// One call that belongs to no claim.
-    async fn ask_shared(&self, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
+    fn ask_shared<'a>(
+        &'a self,
+        call: Call<'a>,
+    ) -> impl Future<Output = Result<(Answer, bool), DatastoreError>> + Send + use<'a> {
         let deadline = deadline_in(self.call_timeout);
-        self.servers.call_shared(deadline, call).await
+        self.servers.call_shared(deadline, call)
     }
 
     /// One trip for all that go to one server; one more for those that it did not take.

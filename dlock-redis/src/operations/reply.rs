@@ -21,8 +21,8 @@ pub(crate) enum Answer {
     Held(HeldBy),
     /// Held, and the claimant is in the queue.
     Queued(HeldBy, QueuePlace),
-    /// What a process finds at a key where some of it wait.
-    Heartbeat(HeartbeatReply),
+    /// What a process finds at a key where some of it wait. In a box: it is larger than the others.
+    Heartbeat(Box<HeartbeatReply>),
     /// How long the lease lasts; `None` for as long as was asked.
     Extended(Option<Duration>),
     Lost,
@@ -212,7 +212,7 @@ fn parts_of(parts: &[Value]) -> Option<(Answer, ServerTime)> {
                 has_next: *next == 1,
                 generation: *generation,
             };
-            Some((Answer::Heartbeat(reply), Some(*now)))
+            Some((Answer::Heartbeat(Box::new(reply)), Some(*now)))
         }
         (b"extended", [Value::Int(left), Value::Int(now)]) => {
             Some((Answer::Extended(duration(*left)), Some(*now)))

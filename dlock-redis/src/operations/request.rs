@@ -215,7 +215,10 @@ impl<'a> Call<'a> {
 #[derive(Default)]
 pub(crate) struct Packer {
     requests: Requests,
+    /// The digits of the latest owner: a release names that of its acquire.
     owner: String,
+    /// Whose digits they are.
+    written: Option<OwnerToken>,
     keys: PackedKeys,
     /// For how long a fence is kept; `None` for the time that the script knows.
     fence_keep: Option<Duration>,
@@ -454,8 +457,11 @@ impl Packer {
     }
 
     fn write(&mut self, owner: OwnerToken) {
-        self.owner.clear();
-        owner.push_to(&mut self.owner);
+        if self.written != Some(owner) {
+            self.owner.clear();
+            owner.push_to(&mut self.owner);
+            self.written = Some(owner);
+        }
     }
 }
 

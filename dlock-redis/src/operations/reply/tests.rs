@@ -226,7 +226,7 @@ fn a_heartbeat_tells_of_the_lock_and_of_the_queue() {
             has_next,
             generation: 7,
         };
-        let expected = Ok((Answer::Heartbeat(heartbeat), Some(NOW)));
+        let expected = Ok((Answer::Heartbeat(Box::new(heartbeat)), Some(NOW)));
         assert_eq!(read_by_all(&reply), expected, "{reply:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! Requests as bytes, replies as answers. No socket here.
 
+mod call;
 mod deletes;
 mod message;
 mod reply;
@@ -8,13 +9,14 @@ mod scripts;
 
 use std::time::Duration;
 
+pub(crate) use call::{Call, Keys, Kind, Record};
 pub(crate) use deletes::Deletes;
 pub(crate) use message::{Message, channel, message};
 pub(crate) use reply::{
     Answer, HeartbeatReply, Left, QueuePlace, ServerTime, Unanswered, answer_to, done,
     server_error, time,
 };
-pub(crate) use request::{Call, FENCE_KEEP, Keys, Kind, Packer, Record};
+pub(crate) use request::{FENCE_KEEP, Packer};
 pub(crate) use scripts::Form;
 
 /// How often a process looks at a key where some of it wait. Who makes a lock end sooner than that

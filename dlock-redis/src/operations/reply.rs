@@ -6,7 +6,7 @@ use dlock_core::{FencingToken, HeldBy, OwnerToken};
 use redis::Value;
 
 use super::Deletes;
-use super::request::Kind;
+use super::call::Kind;
 use crate::error::ServerError;
 use crate::replicas::{Replicas, TooFewReplicas};
 

@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed};
+use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed, is_polled_by_drop};
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
     FencingToken, HeldBy, Lease, ReleaseOutcome, Signal, Watch,
@@ -43,9 +43,13 @@ impl AsyncDatastore for RedisDatastore {
 
     async fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let dropped = OnDrop(|| self.may_be_released(lease));
-        let answer = self
-            .call_shared(lease.claim(), self.release_call(lease))
-            .await;
+        let mut call = self.release_call(lease);
+        // If the program ends nobody makes a second trip for a waiter. A cluster that moves the
+        // slot would refuse a call with keys that do not exist.
+        if is_polled_by_drop() && !self.servers.are_many() {
+            call = call.with_all_keys();
+        }
+        let answer = self.call_shared(lease.claim(), call).await;
         mem::forget(dropped);
         self.released(lease, answer)
     }

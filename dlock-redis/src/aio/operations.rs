@@ -135,8 +135,7 @@ impl RedisDatastore {
             store.check_ttl(*ttl)?;
             Ok(self.deadline(lease.claim()))
         });
-        let ends: Vec<_> = ends.collect();
-        let planned = Planned::of(ends.iter().cloned(), || Clock::BOOTTIME.now());
+        let planned = Planned::of(ends, || Clock::BOOTTIME.now());
         let in_time = planned.in_time().iter().map(|at| &batch[*at]);
         let calls: Vec<_> = in_time
             .clone()
@@ -144,12 +143,7 @@ impl RedisDatastore {
             .collect();
         let answers = match &self.servers {
             Servers::One(server) => calls::call_all(server, planned.deadline(), &calls).await,
-            Servers::Cluster(cluster) => {
-                let ends = planned.in_time().iter().map(|at| ends[*at].clone());
-                let ends = ends.map(|end| end.unwrap_or(planned.deadline()));
-                let calls: Vec<_> = calls.iter().copied().zip(ends).collect();
-                cluster.call_all_shared(&calls).await
-            }
+            Servers::Cluster(cluster) => cluster.call_all_shared(planned.deadline(), &calls).await,
         };
         let extended = in_time.zip(answers);
         let extended = extended.map(|((lease, ttl), answer)| extension(lease, *ttl, answer));

@@ -98,6 +98,11 @@ impl ServerError {
         &self.message
     }
 
+    /// Whether the server does not know the command.
+    pub(crate) fn is_of_unknown_command(&self) -> bool {
+        self.message.starts_with("unknown command")
+    }
+
     /// Whether a new connection may fare better: after a failover it leads to the new primary. To a
     /// node of a cluster it leads to the same node.
     pub(crate) fn ends_connection(&self, in_cluster: bool) -> bool {
@@ -127,7 +132,7 @@ impl ServerError {
             {
                 Some(ErrorKind::Refused)
             }
-            text if text.starts_with("unknown command") => Some(ErrorKind::Unsupported),
+            _ if self.is_of_unknown_command() => Some(ErrorKind::Unsupported),
             text if text.contains("The user executing the script can't") => {
                 Some(ErrorKind::Refused)
             }

@@ -82,6 +82,7 @@ impl Sentinels {
         let (mut tried, mut refused, mut silent) = (Vec::new(), None, None);
         for turn in 0..hosts.len() {
             let at = (first + turn) % hosts.len();
+            let before = self.last_named();
             let turn_ends = part(deadline, hosts.len() - turn);
             let named = match self.ask(streams, &hosts[at], part(turn_ends, 2)) {
                 Ok(Some(primary)) => primary,
@@ -97,7 +98,7 @@ impl Sentinels {
             match open(&named, turn_ends) {
                 Ok(opened) => {
                     self.first.store(at, Ordering::Relaxed);
-                    let primary = self.names(&named.to_string());
+                    let primary = self.named_since(before, &named.to_string());
                     listener::start(self, streams);
                     let sentinels = Arc::clone(self);
                     return Ok((opened, Named { sentinels, primary }));
@@ -126,10 +127,23 @@ impl Sentinels {
         handshake::ask_sentinel(&mut wire, &mut Parser::default(), login, service, None)
     }
 
-    /// Notes that a sentinel names this node, and no other.
-    fn names(&self, primary: &str) -> u64 {
+    /// Notes that a sentinel tells of this node as the new primary.
+    fn switched_to(&self, primary: &str) {
+        self.primary.store(hash_of(primary), Ordering::Release);
+    }
+
+    /// What was named last, for [`named_since`](Self::named_since).
+    fn last_named(&self) -> u64 {
+        self.primary.load(Ordering::Acquire)
+    }
+
+    /// Notes that a sentinel that was asked after `before` was the last named this node. If another
+    /// one was named meanwhile it stays, as it may be the newer one: a connection to this node is
+    /// not kept, and the next one is opened to what a sentinel names then.
+    fn named_since(&self, before: u64, primary: &str) -> u64 {
         let hash = hash_of(primary);
-        self.primary.store(hash, Ordering::Release);
+        let (done, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.primary.compare_exchange(before, hash, done, failed);
         hash
     }
 
@@ -163,8 +177,48 @@ fn hash_of(address: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Login;
     use dlock_net::deadline_in;
     use std::time::Duration;
+
+    /// The address of a node took long to be connected to, and the sentinels named another one
+    /// meanwhile.
+    #[test]
+    fn a_node_that_was_named_before_another_one_does_not_replace_it() {
+        let sentinels = Arc::new(Sentinels::new(SentinelPlace {
+            hosts: Vec::new(),
+            service: "orders".to_owned(),
+            login: Login::default(),
+        }));
+        let (older, newer) = ("10.0.0.1:6379", "10.0.0.2:6379");
+        let opened = |primary| Named {
+            sentinels: Arc::clone(&sentinels),
+            primary,
+        };
+        let before = sentinels.last_named();
+        let first = opened(sentinels.named_since(before, older));
+        assert!(first.is_current());
+
+        let before = sentinels.last_named();
+        let slow = opened(sentinels.named_since(before, older));
+        assert!(slow.is_current());
+        for learn in [
+            |sentinels: &Sentinels, node: &str| sentinels.switched_to(node),
+            |sentinels: &Sentinels, node: &str| {
+                sentinels.named_since(sentinels.last_named(), node);
+            },
+        ] {
+            sentinels.switched_to(older);
+            let before = sentinels.last_named();
+            learn(&sentinels, newer);
+            let slow = opened(sentinels.named_since(before, older));
+            assert!(!slow.is_current() && !first.is_current());
+            assert_eq!(sentinels.last_named(), hash_of(newer));
+            // Two that learn of the newer one at a time.
+            let fast = opened(sentinels.named_since(before, newer));
+            assert!(fast.is_current());
+        }
+    }
 
     #[test]
     fn each_sentinel_has_an_equal_part_of_the_time_that_is_left() {

@@ -58,10 +58,7 @@ impl Servers {
             Servers::One(server) => server.call_many(deadline, By::Pool, |connection, _| {
                 connection.call_many(calls, server.replicas)
             }),
-            Servers::Cluster(cluster) => {
-                let calls: Vec<_> = calls.iter().map(|call| (*call, deadline)).collect();
-                Ok(cluster.call_all(&calls, By::Pool))
-            }
+            Servers::Cluster(cluster) => Ok(cluster.call_all(deadline, calls, By::Pool)),
         }
     }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
+    AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
     FencingToken, Grant, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
 };
-use dlock_net::{Endpoint, Limits, Pool, SharedOwners, call_deadline, deadline_in, in_batches};
+use dlock_net::{
+    Endpoint, Limits, Planned, Pool, SharedOwners, call_deadline, deadline_in, in_batches,
+};
 
 use crate::cluster::Cluster;
 use crate::config::{RedisBuilder, UrlError};
@@ -225,8 +227,7 @@ impl Datastore for RedisDatastore {
         let server = match &self.servers {
             Servers::One(server) => server,
             Servers::Cluster(cluster) => {
-                let ends = leases.iter().map(end).collect();
-                return extend_in_cluster(cluster, leases, ends);
+                return extend_in_cluster(cluster, leases, leases.iter().map(end));
             }
         };
         in_batches(&server.pool, leases, BATCH, end, |connection, leases, _| {
@@ -438,23 +439,23 @@ pub(crate) fn broken(answer: (Answer, bool)) -> Result<ReleaseOutcome, Datastore
     }
 }
 
-/// Extends those leases that have an end, on all nodes at a time.
+/// Extends those leases that have time left, on all nodes at a time.
 fn extend_in_cluster(
     cluster: &Arc<Cluster>,
     leases: &[(Lease, Duration)],
-    ends: Vec<Result<Time, DatastoreError>>,
+    ends: impl Iterator<Item = Result<Time, DatastoreError>>,
 ) -> Vec<Result<Extension, DatastoreError>> {
-    let made = leases.iter().zip(&ends);
-    let calls: Vec<_> = made
-        .filter_map(|((lease, ttl), end)| Some((Call::Extend(lease, *ttl), *end.as_ref().ok()?)))
+    let planned = Planned::of(ends, || Clock::BOOTTIME.now());
+    let in_time = planned.in_time().iter().map(|at| &leases[*at]);
+    let calls: Vec<_> = in_time
+        .clone()
+        .map(|(lease, ttl)| Call::Extend(lease, *ttl))
         .collect();
-    let mut answers = cluster.call_all(&calls, By::Dedicated).into_iter();
-    let all = leases.iter().zip(ends).map(|((lease, ttl), end)| {
-        end?;
-        let answer = answers.next().unwrap_or_else(|| Err(lost_reply()));
-        extension(lease, *ttl, answer)
-    });
-    all.collect()
+    let answers = cluster.call_all(planned.deadline(), &calls, By::Dedicated);
+    let extended = in_time.zip(answers);
+    let extended = extended.map(|((lease, ttl), answer)| extension(lease, *ttl, answer));
+    let extended = extended.collect();
+    planned.answered(Ok(extended))
 }
 
 pub(crate) fn extension(

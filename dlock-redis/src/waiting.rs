@@ -196,7 +196,7 @@ impl Drop for Waiters {
             .get()
             .filter(|_| self.pid == ProcessId::current())
         {
-            shared.state().stop();
+            drop(shared.with_state(State::stop));
             shared.changed.notify_all();
         }
     }
@@ -251,7 +251,9 @@ impl Shared {
                     thread("dlock-heartbeat").spawn(move || heartbeat::run(&heartbeat, run))
                 });
             if let Err(error) = started {
-                state.end(run);
+                let over = state.end(run);
+                drop(state);
+                drop(over);
                 return Err(DatastoreError::not_executed(ErrorKind::Refused, error));
             }
         }

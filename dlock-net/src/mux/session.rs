@@ -24,8 +24,9 @@ type Expected<O> = <<O as Open>::Replies as Replies>::Expected;
 ///
 /// If a connection that was open before breaks, the call runs again over another one, so it must be
 /// idempotent, as claims, extends and releases are. The rules are those of
-/// [`Lazy::call`](crate::Lazy::call). It is a value with two steps, and takes no async closure,
-/// since a future that has one in it and borrows is not known to be `Send`:
+/// [`Pool::call`](crate::Pool::call): a connection that was unused for long and does not answer
+/// within half of the time counts as broken. It is a value with two steps, and takes no async
+/// closure, since a future that has one in it and borrows is not known to be `Send`:
 ///
 /// ```no_run
 /// # use dlock_core::{DatastoreError, Time};
@@ -60,8 +61,9 @@ impl<O: Open> Multiplexer<O> {
         Ok(Session {
             call: Call::new(self.table()?, deadline),
             open: self.open(),
-            // A connection that rested is given up after half of a request's time by its queue.
-            tries: Tries::of(deadline, Silence::Fails),
+            // Before the end of the call only the connection's queue finds a server silent: after
+            // half of the time of a request that came after a rest. That ends the connection.
+            tries: Tries::of(deadline, Silence::RunsAgain),
             is_begun: false,
         })
     }

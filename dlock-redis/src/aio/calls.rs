@@ -133,11 +133,11 @@ pub(crate) async fn call_all(
         .enumerate()
         .map(|(place, at)| {
             let form = if place == 0 { Form::Text } else { Form::Hash };
-            (
-                *at,
-                form,
-                answers[*at].as_ref().is_ok_and(|(_, in_doubt)| *in_doubt),
-            )
+            let in_doubt = match &answers[*at] {
+                Ok((_, in_doubt)) => *in_doubt,
+                Err(error) => error.may_have_executed(),
+            };
+            (*at, form, in_doubt)
         })
         .collect();
     if !again.is_empty() {

@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
-use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed};
+use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed, is_polled_by_drop};
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
     FencingToken, HeldBy, Lease, ReleaseOutcome, Signal, Watch,
@@ -43,9 +43,13 @@ impl AsyncDatastore for RedisDatastore {
 
     async fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let dropped = OnDrop(|| self.may_be_released(lease));
-        let answer = self
-            .call_shared(lease.claim(), self.release_call(lease))
-            .await;
+        let mut call = self.release_call(lease);
+        // If the program ends nobody makes a second trip for a waiter. A cluster that moves the
+        // slot would refuse a call with keys that do not exist.
+        if is_polled_by_drop() && !self.servers.are_many() {
+            call = call.with_all_keys();
+        }
+        let answer = self.call_shared(lease.claim(), call).await;
         mem::forget(dropped);
         self.released(lease, answer)
     }
@@ -134,8 +138,7 @@ impl RedisDatastore {
             store.check_ttl(*ttl)?;
             Ok(self.deadline(lease.claim()))
         });
-        let ends: Vec<_> = ends.collect();
-        let planned = Planned::of(ends.iter().cloned(), || Clock::BOOTTIME.now());
+        let planned = Planned::of(ends, || Clock::BOOTTIME.now());
         let in_time = planned.in_time().iter().map(|at| &batch[*at]);
         let calls: Vec<_> = in_time
             .clone()
@@ -143,12 +146,7 @@ impl RedisDatastore {
             .collect();
         let answers = match &self.servers {
             Servers::One(server) => calls::call_all(server, planned.deadline(), &calls).await,
-            Servers::Cluster(cluster) => {
-                let ends = planned.in_time().iter().map(|at| ends[*at].clone());
-                let ends = ends.map(|end| end.unwrap_or(planned.deadline()));
-                let calls: Vec<_> = calls.iter().copied().zip(ends).collect();
-                cluster.call_all_shared(&calls).await
-            }
+            Servers::Cluster(cluster) => cluster.call_all_shared(planned.deadline(), &calls).await,
         };
         let extended = in_time.zip(answers);
         let extended = extended.map(|((lease, ttl), answer)| extension(lease, *ttl, answer));

@@ -75,7 +75,7 @@ impl RequestWriter {
         };
         // The first release brings its script along: that of a program that ends with a guard in
         // scope is never sent again if the server does not know the script.
-        let is_release = matches!(call, Call::Release { .. });
+        let is_release = matches!(call, Call::Release { .. } | Call::Leave { .. });
         let form = match is_release && !mem::replace(&mut self.has_released, true) {
             true => Form::Text,
             false => form,

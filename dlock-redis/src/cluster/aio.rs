@@ -5,8 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
-use dlock_net::Planned;
+use dlock_core::{DatastoreError, ErrorKind, Time};
 use dlock_net::mux::{ready_by, sleep_until};
 
 use super::map::Node;
@@ -49,17 +48,19 @@ impl Cluster {
         }
     }
 
-    /// Many calls, those to one node together, the nodes side by side. The answers are in the order
-    /// of the calls. What is not carried out at once goes its own way.
+    /// Many calls, those to one node together, the nodes side by side. All end by one deadline, as
+    /// in [`call_all`](Self::call_all). The answers are in the order of the calls. What is not
+    /// carried out at once goes its own way.
     pub(crate) async fn call_all_shared(
         self: &Arc<Self>,
-        calls: &[(Call<'_>, Time)],
+        deadline: Time,
+        calls: &[Call<'_>],
     ) -> Vec<Result<Answer, DatastoreError>> {
         let here = self.here();
         let mut trips: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
-        for (at, (call, deadline)) in calls.iter().enumerate() {
+        for (at, call) in calls.iter().enumerate() {
             let walk = Walk::new(*call);
-            let found = here.find_shared(slot::of(call.key()), &walk, *deadline);
+            let found = here.find_shared(slot::of(call.key()), &walk, deadline);
             // The call's own way finds out once more that there is none.
             let Ok(node) = found.await else { continue };
             match trips
@@ -71,18 +72,8 @@ impl Cluster {
             }
         }
         let taken = trips.iter().map(|(node, which)| async move {
-            let ends = which.iter().map(|at| Ok(calls[*at].1));
-            let planned = Planned::of(ends, || Clock::BOOTTIME.now());
-            let sent: Vec<_> = planned
-                .in_time()
-                .iter()
-                .map(|at| calls[which[*at]].0)
-                .collect();
-            let answers = match sent.is_empty() {
-                true => Vec::new(),
-                false => calls::call_all(&node.server, planned.deadline(), &sent).await,
-            };
-            let answers = planned.answered(Ok(answers));
+            let sent: Vec<_> = which.iter().map(|at| calls[*at]).collect();
+            let answers = calls::call_all(&node.server, deadline, &sent).await;
             which.iter().copied().zip(answers).collect::<Vec<_>>()
         });
         let taken = all(taken.collect()).await;
@@ -95,17 +86,16 @@ impl Cluster {
         let results = first.into_iter().zip(calls).map(|(first, call)| {
             let here = Arc::clone(here);
             async move {
-                let (call, deadline) = *call;
                 let before = match first {
                     Some((_, Ok(answer))) => return Ok(answer),
                     Some((node, Err(error))) => {
-                        let mut walk = Walk::new(call);
+                        let mut walk = Walk::new(*call);
                         here.after(&mut walk, error, Some(&node.endpoint), deadline)?;
                         walk.earlier()
                     }
                     None => dlock_net::Earlier::NOTHING,
                 };
-                let answer = here.call_shared(deadline, call).await;
+                let answer = here.call_shared(deadline, *call).await;
                 let answer = answer.map_err(|error| before.and_then(error));
                 answer.map(|(answer, _)| answer)
             }

@@ -5,12 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, Time};
-use dlock_net::{Earlier, Planned};
+use dlock_net::Earlier;
 
 use super::map::Node;
 use super::walk::Walk;
 use super::{Cluster, slot};
 use crate::connection::Connection;
+use crate::error::lost_reply;
 use crate::operations::{Answer, Call};
 use crate::server::By;
 
@@ -45,15 +46,17 @@ impl Cluster {
         }
     }
 
-    /// Many calls, each with its deadline: those to one node in one trip, the nodes side by side.
-    /// The answers are in the order of the calls.
+    /// Many calls: those to one node in one trip, the nodes side by side. All end by one deadline,
+    /// so that no node that hangs holds back what the others have answered for longer. The answers
+    /// are in the order of the calls.
     pub(crate) fn call_all(
         self: &Arc<Self>,
-        calls: &[(Call<'_>, Time)],
+        deadline: Time,
+        calls: &[Call<'_>],
         by: By,
     ) -> Vec<Result<Answer, DatastoreError>> {
         let here = self.here();
-        let mut walks: Vec<_> = calls.iter().map(|(call, _)| Walk::new(*call)).collect();
+        let mut walks: Vec<_> = calls.iter().map(|call| Walk::new(*call)).collect();
         let mut results: Vec<Option<_>> = calls.iter().map(|_| None).collect();
         loop {
             let open: Vec<_> = (0..calls.len())
@@ -65,16 +68,15 @@ impl Cluster {
             let mut trips: Vec<Trip> = Vec::new();
             let mut outcomes = Vec::new();
             for at in open {
-                let (call, deadline) = calls[at];
-                match here.find(slot::of(call.key()), &walks[at], deadline) {
+                match here.find(slot::of(calls[at].key()), &walks[at], deadline) {
                     Ok(node) => Trip::add(&mut trips, node, walks[at].asks().is_some(), at),
                     Err(error) => outcomes.push((at, None, Err(error))),
                 }
             }
-            outcomes.extend(take_trips(trips, calls, &walks, by));
+            outcomes.extend(take_trips(trips, deadline, &walks, by));
             let mut pause = None;
             for (at, node, outcome) in outcomes {
-                let (walk, deadline) = (&mut walks[at], calls[at].1);
+                let walk = &mut walks[at];
                 let node = node.as_ref().map(|node: &Arc<Node>| &node.endpoint);
                 let repeated = outcome.map_err(|error| here.after(walk, error, node, deadline));
                 match repeated {
@@ -83,7 +85,7 @@ impl Cluster {
                     Err(Err(error)) => results[at] = Some(Err(error)),
                 }
             }
-            sleep(pause, Time::MAX);
+            sleep(pause, deadline);
         }
     }
 
@@ -151,13 +153,10 @@ impl Trip {
         }
     }
 
-    fn take(&self, calls: &[(Call<'_>, Time)], walks: &[Walk<'_>], by: By) -> Vec<Outcome> {
+    fn take(&self, deadline: Time, walks: &[Walk<'_>], by: By) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(self.which.len());
         for batch in self.which.chunks(BATCH) {
-            let ends = batch.iter().map(|at| Ok(calls[*at].1));
-            let planned = Planned::of(ends, || Clock::BOOTTIME.now());
-            let sent = planned.in_time().iter().map(|at| walks[batch[*at]].call());
-            let sent: Vec<_> = sent.collect();
+            let sent: Vec<_> = batch.iter().map(|at| walks[*at].call()).collect();
             let replicas = self.node.server.replicas;
             let make = |connection: &mut Connection, _: Earlier| match self.asking {
                 false => connection.call_many(&sent, replicas),
@@ -169,26 +168,23 @@ impl Trip {
                     Ok(answers.collect())
                 }
             };
-            let answers = match sent.is_empty() {
-                true => Ok(Vec::new()),
-                false => self.node.server.call_many(planned.deadline(), by, make),
-            };
-            let answers = planned.answered(answers);
-            let answers = batch.iter().zip(answers);
-            outcomes
-                .extend(answers.map(|(at, answer)| (*at, Some(Arc::clone(&self.node)), answer)));
+            let mut answered = self.node.server.call_many(deadline, by, make);
+            // As far as they arrived.
+            let mut answers = answered.as_mut().map(|answers| answers.drain(..));
+            outcomes.extend(batch.iter().map(|at| {
+                let answer = match &mut answers {
+                    Ok(answers) => answers.next().unwrap_or_else(|| Err(lost_reply())),
+                    Err(error) => Err(error.clone()),
+                };
+                (*at, Some(Arc::clone(&self.node)), answer)
+            }));
         }
         outcomes
     }
 }
 
 /// Takes the trips side by side, the last one on this thread.
-fn take_trips(
-    mut trips: Vec<Trip>,
-    calls: &[(Call<'_>, Time)],
-    walks: &[Walk<'_>],
-    by: By,
-) -> Vec<Outcome> {
+fn take_trips(mut trips: Vec<Trip>, deadline: Time, walks: &[Walk<'_>], by: By) -> Vec<Outcome> {
     let Some(own) = trips.pop() else {
         return Vec::new();
     };
@@ -197,13 +193,13 @@ fn take_trips(
         let mut others = Vec::new();
         for trip in &trips {
             let thread = thread::Builder::new().name("dlock-node".to_owned());
-            match thread.spawn_scoped(scope, || trip.take(calls, walks, by)) {
+            match thread.spawn_scoped(scope, || trip.take(deadline, walks, by)) {
                 Ok(other) => others.push(other),
                 // One after the other then.
-                Err(_) => outcomes.extend(trip.take(calls, walks, by)),
+                Err(_) => outcomes.extend(trip.take(deadline, walks, by)),
             }
         }
-        outcomes.extend(own.take(calls, walks, by));
+        outcomes.extend(own.take(deadline, walks, by));
         for other in others {
             match other.join() {
                 Ok(taken) => outcomes.extend(taken),

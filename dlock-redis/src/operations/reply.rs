@@ -106,10 +106,12 @@ pub(crate) fn answer_to(reply: &Value, kind: Kind) -> Result<(Answer, ServerTime
         Value::Okay if kind == Kind::Asking => Ok((Answer::Asking, None)),
         Value::Int(number) => short(*number, kind).ok_or(Unanswered::Malformed),
         Value::ServerError(error) if error.code() == "NOSCRIPT" => Ok((Answer::NoScript, None)),
-        Value::ServerError(error) if kind == Kind::Delete && is_about_delete(error.code()) => {
-            Ok((Answer::NotDeleted, None))
-        }
-        Value::ServerError(error) => Err(Unanswered::Refused(server_error(error))),
+        Value::ServerError(error) => match server_error(error) {
+            error if kind == Kind::Delete && is_about_delete(&error) => {
+                Ok((Answer::NotDeleted, None))
+            }
+            error => Err(Unanswered::Refused(error)),
+        },
         Value::Array(parts) => parts_of(parts).ok_or(Unanswered::Malformed),
         _ => Err(Unanswered::Malformed),
     }
@@ -138,9 +140,10 @@ fn short(number: i64, kind: Kind) -> Option<(Answer, ServerTime)> {
     })
 }
 
-/// An unknown command, a right that is missing, or another type: the script knows what to do.
-fn is_about_delete(code: &str) -> bool {
-    matches!(code, "ERR" | "NOPERM" | "WRONGTYPE")
+/// An unknown command, a right that is missing, or another type: nothing was deleted, and the script
+/// knows what to do. Any other error is the server's own, and says itself what may have been done.
+fn is_about_delete(error: &ServerError) -> bool {
+    error.is_of_unknown_command() || matches!(error.code(), "NOPERM" | "WRONGTYPE")
 }
 
 /// Why a reply is no answer.

@@ -34,19 +34,22 @@
 local lock, fence, ttl = KEYS[1], KEYS[2], ARGV[2]
 local call = redis.call
 
--- Nearly always the lock is free and nobody waits. Otherwise what was done is taken back.
+-- Nearly always the lock is free and nobody waits. Otherwise what was done is taken back, as it is
+-- when this user lacks the right to a command: a script that fails half-way is not rolled back. So
+-- no command here raises an error; what the server says to one that is not allowed is `refused`.
 local set = redis.pcall('SET', lock, ARGV[1], 'NX', 'PX', ttl)
 if set and set.ok then
   -- Redis 6 has no such command, and a user may have no right to it.
   local ends = redis.pcall('PEXPIRETIME', lock)
-  local millis
+  local millis, refused
   if type(ends) == 'number' then
     millis = ends - ttl
   else
-    local time = call('TIME')
-    millis = time[1] * 1000 + math.floor(time[2] / 1000)
+    local time = redis.pcall('TIME')
+    refused = time.err and time
+    millis = not refused and time[1] * 1000 + math.floor(time[2] / 1000)
   end
-  if ARGV[3] - millis > 0 then
+  if millis and ARGV[3] - millis > 0 then
     -- An error if somebody waits, or if it is no fence.
     local token = redis.pcall('INCR', fence)
     if type(token) == 'number' then
@@ -56,38 +59,53 @@ if set and set.ok then
         -- grant of each hour renews.
         if token > 1 and token % 3600000000 - ahead < 3600000000 then
           token = redis.pcall('INCRBY', fence, -ahead)
-          if type(token) ~= 'number' then
-            -- For want of a right. A script that fails half-way is not rolled back.
-            call('DEL', lock)
-            return token
-          end
+          refused = type(token) ~= 'number' and token
         else
           -- If there was none, it may have been lost a moment ago: the tokens of this millisecond
           -- may have been higher.
-          local time = token == 1 and call('TIME')
-          token = time and time[1] * 1000000 + time[2] or millis * 1000
-          -- tostring would print 1.79e+15.
-          call('SET', fence, string.format('%.0f', token), 'PX', 608400000)
+          local time = token == 1 and redis.pcall('TIME')
+          refused = time and time.err and time
+          if not refused then
+            token = time and time[1] * 1000000 + time[2] or millis * 1000
+            -- tostring would print 1.79e+15.
+            local kept = redis.pcall('SET', fence, string.format('%.0f', token), 'PX', 608400000)
+            refused = kept.err and kept
+          end
         end
         ahead = 0
       end
-      if ahead >= 0 and ahead < 1000 then
-        if ARGV[6] then
-          call('PEXPIRE', fence, ARGV[6])
+      if not refused and ahead >= 0 and ahead < 1000 then
+        local kept = ARGV[6] and redis.pcall('PEXPIRE', fence, ARGV[6])
+        if not kept or type(kept) == 'number' then
+          return token
         end
-        return token
+        refused = kept
       end
-      if token > 0 and token < 9007199254740991 then
+      if not refused and token > 0 and token < 9007199254740991 then
         -- The clock was set back. Until it has caught up, the fence must stay.
-        if call('PTTL', fence) < tonumber(ARGV[6] or 608400000) then
-          call('PEXPIRE', fence, ARGV[6] or 608400000)
+        local left = redis.pcall('PTTL', fence)
+        if type(left) == 'number' and left < tonumber(ARGV[6] or 608400000) then
+          left = redis.pcall('PEXPIRE', fence, ARGV[6] or 608400000)
         end
-        return {'granted', token, tonumber(ttl), millis * 1000}
+        if type(left) == 'number' then
+          return {'granted', token, tonumber(ttl), millis * 1000}
+        end
+        refused = left
       end
-      call('INCRBY', fence, -1)
+      if not refused then
+        redis.pcall('INCRBY', fence, -1)
+      end
     end
   end
-  call('DEL', lock)
+  local deleted = redis.pcall('DEL', lock)
+  if type(deleted) ~= 'number' then
+    -- It ends at once.
+    call('SET', lock, ARGV[1], 'PX', 1)
+    return refused or deleted
+  end
+  if refused then
+    return refused
+  end
 end
 
 local time = call('TIME')
@@ -195,11 +213,11 @@ local token = is_fence(last)
 if string.sub(record, 34, 34) == '@' then
   -- The lock was handed to it. The token is drawn now: an old copy of the fence may have come back
   -- meanwhile.
-  token = draw(token, mark(waited_for))
-  call('SET', lock, marked(ARGV[1], waited_for), 'PX', ttl)
   if waited_for and process then
     is_alive(process, holder)
   end
+  token = draw(token, mark(waited_for))
+  call('SET', lock, marked(ARGV[1], waited_for), 'PX', ttl)
 else
   -- The same claim once more, since its answer was lost. It may only gain.
   ttl = math.max(call('PTTL', lock), ttl)

@@ -233,10 +233,12 @@ local function next_waiter(handed_token, handed_process)
 end
 
 -- Notifies the process of the next waiter when the lock ends, if that is sooner than its next
--- heartbeat.
+-- heartbeat. Raises no error: the lock is written already, and the heartbeat finds its end as well.
 local function notify_end(left_ms)
-  local waiter = left_ms < 1000 and next_waiter()
-  if waiter then
+  local found, waiter = pcall(function()
+    return left_ms < 1000 and next_waiter()
+  end)
+  if found and waiter then
     notify(string.sub(waiter, 33), 'ends ' .. left_ms .. ' ' .. lock)
   end
 end

@@ -75,10 +75,11 @@ fn subscribe(sentinels: &Sentinels, streams: &Streams, at: usize) -> Result<Ears
     let mut parser = Parser::default();
     let (login, service) = (&sentinels.place.login, &sentinels.place.service);
     let channel = Some(SWITCHED);
+    let before = sentinels.last_named();
     // What was told before is in the answer.
     if let Some(primary) = handshake::ask_sentinel(&mut wire, &mut parser, login, service, channel)?
     {
-        sentinels.names(&primary.to_string());
+        sentinels.named_since(before, &primary.to_string());
     }
     Ok(Ears { wire, parser, at })
 }
@@ -108,7 +109,7 @@ impl Ears {
                 Some(text) => {
                     (heard, asked) = (now, false);
                     if let Some(primary) = switched(&text, &sentinels.place.service) {
-                        sentinels.names(&primary.to_string());
+                        sentinels.switched_to(&primary.to_string());
                     }
                 }
                 None if sentinels.first.load(Ordering::Relaxed) != self.at => return,

@@ -10,7 +10,7 @@ use dlock_net::deadline_in;
 use dlock_net::mux::ready_by;
 use tokio::runtime::Handle;
 
-use super::state::SubscriptionState;
+use super::state::{State, SubscriptionState};
 use super::{Shared, Waiters};
 use crate::operations::{Answer, Call};
 
@@ -126,7 +126,8 @@ impl Drop for Unreported {
         if !self.is_reported {
             let (key, owner) = (self.claim.key(), self.claim.owner());
             let leaving = mem::take(&mut self.leaving);
-            self.shared.state().leaves_soon(key, owner, leaving);
+            let leaves_soon = |state: &mut State| state.leaves_soon(key, owner, leaving);
+            drop(self.shared.with_state(leaves_soon));
             self.shared.changed.notify_all();
         }
     }

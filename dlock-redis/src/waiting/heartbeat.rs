@@ -25,7 +25,11 @@ fn wait(shared: &Shared, run: u64) -> Option<Work> {
         let now = Clock::BOOTTIME.now();
         match state.next(run, now) {
             Next::Work(work) => return Some(work),
-            Next::End => return None,
+            Next::End(over) => {
+                drop(state);
+                drop(over);
+                return None;
+            }
             Next::Sleep(until) => {
                 // The condition variable's clock stops while the machine sleeps; ours does not.
                 let pause = now.until(until).min(HEARTBEAT_EVERY);

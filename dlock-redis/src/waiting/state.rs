@@ -123,7 +123,7 @@ pub(super) struct Work {
     pub(super) heartbeats: Vec<Due>,
     pub(super) leaves: Vec<(Arc<str>, OwnerToken)>,
     /// Those of `leaves` that end with this work, whatever comes of it.
-    pub(super) leaving: Vec<Leaving>,
+    pub(super) leaving: Over,
     pub(super) answers: Vec<Reply>,
 }
 
@@ -132,8 +132,16 @@ pub(super) enum Next {
     Work(Work),
     /// There is nothing to do until then.
     Sleep(Time),
-    End,
+    End(Over),
 }
+
+/// Leaves that end when this is dropped, which wakes tasks. So it is dropped when the state is not
+/// locked any more: what runs then may come back to the state.
+#[must_use = "dropped at once it is dropped under the lock of the state"]
+#[derive(Default)]
+pub(super) struct Over(
+    #[expect(dead_code, reason = "they are kept until they are dropped")] Vec<Leaving>,
+);
 
 impl State {
     /// The number of a new run if there is none.
@@ -147,16 +155,21 @@ impl State {
         Some(self.run)
     }
 
-    pub(super) fn end(&mut self, run: u64) {
-        if self.run == run {
-            self.running = false;
-            self.leaving.clear();
+    pub(super) fn end(&mut self, run: u64) -> Over {
+        if self.run != run {
+            return Over::default();
         }
+        self.running = false;
+        self.no_leave_goes_on()
     }
 
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self) -> Over {
         (self.running, self.stopped) = (false, true);
-        self.leaving.clear();
+        self.no_leave_goes_on()
+    }
+
+    fn no_leave_goes_on(&mut self) -> Over {
+        Over(self.leaving.drain().map(|(_, leaving)| leaving).collect())
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -271,14 +284,16 @@ impl State {
 
     /// The server is to be told at once that the waiter left, by the heartbeat thread.
     #[cfg(feature = "tokio")]
-    pub(super) fn leaves_soon(&mut self, key: &str, owner: OwnerToken, leaving: Leaving) {
+    pub(super) fn leaves_soon(&mut self, key: &str, owner: OwnerToken, leaving: Leaving) -> Over {
         let is_kept = self.still_queued.len() < LEAVES_KEPT;
         self.still_queued(key, owner);
         self.leave_at = None;
         // Without the thread it is reported when the next waiter comes, which may be never.
-        if is_kept && self.running {
-            self.leaving.insert(owner, leaving);
-        }
+        let over = match is_kept && self.running {
+            true => self.leaving.insert(owner, leaving),
+            false => Some(leaving),
+        };
+        Over(over.into_iter().collect())
     }
 
     /// Handles a message. Returns whether the heartbeat thread has to be woken.
@@ -362,7 +377,7 @@ impl State {
 
     fn decide(&mut self, run: u64, now: Time) -> Next {
         if !self.runs(run) {
-            return Next::End;
+            return Next::End(Over::default());
         }
         let has_nothing = self.still_queued.is_empty() && self.answers.is_empty();
         if self.waiters.is_empty() && has_nothing {
@@ -370,8 +385,7 @@ impl State {
             if now < end {
                 return Next::Sleep(end);
             }
-            self.end(run);
-            return Next::End;
+            return Next::End(self.end(run));
         }
         let mut heartbeats = Vec::new();
         let mut soonest = Time::MAX;
@@ -399,7 +413,7 @@ impl State {
             self.leave_at = (count > 0).then(|| now.saturating_add(HEARTBEAT_EVERY));
         }
         let ends = |(_, owner): &(_, OwnerToken)| self.leaving.remove(owner);
-        let leaving = leaves.iter().filter_map(ends).collect();
+        let leaving = Over(leaves.iter().filter_map(ends).collect());
         if let Some(at) = self.leave_at.filter(|_| !self.still_queued.is_empty()) {
             soonest = soonest.min(at);
         }

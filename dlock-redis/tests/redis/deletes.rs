@@ -134,6 +134,32 @@ fn an_error_of_the_server_is_that_of_the_release() {
     assert_eq!(requests.try_iter().count(), 5, "it is not sent again");
 }
 
+/// Only a server that does not know the command has certainly not carried it out.
+#[test]
+fn an_error_that_is_not_about_the_command_itself_may_come_after_the_release() {
+    for reply in [
+        &b"-ERR upstream failure\r\n"[..],
+        b"-ERR wrong number of arguments for 'delifeq' command\r\n",
+    ] {
+        let (address, requests) = scripted(vec![
+            time(micros_now()),
+            granted_reply(),
+            released_reply("DELIFEQ"),
+            granted_reply(),
+            reply.to_vec(),
+            // What the script would find.
+            b":0\r\n".to_vec(),
+        ]);
+        let store = store_at(address);
+        assert!(pair(&store).1);
+        let lease = acquired(&store, &claim(KEY));
+        let error = store.release(&call(&lease, 1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
+        assert!(error.may_have_executed(), "{error:?}");
+        assert_eq!(requests.try_iter().count(), 5, "it is not sent again");
+    }
+}
+
 /// On whatever server the tests run.
 #[test]
 fn a_release_after_extends_is_one_command_too() {

@@ -7,6 +7,7 @@ use dlock_core::{Datastore, ErrorKind, Lock};
 use dlock_redis::{ConnectionManager, RedisDatastore};
 use dlock_test_servers::{RedisServer, Reply};
 
+use crate::scripted::micros_now;
 use crate::support::*;
 
 /// As the documentation gives them: for locks, and for queues besides.
@@ -198,26 +199,87 @@ fn each_of_the_documented_rights_is_needed() {
     }
 }
 
-/// A token of a new millisecond is an increment: the right to it is missed only then.
+/// What a fence holds before a claim that needs a right which others do not.
+enum Fenced {
+    /// Nothing.
+    Not,
+    /// The token of the last grant.
+    ByGrant,
+    /// The token of a clock that was set back by an hour since.
+    Ahead,
+    /// The same, kept for a minute more.
+    AheadForAMinute,
+}
+
+impl Fenced {
+    fn prepare(&self, server: &RedisServer) {
+        let ahead = (micros_now() + 3_600_000_000).to_string();
+        match self {
+            Fenced::Not => {}
+            Fenced::ByGrant => {
+                let other = store(server);
+                assert!(released(&other, &acquired(&other, &claim(KEY))));
+                // A token of a new millisecond is an increment.
+                thread::sleep(Duration::from_millis(5));
+            }
+            Fenced::Ahead => drop(server.command(["SET", FENCE, &ahead])),
+            Fenced::AheadForAMinute => drop(server.command(["SET", FENCE, &ahead, "EX", "60"])),
+        }
+    }
+}
+
 #[test]
 fn a_claim_that_lacks_a_right_leaves_no_lock_behind() {
-    for missing in ["+incr", "+incrby"] {
-        let fewer: Vec<_> = COMMANDS
-            .into_iter()
-            .filter(|right| *right != missing)
-            .collect();
+    let day = Duration::from_secs(86_400);
+    for (missing, fenced, keep) in [
+        (&["+incr"][..], Fenced::ByGrant, None),
+        (&["+incrby"], Fenced::ByGrant, None),
+        (&["+time"], Fenced::Not, None),
+        (&["+time", "+pexpiretime"], Fenced::ByGrant, None),
+        (&["+pexpire"], Fenced::ByGrant, Some(day)),
+        (&["+pexpire"], Fenced::AheadForAMinute, None),
+        (&["+pttl"], Fenced::Ahead, None),
+    ] {
         let server = RedisServer::builder()
-            .user("app", "pw", &rules(&fewer))
+            .user("app", "pw", &rules(&COMMANDS))
             .start();
-        let other = store(&server);
-        assert!(released(&other, &acquired(&other, &claim(KEY))));
-        thread::sleep(Duration::from_millis(5));
-        let error = patient(&server.url_of("app", "pw"))
-            .acquire(&claim(KEY), TTL)
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Refused, "{missing}: {error:?}");
-        assert_eq!(server.keys(), [FENCE], "{missing}");
+        fenced.prepare(&server);
+        let builder = RedisDatastore::builder(&server.url_of("app", "pw")).unwrap();
+        let builder = builder.call_timeout(LONG).connect_timeout(LONG);
+        let builder = match keep {
+            Some(time) => builder.fence_keep(time).unwrap(),
+            None => builder,
+        };
+        let store = builder.build();
+        // A connection cannot be opened without the right to TIME.
+        warm(&store);
+        for right in missing {
+            server.command(["ACL", "SETUSER", "app", &right.replace('+', "-")]);
+        }
+        let error = store.acquire(&claim(KEY), TTL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{missing:?}: {error:?}");
+        assert!(!error.may_have_executed(), "{missing:?}: {error:?}");
+        let keys = server.keys();
+        assert!(!keys.contains(&KEY.to_owned()), "{missing:?}: {keys:?}");
     }
+}
+
+/// What is granted and then taken back, since somebody waits, must not stay.
+#[test]
+fn a_claim_that_lacks_the_right_to_delete_ends_at_once_where_somebody_waits() {
+    let fewer: Vec<_> = all_commands()
+        .into_iter()
+        .filter(|right| *right != "+del")
+        .collect();
+    let server = RedisServer::builder()
+        .user("app", "pw", &rules(&fewer))
+        .start();
+    server.command(["SET", FENCE, "17 +"]);
+    let error = patient(&server.url_of("app", "pw"))
+        .acquire(&claim(KEY), TTL)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+    until("it has ended", || !server.keys().contains(&KEY.to_owned()));
 }
 
 #[test]

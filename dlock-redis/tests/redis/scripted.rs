@@ -14,14 +14,21 @@ use crate::support::*;
 /// A server of one connection after the other, each of which answers its first requests with these
 /// texts and closes then. What it is asked comes out of the receiver.
 pub(crate) fn scripted(answers: Vec<Vec<u8>>) -> (SocketAddr, Receiver<String>) {
+    scripted_in_turn(vec![answers])
+}
+
+/// The same with other answers on each connection; on the last and all after it the last ones.
+pub(crate) fn scripted_in_turn(connections: Vec<Vec<Vec<u8>>>) -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (asked, requests) = channel();
     thread::spawn(move || {
-        for stream in listener.incoming() {
+        let last = connections.last().into_iter().cycle();
+        let connections = connections.iter().chain(last);
+        for (stream, answers) in listener.incoming().zip(connections) {
             let mut stream = stream.unwrap();
             let mut buffer = [0; 8192];
-            for answer in &answers {
+            for answer in answers {
                 let Ok(length @ 1..) = stream.read(&mut buffer) else {
                     break;
                 };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dlock_core::{DatastoreError, ErrorKind, Time};
 use dlock_net::deadline_in;
@@ -94,6 +95,28 @@ fn a_session_under_which_an_open_connection_breaks_runs_again_once_and_says_so()
         assert!(error.unwrap_err().may_have_executed(), "the first try");
     });
     assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn a_session_on_a_connection_that_went_silent_while_it_rested_runs_again_on_a_fresh_one() {
+    let server = serve(Behaviour::MuteAfterFirst);
+    let mux = mux(&server);
+    current_thread().block_on(async {
+        assert_eq!(ask(&mux, LONG, "warm").await.unwrap(), "warm");
+        tokio::time::sleep(Duration::from_millis(5200)).await;
+        let mut session = mux.session(deadline_in(SOON * 3)).unwrap();
+        let (mut pinned, earlier) = session.connection().await.unwrap();
+        assert!(!earlier.may_have_run());
+        let error = asks(&mut pinned, "a").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(session.ended::<()>(pinned, Err(error)).is_none());
+
+        let (mut pinned, earlier) = session.connection().await.unwrap();
+        assert!(earlier.may_have_run(), "the server may have read it");
+        assert_eq!(asks(&mut pinned, "a").await.unwrap(), "a");
+        session.ended(pinned, Ok(())).unwrap().unwrap();
+    });
+    assert_eq!((server.connections(), server.requests()), (2, 3));
 }
 
 #[test]
@@ -208,7 +231,7 @@ fn a_session_does_not_begin_on_a_connection_that_takes_no_more() {
         }
         // The old ones are closed.
         while server.open() > 1 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
 }

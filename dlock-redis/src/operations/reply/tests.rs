@@ -201,7 +201,13 @@ fn a_record_that_was_not_deleted_is_left_to_the_script() {
         let by_script = answer_to(&error(text), Kind::Free);
         assert!(matches!(by_script, Err(Unanswered::Refused(_))), "{text}");
     }
-    for text in ["MOVED 1 127.0.0.1:7", "READONLY no", "LOADING yes"] {
+    for text in [
+        "MOVED 1 127.0.0.1:7",
+        "READONLY no",
+        "LOADING yes",
+        "ERR upstream failure",
+        "ERR",
+    ] {
         let refused = read(&error(text));
         assert!(matches!(refused, Err(Unanswered::Refused(_))), "{text}");
     }

@@ -60,7 +60,7 @@ fn sleeps_until(state: &mut State, run: u64, now: Time) -> Time {
     match state.next(run, now) {
         Next::Sleep(until) => until,
         Next::Work(_) => panic!("there is work"),
-        Next::End => panic!("it is over"),
+        Next::End(_) => panic!("it is over"),
     }
 }
 
@@ -182,14 +182,14 @@ fn the_threads_end_some_time_after_the_last_waiter_and_begin_again_with_the_next
     assert_eq!(sleeps_until(&mut state, run, at(9000)), at(10_000));
     state.leave(owner);
     sleeps_until(&mut state, run, at(10_050));
-    assert!(matches!(state.next(run, at(20_050)), Next::End));
+    assert!(matches!(state.next(run, at(20_050)), Next::End(_)));
     assert!(!state.runs(run) && !state.is_running());
     let again = state.start().unwrap();
     assert!(state.runs(again) && !state.runs(run));
-    state.end(run);
+    drop(state.end(run));
     assert!(state.runs(again), "an old thread ends no new run");
-    state.stop();
-    assert!(matches!(state.next(again, at(20_051)), Next::End));
+    drop(state.stop());
+    assert!(matches!(state.next(again, at(20_051)), Next::End(_)));
     assert!(state.start().is_none(), "the store is gone");
 }
 

@@ -1,12 +1,14 @@
 //! Programs whose `main` returns while guards are in scope.
 
-use std::env;
 use std::process::{self, Command, Stdio};
+use std::{env, thread};
 
 use dlock_core::LockOptions;
 use dlock_core::aio::{Lock, Store};
+use dlock_test_servers::faults::Fault;
 
 use super::*;
+use crate::queue::{lock, waiting};
 
 /// What a child process is told: the server's URL, the kind of runtime, the number of guards.
 const URL: &str = "DLOCK_TEST_ENDS_URL";
@@ -69,5 +71,34 @@ fn a_program_that_ends_with_guards_in_scope_leaves_no_key() {
             server.command(["FLUSHALL"]);
         }
         assert_eq!(left, 0, "runs with {guards} guards on runtime {kind}");
+    }
+}
+
+/// Of a program that ends, the server may receive nothing after the first request.
+#[test]
+fn the_release_of_a_dropped_guard_serves_the_next_waiter_in_its_first_trip() {
+    for is_warm in [false, true] {
+        let server = RedisServer::start();
+        let proxy = Proxy::to(server.address());
+        let store = store_behind(&proxy);
+        let runtime = current_thread();
+        if is_warm {
+            // Its connection knows how the server deletes a record without a script.
+            runtime.block_on(warm(&store));
+        }
+        let store = Store::new(store);
+        let options = LockOptions::builder().ttl(Duration::from_secs(3600));
+        let held = Lock::with_options(&store, "import", options).unwrap();
+        let guard = runtime.block_on(held.acquire()).unwrap();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| lock(&server).acquire_within(LONG));
+            support::until("it waits", || waiting(&server) == 1);
+            // Without an answer to the first trip there is no second.
+            proxy.replies(Fault::Hold);
+            runtime.block_on(async { drop(guard) });
+            waits.join().unwrap().unwrap().release().unwrap();
+        });
+        proxy.heal();
+        runtime.block_on(store.settled());
     }
 }

@@ -1,9 +1,9 @@
 //! Servers that follow a script: what no Redis server does on demand.
 
-use dlock_core::ErrorKind;
+use dlock_core::{ErrorKind, Grant};
 
 use super::*;
-use crate::scripted::{micros_now, not_after, scripted, time};
+use crate::scripted::{micros_now, not_after, scripted, scripted_in_turn, time};
 
 fn granted_reply(fence: u64) -> Vec<u8> {
     let now = micros_now();
@@ -122,6 +122,24 @@ fn half_a_reply_before_the_end_of_the_connection_may_have_been_a_grant() {
     let error = asked_once(vec![time(micros_now()), b"*4\r\n$7\r\ngran".to_vec()]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.may_have_executed());
+}
+
+#[test]
+fn a_batch_that_may_have_run_before_a_wrong_server_refused_it_may_have_run_when_none_is_left() {
+    let replica = b"-READONLY You can't write against a read only replica.\r\n".to_vec();
+    let (address, _) = scripted_in_turn(vec![
+        // Reads the batch and closes the connection.
+        vec![time(micros_now()), Vec::new()],
+        vec![time(micros_now()), replica],
+        vec![],
+    ]);
+    let store = patient(&format!("redis://{address}"));
+    let lease = call(&Lease::new(claim(KEY), Grant::new(TTL)), 1);
+    let mut answers =
+        current_thread().block_on(AsyncDatastore::extend_many(&store, &[(lease, TTL)]));
+    let error = answers.pop().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    assert!(error.may_have_executed(), "the first server: {error:?}");
 }
 
 #[test]

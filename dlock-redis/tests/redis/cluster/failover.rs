@@ -2,6 +2,7 @@
 //! checks tokens see.
 
 use std::thread;
+use std::time::Instant;
 
 use dlock_core::{Clock, ErrorKind, Lock, LockOptions, Signal, Store};
 
@@ -270,5 +271,38 @@ fn a_replica_that_is_promoted_in_agreement_keeps_everything() {
         assert!(fence_of(&next) > fence_of(&lease));
         drop(watch);
         assert!(releases(&waits, &next));
+    }
+}
+
+/// A node that hangs must not hold back what another one has answered until that is old.
+#[test]
+fn a_batch_of_renewals_ends_with_its_soonest_call_whichever_node_hangs() {
+    for open in forms() {
+        let cluster = RedisCluster::start();
+        let store = open(&cluster);
+        let soon = own_key();
+        let late = loop {
+            let key = own_key();
+            if cluster.owner_of(&key) != cluster.owner_of(&soon) {
+                break key;
+            }
+        };
+        let (soon, late) = (
+            acquired(&store, &claim(&soon)),
+            acquired(&store, &claim(&late)),
+        );
+        cluster.node(cluster.owner_of(late.key())).pause();
+        let start = Instant::now();
+        let ends = Clock::BOOTTIME.now().saturating_add(Duration::from_secs(3));
+        let batch = [(soon.for_call(1, ends), TTL), (call(&late, 1), TTL)];
+        let answers = store.extend_many(&batch);
+        // That of the other call.
+        assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+        assert!(
+            matches!(answers[0], Ok(Extension::Extended(_))),
+            "{answers:?}"
+        );
+        let error = answers[1].as_ref().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
     }
 }

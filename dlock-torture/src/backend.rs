@@ -15,13 +15,14 @@ use dlock_file::FileDatastore;
 use dlock_memcache::MemcacheDatastore;
 use dlock_redis::RedisDatastore;
 use dlock_test_servers::faults::Proxy;
-use dlock_test_servers::{MemcachedServer, RedisCluster, RedisServer};
+use dlock_test_servers::{MemcachedServer, RedisCluster, RedisServer, SentinelSet};
 
 use crate::Failure;
 use crate::random::Random;
+use crate::sentinels;
 
-/// A node of a cluster that does not answer for this long is replaced. Longer than a busy machine
-/// keeps one from answering: a failover that was not planned loses data where none may be lost.
+/// A primary that does not answer for this long is replaced. Longer than a busy machine keeps one
+/// from answering: a failover that was not planned loses data where none may be lost.
 const NODE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The prefix of all keys.
@@ -34,6 +35,10 @@ pub(crate) enum Backend {
     File,
     /// A Redis Cluster. It has no proxy, since its nodes name their own addresses.
     Cluster,
+    /// A Redis primary with two replicas and three sentinels. The same.
+    Sentinel,
+    /// The same with claims that both replicas must have acknowledged.
+    SentinelReplicas,
 }
 
 /// A store under test: its server or folder, and the proxy before it.
@@ -50,6 +55,7 @@ pub(crate) enum Server {
     Memcached(MemcachedServer),
     Folder(PathBuf),
     Cluster(Box<RedisCluster>),
+    Sentinel(Box<SentinelSet>),
 }
 
 impl Server {
@@ -58,7 +64,7 @@ impl Server {
         match self {
             Server::Redis(server, _) => Some(server.address()),
             Server::Memcached(server) => Some(server.address()),
-            Server::Folder(_) | Server::Cluster(_) => None,
+            Server::Folder(_) | Server::Cluster(_) | Server::Sentinel(_) => None,
         }
     }
 }
@@ -72,8 +78,14 @@ pub(crate) struct WallClockShift {
 }
 
 impl Backend {
-    /// Those that are run unless others are named: a cluster needs six servers.
+    /// Those that are run unless others are named.
     pub(crate) const ALL: [Backend; 3] = [Backend::Redis, Backend::Memcached, Backend::File];
+    /// Those of more than one server. Each takes six.
+    pub(crate) const SETS: [Backend; 3] = [
+        Backend::Cluster,
+        Backend::Sentinel,
+        Backend::SentinelReplicas,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -81,6 +93,8 @@ impl Backend {
             Backend::Memcached => "memcached",
             Backend::File => "file",
             Backend::Cluster => "cluster",
+            Backend::Sentinel => "sentinel",
+            Backend::SentinelReplicas => "sentinel-replicas",
         }
     }
 
@@ -118,11 +132,19 @@ impl Backend {
                 let cluster = cluster.node_timeout(NODE_TIMEOUT).start();
                 (Server::Cluster(Box::new(cluster)), None)
             }
+            Backend::Sentinel | Backend::SentinelReplicas => (
+                Server::Sentinel(Box::new(sentinels::start(NODE_TIMEOUT))),
+                None,
+            ),
         };
         let proxy = address.map(Proxy::to);
         let url = match (&proxy, &server) {
             (Some(proxy), _) => proxy.address().to_string(),
             (None, Server::Cluster(cluster)) => cluster.url(),
+            (None, Server::Sentinel(set)) if self == Backend::SentinelReplicas => {
+                format!("{}?{}", set.url(), sentinels::BOTH_REPLICAS)
+            }
+            (None, Server::Sentinel(set)) => set.url(),
             (None, _) => folder.join("locks").display().to_string(),
         };
         Environment {
@@ -145,7 +167,7 @@ impl Backend {
                 let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
                 Box::new(builder.call_timeout(call_timeout).build())
             }
-            Backend::Cluster => {
+            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
                 let builder = RedisDatastore::builder(url)?;
                 Box::new(builder.call_timeout(call_timeout).build())
             }
@@ -173,7 +195,7 @@ impl Backend {
                 let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
                 Arc::new(builder.call_timeout(call_timeout).build())
             }
-            Backend::Cluster => {
+            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
                 let builder = RedisDatastore::builder(url)?;
                 Arc::new(builder.call_timeout(call_timeout).build())
             }
@@ -199,9 +221,18 @@ impl Backend {
             LockSpec::new("hot", 1500, true),
             LockSpec::new("hotter", 2000, true),
         ];
+        const OF_SETS: [LockSpec; 5] = [
+            ALL[0],
+            ALL[1],
+            // Outlasts a failover.
+            LockSpec::new("eight", 8000, false),
+            ALL[3],
+            ALL[4],
+        ];
         match self {
             Backend::Memcached => &ALL[1..],
-            _ => &ALL,
+            Backend::Redis | Backend::File => &ALL,
+            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => &OF_SETS,
         }
     }
 }
@@ -235,10 +266,15 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         Backend::ALL
             .into_iter()
-            .chain([Backend::Cluster])
+            .chain(Backend::SETS)
             .find(|backend| backend.name() == text)
             .ok_or_else(|| {
-                format!("`{text}` is not a backend; write redis, memcached, file, cluster or all")
+                let names: Vec<_> = Backend::ALL.iter().chain(&Backend::SETS).copied().collect();
+                let names: Vec<_> = names.into_iter().map(Backend::name).collect();
+                format!(
+                    "`{text}` is not a backend; write {} or all",
+                    names.join(", ")
+                )
             })
     }
 }

@@ -36,8 +36,8 @@
 //!   data that comes back as it was at an earlier moment, one key alone or all of them; clocks that
 //!   run one part in a hundred apart, and a server's clock that is set.
 //! - `replicas`: a replica, which has what the server had at an earlier moment and takes its place
-//!   at any time. With `wait_replicas` it must have a grant or an extend that counts. The old server
-//!   is gone then; one that goes on for a while without its replica acknowledges nothing.
+//!   at any time. With `wait_replicas` it must have a grant or an extend that counts. The old
+//!   server is gone then; one that goes on for a while without its replica acknowledges nothing.
 //!
 //! Time goes in ticks of a second. A client that is not paused does what is due before the next
 //! tick, in any order with everything else; a message takes no tick or costs one of `Faults::lates`

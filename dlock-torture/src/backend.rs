@@ -19,11 +19,20 @@ use dlock_test_servers::{MemcachedServer, RedisCluster, RedisServer, SentinelSet
 
 use crate::Failure;
 use crate::random::Random;
-use crate::sentinels;
 
 /// A primary that does not answer for this long is replaced. Longer than a busy machine keeps one
 /// from answering: a failover that was not planned loses data where none may be lost.
 const NODE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Of the primary that sentinels watch.
+pub(crate) const REPLICAS: usize = 2;
+/// The option of the URL with which both replicas must have acknowledged a grant. One of them is
+/// not enough: while a primary that was stopped continues beside the one that was elected, the
+/// other replica may follow first the one and then the other.
+const BOTH_REPLICAS: &str = "wait_replicas=2&wait_within=100ms";
+/// How long a primary that was replaced still says that it is one, at least. Shorter than by
+/// default, since a round is short.
+pub(crate) const IMPOSTORS_LAST: Duration = Duration::from_secs(4);
 
 /// The prefix of all keys.
 pub(crate) const PREFIX: &str = "torture";
@@ -132,17 +141,24 @@ impl Backend {
                 let cluster = cluster.node_timeout(NODE_TIMEOUT).start();
                 (Server::Cluster(Box::new(cluster)), None)
             }
-            Backend::Sentinel | Backend::SentinelReplicas => (
-                Server::Sentinel(Box::new(sentinels::start(NODE_TIMEOUT))),
-                None,
-            ),
+            Backend::Sentinel | Backend::SentinelReplicas => {
+                let set = SentinelSet::builder()
+                    .replicas(REPLICAS)
+                    .down_after(NODE_TIMEOUT)
+                    // A node that was killed comes back with all that it has acknowledged.
+                    .config("appendonly", "yes")
+                    .config("appendfsync", "no")
+                    .start();
+                set.impostors_last(IMPOSTORS_LAST);
+                (Server::Sentinel(Box::new(set)), None)
+            }
         };
         let proxy = address.map(Proxy::to);
         let url = match (&proxy, &server) {
             (Some(proxy), _) => proxy.address().to_string(),
             (None, Server::Cluster(cluster)) => cluster.url(),
             (None, Server::Sentinel(set)) if self == Backend::SentinelReplicas => {
-                format!("{}?{}", set.url(), sentinels::BOTH_REPLICAS)
+                format!("{}?{}", set.url(), BOTH_REPLICAS)
             }
             (None, Server::Sentinel(set)) => set.url(),
             (None, _) => folder.join("locks").display().to_string(),

@@ -5,33 +5,12 @@ use std::time::Duration;
 use dlock_history::Harm;
 use dlock_test_servers::SentinelSet;
 
+use crate::backend::{IMPOSTORS_LAST, REPLICAS};
 use crate::lanes::{Round, sleep_until};
 use crate::plan::{Fault, Planned};
 
-const REPLICAS: usize = 2;
-/// The option of the URL with which both replicas must have acknowledged a grant. One of them is
-/// not enough: while a primary that was stopped continues beside the one that was elected, the other
-/// replica may follow first the one and then the other.
-pub(crate) const BOTH_REPLICAS: &str = "wait_replicas=2&wait_within=100ms";
-/// How long a primary that was replaced still says that it is one, at least. Shorter than by
-/// default, since a round is short.
-const IMPOSTORS_LAST: Duration = Duration::from_secs(4);
 /// For how long a primary grants locks of which its replicas do not know, at most.
 const ALONE: Duration = Duration::from_millis(1500);
-
-/// Starts a primary, two replicas and three sentinels, which replace a primary that does not answer
-/// for `down_after`.
-pub(crate) fn start(down_after: Duration) -> SentinelSet {
-    let set = SentinelSet::builder()
-        .replicas(REPLICAS)
-        .down_after(down_after)
-        // A node that was killed comes back with everything that it has answered or acknowledged.
-        .config("appendonly", "yes")
-        .config("appendfsync", "no")
-        .start();
-    set.impostors_last(IMPOSTORS_LAST);
-    set
-}
 
 /// Carries out a plan. Each fault is healed before the next begins. `loses` says whether a failover
 /// may lose data.

@@ -36,10 +36,21 @@ pub(super) struct Bounds {
     pub(super) faults: Faults,
     /// Which parts of the server's data may come back.
     pub(super) parts: &'static [Part],
+    pub(super) replica: Replica,
     /// What came back before the world begins.
     pub(super) begins_with: Option<Part>,
     pub(super) properties: Vec<Property>,
     pub(super) seed: Seed,
+}
+
+/// A replica of the server. What it has is what the server had at some earlier moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replica {
+    None,
+    /// Nobody waits for it.
+    Lags,
+    /// A grant or an extend counts only if it has acknowledged it.
+    Acknowledges,
 }
 
 /// How many faults of each kind may happen.
@@ -64,6 +75,8 @@ pub(super) struct Faults {
     pub(super) unsubscribed: u8,
     /// A part of the server's data that is as it was at some earlier moment.
     pub(super) old_data: u8,
+    /// The replica takes the place of the server.
+    pub(super) failovers: u8,
     pub(super) clock_back: u8,
     pub(super) clock_forward: u8,
 }

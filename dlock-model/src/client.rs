@@ -79,6 +79,8 @@ pub(super) struct Pending<P: Protocol> {
     pub(super) call: Call,
     pub(super) talk: Talk<P>,
     pub(super) reply: Option<P::Reply>,
+    /// Whether the replica has what was done before the reply.
+    pub(super) is_replicated: bool,
     /// The server closed the connection.
     pub(super) dead: bool,
     /// Its time may run out without being a fault.

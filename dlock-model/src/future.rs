@@ -176,6 +176,8 @@ impl<P: Protocol> World<P> {
     /// go at once; nobody begins anew.
     fn goes_on(mut self, ticks: u64, holders: Holders, until: impl Fn(&Self) -> bool) -> Self {
         self.faults = Faults::default();
+        // From now on it acknowledges at once.
+        self.replica = None;
         self.flights.retain(|flight| flight.awaited);
         self.lasts_until = self.now + ticks * TICK;
         self.bounds = self.without_checks.clone();
@@ -216,6 +218,7 @@ fn patience(faults: &Faults) -> u8 {
         flushes,
         unsubscribed,
         old_data: _,
+        failovers: _,
         clock_back,
         clock_forward,
     } = *faults;

@@ -35,6 +35,9 @@
 //!   and crashes of clients, at any moment; a server that stops, goes on, restarts, loses its data;
 //!   data that comes back as it was at an earlier moment, one key alone or all of them; clocks that
 //!   run one part in a hundred apart, and a server's clock that is set.
+//! - `replicas`: a replica, which has what the server had at an earlier moment and takes its place
+//!   at any time. With `wait_replicas` it must have a grant or an extend that counts. The old
+//!   server is gone then; one that goes on for a while without its replica acknowledges nothing.
 //!
 //! Time goes in ticks of a second. A client that is not paused does what is due before the next
 //! tick, in any order with everything else; a message takes no tick or costs one of `Faults::lates`
@@ -80,6 +83,7 @@ mod redis;
 mod redis_queue;
 mod redis_scripts;
 mod replay;
+mod replicas;
 mod scenarios;
 mod seeded;
 mod seeded_queues;
@@ -213,7 +217,7 @@ queues! {
 mod stated_limits_are_real {
     use super::*;
 
-    fn is_broken<P: Protocol>(property: Property, bounds: &Bounds) {
+    pub(super) fn is_broken<P: Protocol>(property: Property, bounds: &Bounds) {
         let bounds = Bounds {
             properties: vec![property],
             ..bounds.clone()

@@ -250,6 +250,10 @@ impl Protocol for Memcached {
         }
     }
 
+    fn unacknowledged(_: Self::Reply, _: Seed) -> Self::Reply {
+        unreachable!("memcached has no replicas")
+    }
+
     fn is_moot(&self, request: &Request, _: &Around) -> bool {
         match request {
             Request::Add { .. } => false,

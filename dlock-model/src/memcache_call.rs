@@ -85,7 +85,9 @@ pub(super) async fn converse(
             let _: ReleaseOutcome = holding::delete_owned(&mut server, &claim).await?;
             Ok(Answer::Abandoned)
         }
-        Verb::Look | Verb::Leave | Verb::GiveBack => unreachable!("memcached has no queue"),
+        Verb::Look | Verb::Leave | Verb::GiveBack | Verb::TakeBack => {
+            unreachable!("memcached has no queue and no replicas")
+        }
     }
 }
 

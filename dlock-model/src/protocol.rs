@@ -93,6 +93,9 @@ pub(super) trait Protocol: Clone + Debug + Hash + 'static {
         late: bool,
     ) -> Result<Self::Reply, String>;
 
+    /// What becomes of a reply if the replica has not acknowledged what was written.
+    fn unacknowledged(reply: Self::Reply, seed: Seed) -> Self::Reply;
+
     /// Whether the request, whose client has given it up, can do nothing any more, whatever comes.
     fn is_moot(&self, request: &Self::Request, around: &Around) -> bool;
 

@@ -45,6 +45,8 @@ pub(super) struct Request {
     pub(super) again: bool,
     /// Whether it names the queue's keys.
     pub(super) all_keys: bool,
+    /// Of what takes a grant back: the token of that grant.
+    pub(super) fence: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +82,8 @@ pub(super) enum Reply {
     },
     Lost,
     Released(bool),
+    /// The answer to WAIT behind what was granted, with its token, or extended.
+    Unacknowledged(Option<u64>),
 }
 
 /// connection.rs, `Connection::offset`: what to add to our clock to get the server's, in ns.
@@ -101,6 +105,7 @@ fn request(call: &Call, link: &Link) -> Request {
         last: call.last,
         again: call.again,
         all_keys: call.waits,
+        fence: 0,
     }
 }
 
@@ -188,9 +193,31 @@ fn answer(call: &Call, reply: &Reply, seed: Seed) -> Answer {
             ..call.grant.expect("a lease has one")
         }),
         Reply::Lost => Answer::Lost,
+        // store.rs, `extension`: the server has the new end, and a new one may not.
+        Reply::Unacknowledged(_) => Answer::Failed {
+            kind: ErrorKind::Refused,
+            maybe: true,
+        },
         Reply::Released(_) if call.verb == Verb::Abandon => Answer::Abandoned,
         Reply::Released(_) if matches!(call.verb, Verb::Leave | Verb::GiveBack) => Answer::Left,
         Reply::Released(ours) => Answer::Released(*ours),
+    }
+}
+
+/// store.rs, `acquire`; store/too_few.rs: the claim fails, and is in doubt if nobody knows whether
+/// its grant was taken back. There it is a call of its own, which is repeated if its connection
+/// breaks.
+async fn take_back(wire: &mut Wire<Redis>, claim: &Request, fence: u64, before: Earlier) -> Answer {
+    let request = Request {
+        verb: Verb::TakeBack,
+        fence,
+        all_keys: true,
+        ..claim.clone()
+    };
+    let is_undone = wire.seed == Seed::NotTakenBack || hear(wire, request).await.is_ok();
+    Answer::Failed {
+        kind: ErrorKind::Refused,
+        maybe: !is_undone || before.may_have_run(),
     }
 }
 
@@ -246,6 +273,9 @@ impl Protocol for Redis {
                 reply => break reply,
             }
         };
+        if let Reply::Unacknowledged(Some(fence)) = reply {
+            return Ok(take_back(wire, &sent, fence, earlier).await);
+        }
         Ok(answer(call, &reply, wire.seed))
     }
 
@@ -286,7 +316,19 @@ impl Protocol for Redis {
                 self.release(request, around)
             }
             Verb::Look => Ok(self.look(request, around)),
+            Verb::TakeBack => Ok(self.take_back(request, around)),
             Verb::Confirm => unreachable!("Redis needs none"),
+        }
+    }
+
+    /// operations/reply.rs, `Answer::acknowledged`
+    fn unacknowledged(reply: Reply, seed: Seed) -> Reply {
+        match reply {
+            Reply::Granted { .. } if seed == Seed::ClaimNotAcknowledged => reply,
+            Reply::Extended { .. } if seed == Seed::ExtendNotAcknowledged => reply,
+            Reply::Granted { fence, .. } => Reply::Unacknowledged(Some(fence)),
+            Reply::Extended { .. } => Reply::Unacknowledged(None),
+            reply => reply,
         }
     }
 
@@ -337,6 +379,7 @@ impl Protocol for Redis {
             last: false,
             again: false,
             all_keys: true,
+            fence: 0,
         };
         matches!(
             self.execute(&request, around, false),

@@ -263,6 +263,21 @@ impl Redis {
         Ok(Reply::Released(ours))
     }
 
+    /// scripts/break.lua, as dlock-redis calls it for an owner
+    pub(super) fn take_back(&mut self, request: &Request, around: &mut Around) -> Reply {
+        let is_any = around.seed == Seed::TakesAnyGrantBack;
+        let is_it = self.lock.is_some_and(|lock| {
+            !lock.handed && lock.owner == request.owner && (is_any || self.fence == request.fence)
+        });
+        if is_it {
+            self.lock = None;
+            if self.queue.exists() && !self.hand_over(None, around) {
+                self.leave(None);
+            }
+        }
+        Reply::Released(is_it)
+    }
+
     /// scripts/heartbeat.lua
     pub(super) fn look(&mut self, request: &Request, around: &mut Around) -> Reply {
         let (now, seed, process) = (around.wall, around.seed, request.owner);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::types::{Part, Property, Seed};
-use super::world::{Bounds, Faults};
+use super::world::{Bounds, Faults, Replica};
 
 pub(super) const NO_FAULTS: Faults = Faults {
     losses: 0,
@@ -18,6 +18,7 @@ pub(super) const NO_FAULTS: Faults = Faults {
     flushes: 0,
     unsubscribed: 0,
     old_data: 0,
+    failovers: 0,
     clock_back: 0,
     clock_forward: 0,
 };
@@ -43,6 +44,7 @@ pub(super) fn plain() -> Bounds {
         writes: false,
         faults: NO_FAULTS,
         parts: Part::EACH,
+        replica: Replica::None,
         begins_with: None,
         properties: Property::ALL.to_vec(),
         seed: Seed::None,
@@ -86,6 +88,7 @@ pub(super) fn deeper(bounds: &Bounds, ticks: u64, more: u8) -> Bounds {
         flushes,
         unsubscribed,
         old_data,
+        failovers,
         clock_back,
         clock_forward,
     } = bounds.faults;
@@ -103,6 +106,7 @@ pub(super) fn deeper(bounds: &Bounds, ticks: u64, more: u8) -> Bounds {
             flushes: add(flushes),
             unsubscribed,
             old_data,
+            failovers: add(failovers),
             // Twice back or forward would leave the model's range.
             clock_back,
             clock_forward,

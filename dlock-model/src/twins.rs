@@ -146,6 +146,7 @@ impl<'a> Game<'a> {
             Verb::Abandon,
             Verb::Leave,
             Verb::GiveBack,
+            Verb::TakeBack,
             Verb::Look,
             Verb::Look,
         ]);
@@ -159,6 +160,10 @@ impl<'a> Game<'a> {
         {
             owner = lock.owner;
         }
+        let fence = match random.is(80) {
+            true => self.twin.fence,
+            false => self.twin.fence.saturating_sub(1),
+        };
         let is_of_queue = matches!(verb, Verb::Look | Verb::Leave | Verb::GiveBack);
         let waits = is_of_queue || (verb != Verb::Extend && random.is(60));
         let wall = i128::from(self.around.wall) * 1_000_000;
@@ -180,6 +185,7 @@ impl<'a> Game<'a> {
             last: verb == Verb::Look && random.is(50),
             again: verb == Verb::Acquire && random.is(15),
             all_keys: waits || random.is(70),
+            fence,
         }
     }
 
@@ -298,6 +304,7 @@ fn plain(reply: &Reply) -> String {
         Reply::Extended { left, .. } => format!("extended for {left}"),
         Reply::Lost => "lost".to_owned(),
         Reply::Released(ours) => format!("released {ours}"),
+        Reply::Unacknowledged(_) => unreachable!("no script's answer"),
     }
 }
 
@@ -348,6 +355,7 @@ fn a_twin_that_is_changed_does_something_else_than_its_script() {
         Seed::LastNotNamed,
         Seed::HandedTokenNotDrawn,
         Seed::RepeatedTokenNotDrawn,
+        Seed::TakesAnyGrantBack,
     ]
     .into_iter()
     .filter(|seed| play(&scripts, 150, 50, *seed).is_ok())

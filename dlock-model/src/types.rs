@@ -50,6 +50,8 @@ pub(super) enum Verb {
     Leave,
     /// A process gives back what was handed to a waiter that it does not know.
     GiveBack,
+    /// A grant that the replica has not acknowledged is taken back.
+    TakeBack,
 }
 
 /// What the server tells a process.
@@ -262,6 +264,14 @@ pub(super) enum Seed {
     HandedTokenNotDrawn,
     /// Redis: so does a claim that was granted before, unanswered.
     RepeatedTokenNotDrawn,
+    /// Redis: a grant counts though the replica has not acknowledged it.
+    ClaimNotAcknowledged,
+    /// Redis: so does an extend.
+    ExtendNotAcknowledged,
+    /// Redis: a grant that the replica has not acknowledged is not taken back.
+    NotTakenBack,
+    /// Redis: what takes a grant back frees what the same owner was granted since.
+    TakesAnyGrantBack,
 }
 
 /// What must hold.

@@ -9,7 +9,7 @@ use super::call::{Begin, Notice, Talk, Wants};
 use super::client::{Pending, Slot};
 use super::protocol::Protocol;
 use super::types::{Answer, Call, GrantOf, Owner, Verb};
-use super::world::{Flight, World};
+use super::world::{Flight, Replica, World};
 
 impl<P: Protocol> World<P> {
     #[expect(clippy::too_many_arguments, reason = "a call is that much")]
@@ -88,6 +88,7 @@ impl<P: Protocol> World<P> {
             call,
             talk: Talk::new(),
             reply: None,
+            is_replicated: false,
             dead: false,
             excused,
         });
@@ -172,9 +173,18 @@ impl<P: Protocol> World<P> {
     }
 
     pub(super) fn receive(&mut self, id: u8, slot: Slot) -> Result<(), String> {
+        let has_replica = self.replica.is_some();
         let pending = self.client_mut(id).pending_mut(slot);
-        let reply = pending.and_then(|pending| pending.reply.take());
-        self.notify(id, slot, Notice::Replied(reply.expect("it arrived")))
+        let pending = pending.expect("a call is under way");
+        let (reply, is_replicated) = (pending.reply.take(), pending.is_replicated);
+        let reply = reply.expect("it arrived");
+        let reply = match self.bounds.replica {
+            Replica::Acknowledges if !is_replicated && has_replica => {
+                P::unacknowledged(reply, self.bounds.seed)
+            }
+            _ => reply,
+        };
+        self.notify(id, slot, Notice::Replied(reply))
     }
 
     pub(super) fn cut(&mut self, id: u8, slot: Slot) -> Result<(), String> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub(super) use super::bounds::{Bounds, Faults};
+pub(super) use super::bounds::{Bounds, Faults, Replica};
 use super::call;
 use super::client::{Client, Phase, Slot};
 use super::explorer::{Machine, digest};
@@ -59,6 +59,10 @@ pub(super) enum Step {
     /// A copy of the server's data is taken, once.
     Copy,
     BringBack(Part),
+    /// The replica has everything that the server has.
+    Replicate,
+    /// The replica takes the place of the server.
+    FailOver,
     ClockBack,
     ClockForward,
     /// The server's timer fires.
@@ -97,6 +101,8 @@ pub(super) struct World<P: Protocol> {
     pub(super) messages: Vec<Message>,
     /// The copy that was taken of the server's data.
     pub(super) copy: Option<Rc<P>>,
+    /// What the server's replica has, if there is one.
+    pub(super) replica: Option<Rc<P>>,
     /// Of which clients a call arrived when they were dead, as bits.
     pub(super) spoke_after_death: u8,
     /// How many ticks a waiter may lose by what came back.
@@ -138,6 +144,7 @@ impl<P: Protocol> World<P> {
             flights: Vec::new(),
             messages: Vec::new(),
             copy: None,
+            replica: None,
             spoke_after_death: 0,
             brought_back_costs: 0,
             clients: vec![client; usize::from(bounds.clients)],
@@ -154,6 +161,7 @@ impl<P: Protocol> World<P> {
         if let Some(part) = bounds.begins_with {
             world.begin_with(part);
         }
+        world.begin_replica();
         world
     }
 
@@ -219,7 +227,7 @@ impl<P: Protocol> World<P> {
                 *place = None;
             }
             if let Some(pending) = place {
-                pending.reply = Some(reply);
+                (pending.reply, pending.is_replicated) = (Some(reply), false);
             }
         }
         Ok(())
@@ -314,6 +322,8 @@ impl<P: Protocol> Machine for World<P> {
             let can_bring_back = faults.old_data > 0 && self.copy.is_some();
             add(self.running && can_bring_back, Step::BringBack(*part));
         }
+        add(self.running && self.is_ahead_of_replica(), Step::Replicate);
+        add(faults.failovers > 0, Step::FailOver);
         add(faults.clock_back > 0, Step::ClockBack);
         add(faults.clock_forward > 0, Step::ClockForward);
         let lasts = self.now < self.lasts_until;
@@ -352,6 +362,8 @@ impl<P: Protocol> Machine for World<P> {
             }
             Step::Copy => self.copy = Some(Rc::new(self.server.clone())),
             Step::BringBack(part) => self.bring_back(part),
+            Step::Replicate => self.replicate(),
+            Step::FailOver => self.fail_over(),
             Step::ClockBack => {
                 self.faults.clock_back -= 1;
                 self.wall -= 6 * TICK;
@@ -411,6 +423,7 @@ impl<P: Protocol> Machine for World<P> {
             (&self.server, &self.flights, &self.clients, &self.messages),
             (&self.received_fences, self.resource, self.faults),
             (&self.copy, self.brought_back_costs, self.spoke_after_death),
+            &self.replica,
         ))
     }
 

@@ -114,7 +114,7 @@ impl<S: Transport> Connection<S> {
             let mut answer = self.answer(call.kind_with(self.packer.deletes))?;
             if let Some(replicas) = replicas {
                 let acknowledged = self.acknowledged(replicas)?;
-                answer = answer.map(|answer| self.replicated(answer, acknowledged, replicas));
+                answer = self.replicated(answer, acknowledged, replicas);
             }
             self.wire.finish();
             match answer? {
@@ -254,7 +254,7 @@ impl<S: Transport> Connection<S> {
             let acknowledged = self.acknowledged(replicas)?;
             for answer in &mut answers {
                 let own = mem::replace(answer, Ok(Answer::Lost));
-                *answer = own.map(|own| self.replicated(own, acknowledged, replicas));
+                *answer = self.replicated(own, acknowledged.clone(), replicas);
             }
         }
         self.wire.finish();
@@ -269,16 +269,19 @@ impl<S: Transport> Connection<S> {
         }
     }
 
-    /// Reads the answer to that.
+    /// Reads the answer to that. The outer error is the connection's, the inner one the server's.
     ///
     /// # Errors
     ///
     /// Maybe executed: what stands before it was.
-    fn acknowledged(&mut self, replicas: Replicas) -> Result<u32, DatastoreError> {
+    fn acknowledged(
+        &mut self,
+        replicas: Replicas,
+    ) -> Result<Result<u32, DatastoreError>, DatastoreError> {
         let reply = self.reply().map_err(|error| self.wire.failed(error))?;
         match operations::answer_to(&reply, Kind::Wait(replicas.count)) {
-            Ok((Answer::Acknowledged(count), _)) => Ok(count),
-            Err(Unanswered::Refused(error)) => Err(may_have_executed(error.into())),
+            Ok((Answer::Acknowledged(count), _)) => Ok(Ok(count)),
+            Err(Unanswered::Refused(error)) => Ok(Err(error.into())),
             Ok(_) | Err(Unanswered::Malformed) => {
                 let odd = io::Error::new(io::ErrorKind::InvalidData, "not an answer to WAIT");
                 Err(self.wire.failed(odd))
@@ -288,10 +291,15 @@ impl<S: Transport> Connection<S> {
 
     /// An answer that too few replicas have acknowledged is another. The server may have lost its
     /// replicas because it is the primary no more.
-    fn replicated(&mut self, answer: Answer, by: u32, replicas: Replicas) -> Answer {
-        let answer = answer.acknowledged(by, replicas);
+    fn replicated(
+        &mut self,
+        answer: Result<Answer, DatastoreError>,
+        by: Result<u32, DatastoreError>,
+        replicas: Replicas,
+    ) -> Result<Answer, DatastoreError> {
+        let answer = answer?.acknowledged(by, replicas)?;
         self.is_doubtful |= matches!(answer, Answer::Unacknowledged(..));
-        answer
+        Ok(answer)
     }
 
     /// Asks for what is told to `process`, and for nothing else from then on; `None` if the user

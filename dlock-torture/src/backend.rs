@@ -15,14 +15,24 @@ use dlock_file::FileDatastore;
 use dlock_memcache::MemcacheDatastore;
 use dlock_redis::RedisDatastore;
 use dlock_test_servers::faults::Proxy;
-use dlock_test_servers::{MemcachedServer, RedisCluster, RedisServer};
+use dlock_test_servers::{MemcachedServer, RedisCluster, RedisServer, SentinelSet};
 
 use crate::Failure;
 use crate::random::Random;
 
-/// A node of a cluster that does not answer for this long is replaced. Longer than a busy machine
-/// keeps one from answering: a failover that was not planned loses data where none may be lost.
+/// A primary that does not answer for this long is replaced. Longer than a busy machine keeps one
+/// from answering: a failover that was not planned loses data where none may be lost.
 const NODE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Of the primary that sentinels watch.
+pub(crate) const REPLICAS: usize = 2;
+/// The option of the URL with which both replicas must have acknowledged a grant. One of them is
+/// not enough: while a primary that was stopped continues beside the one that was elected, the
+/// other replica may follow first the one and then the other.
+const BOTH_REPLICAS: &str = "wait_replicas=2&wait_within=100ms";
+/// How long a primary that was replaced still says that it is one, at least. Shorter than by
+/// default, since a round is short.
+pub(crate) const IMPOSTORS_LAST: Duration = Duration::from_secs(4);
 
 /// The prefix of all keys.
 pub(crate) const PREFIX: &str = "torture";
@@ -34,6 +44,10 @@ pub(crate) enum Backend {
     File,
     /// A Redis Cluster. It has no proxy, since its nodes name their own addresses.
     Cluster,
+    /// A Redis primary with two replicas and three sentinels. The same.
+    Sentinel,
+    /// The same with claims that both replicas must have acknowledged.
+    SentinelReplicas,
 }
 
 /// A store under test: its server or folder, and the proxy before it.
@@ -50,6 +64,7 @@ pub(crate) enum Server {
     Memcached(MemcachedServer),
     Folder(PathBuf),
     Cluster(Box<RedisCluster>),
+    Sentinel(Box<SentinelSet>),
 }
 
 impl Server {
@@ -58,7 +73,7 @@ impl Server {
         match self {
             Server::Redis(server, _) => Some(server.address()),
             Server::Memcached(server) => Some(server.address()),
-            Server::Folder(_) | Server::Cluster(_) => None,
+            Server::Folder(_) | Server::Cluster(_) | Server::Sentinel(_) => None,
         }
     }
 }
@@ -72,8 +87,14 @@ pub(crate) struct WallClockShift {
 }
 
 impl Backend {
-    /// Those that are run unless others are named: a cluster needs six servers.
+    /// Those that are run unless others are named.
     pub(crate) const ALL: [Backend; 3] = [Backend::Redis, Backend::Memcached, Backend::File];
+    /// Those of more than one server. Each takes six.
+    pub(crate) const SETS: [Backend; 3] = [
+        Backend::Cluster,
+        Backend::Sentinel,
+        Backend::SentinelReplicas,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -81,6 +102,8 @@ impl Backend {
             Backend::Memcached => "memcached",
             Backend::File => "file",
             Backend::Cluster => "cluster",
+            Backend::Sentinel => "sentinel",
+            Backend::SentinelReplicas => "sentinel-replicas",
         }
     }
 
@@ -118,11 +141,26 @@ impl Backend {
                 let cluster = cluster.node_timeout(NODE_TIMEOUT).start();
                 (Server::Cluster(Box::new(cluster)), None)
             }
+            Backend::Sentinel | Backend::SentinelReplicas => {
+                let set = SentinelSet::builder()
+                    .replicas(REPLICAS)
+                    .down_after(NODE_TIMEOUT)
+                    // A node that was killed comes back with all that it has acknowledged.
+                    .config("appendonly", "yes")
+                    .config("appendfsync", "no")
+                    .start();
+                set.impostors_last(IMPOSTORS_LAST);
+                (Server::Sentinel(Box::new(set)), None)
+            }
         };
         let proxy = address.map(Proxy::to);
         let url = match (&proxy, &server) {
             (Some(proxy), _) => proxy.address().to_string(),
             (None, Server::Cluster(cluster)) => cluster.url(),
+            (None, Server::Sentinel(set)) if self == Backend::SentinelReplicas => {
+                format!("{}?{}", set.url(), BOTH_REPLICAS)
+            }
+            (None, Server::Sentinel(set)) => set.url(),
             (None, _) => folder.join("locks").display().to_string(),
         };
         Environment {
@@ -145,7 +183,7 @@ impl Backend {
                 let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
                 Box::new(builder.call_timeout(call_timeout).build())
             }
-            Backend::Cluster => {
+            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
                 let builder = RedisDatastore::builder(url)?;
                 Box::new(builder.call_timeout(call_timeout).build())
             }
@@ -173,7 +211,7 @@ impl Backend {
                 let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
                 Arc::new(builder.call_timeout(call_timeout).build())
             }
-            Backend::Cluster => {
+            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
                 let builder = RedisDatastore::builder(url)?;
                 Arc::new(builder.call_timeout(call_timeout).build())
             }
@@ -199,9 +237,18 @@ impl Backend {
             LockSpec::new("hot", 1500, true),
             LockSpec::new("hotter", 2000, true),
         ];
+        const OF_SETS: [LockSpec; 5] = [
+            ALL[0],
+            ALL[1],
+            // Outlasts a failover.
+            LockSpec::new("eight", 8000, false),
+            ALL[3],
+            ALL[4],
+        ];
         match self {
             Backend::Memcached => &ALL[1..],
-            _ => &ALL,
+            Backend::Redis | Backend::File => &ALL,
+            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => &OF_SETS,
         }
     }
 }
@@ -235,10 +282,15 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         Backend::ALL
             .into_iter()
-            .chain([Backend::Cluster])
+            .chain(Backend::SETS)
             .find(|backend| backend.name() == text)
             .ok_or_else(|| {
-                format!("`{text}` is not a backend; write redis, memcached, file, cluster or all")
+                let names: Vec<_> = Backend::ALL.iter().chain(&Backend::SETS).copied().collect();
+                let names: Vec<_> = names.into_iter().map(Backend::name).collect();
+                format!(
+                    "`{text}` is not a backend; write {} or all",
+                    names.join(", ")
+                )
             })
     }
 }

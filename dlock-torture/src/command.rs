@@ -70,7 +70,7 @@ struct Commander<'a> {
 impl Commands<'_> {
     /// Runs one command after the other until `stop` is set.
     pub(crate) fn run(&self, number: u64, stop: &AtomicBool) -> Result<(), Failure> {
-        let user = FIRST_USER + process::id() * 16 + self.backend as u32 * 4;
+        let user = FIRST_USER + process::id() * 32 + self.backend as u32 * 4;
         let user = user + u32::try_from(number)?;
         let mut commander = Commander {
             of: self,
@@ -184,8 +184,8 @@ impl Commander<'_> {
                 format!("redis://{}/", proxy.address())
             }
             Some(proxy) => format!("memcache://{}", proxy.address()),
-            None if self.of.backend == Backend::Cluster => self.of.locks.display().to_string(),
-            None => format!("file:{}", self.of.locks.display()),
+            None if self.of.backend == Backend::File => format!("file:{}", self.of.locks.display()),
+            None => self.of.locks.display().to_string(),
         });
         words.push(format!("--ttl={}ms", TTL.as_millis()));
         words.push(format!("--wait={}ms", launch.wait.as_millis()));

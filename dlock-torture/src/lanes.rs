@@ -99,7 +99,9 @@ pub(crate) fn break_server(
         let since = round.wait_for(planned);
         let until = since.saturating_add(planned.lasts);
         let (name, harm) = match server {
-            Server::Cluster(_) => unreachable!("it has faults of its own"),
+            Server::Cluster(_) | Server::Sentinel(_) => {
+                unreachable!("it has faults of its own")
+            }
             Server::Redis(server, clock) => {
                 let loses = matches!(
                     planned.fault,

@@ -21,6 +21,7 @@ mod programs;
 mod random;
 mod run;
 mod sabotage;
+mod sentinels;
 mod verdict;
 mod waiter;
 mod worker;

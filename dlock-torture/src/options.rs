@@ -16,13 +16,15 @@ usage: dlock-torture [OPTIONS]
        dlock-torture check FOLDER   check the kept histories of a round again
 
   --minutes N, --seconds N  how long; default one minute
-  --backend NAME            all (the default: redis, memcached and file, side by side), one of them, or cluster
+  --backend NAME            all (the default: redis, memcached and file, side by side), one of them,
+                            cluster, sentinel, or sentinel-replicas, where both replicas must acknowledge
   --seed N                  determines all faults; random by default
   --workers N               processes for each store; default 6
   --keep FOLDER             keep the histories there, even if nothing is wrong
   --sabotage NAME           break a promise on purpose, to check that it is found: grants-too-long, frees-for-others,
                             tokens-stand-still, grants-what-is-held, passes-its-turn; of the commands: escapes,
-                            never-ends, changes-signals, wrong-status; of the crashes: starves
+                            never-ends, changes-signals, wrong-status; of the crashes: starves;
+                            of sentinel-replicas: waits-for-none
 ";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -94,6 +96,10 @@ mod tests {
         assert_eq!((options.seed, options.workers), (Some(7), 6));
         assert_eq!(parse(&[]).unwrap().backends, Backend::ALL);
         assert_eq!(parse(&["--backend", "all"]).unwrap().backends, Backend::ALL);
+        for backend in Backend::SETS {
+            let options = parse(&["--backend", backend.name()]).unwrap();
+            assert_eq!(options.backends, [backend]);
+        }
     }
 
     #[test]

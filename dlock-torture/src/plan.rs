@@ -69,14 +69,23 @@ pub(crate) enum Fault {
     ForeignDelete(LockSpec),
     /// The slot of this lock moves to another primary of a cluster.
     MoveSlot(LockSpec),
-    /// The replica of a third of the slots takes the place of the primary, in agreement with it.
+    /// The replica of a third of the slots takes the place of the primary, in agreement with it. Or
+    /// the sentinels promote a replica on demand, and the primary does not know it for a moment.
     Promote(usize),
-    /// The primary of a third of the slots is killed, and its replica takes over.
+    /// The primary of a third of the slots, or of the sentinels, is killed and replaced.
     KillPrimary(usize),
     /// The same with one that is stopped, and continues.
     StopPrimary(usize),
-    /// The replica of a third of the slots is killed, and later started again.
+    /// The same with one that is killed after the links to its replicas were cut: what it grants
+    /// meanwhile reaches none of them.
+    LosePrimary,
+    /// The replica of a third of the slots, or one of the sentinels' replicas, is killed, and later
+    /// started again.
     KillReplica(usize),
+    /// The same with one that is stopped, and continues.
+    StopReplica(usize),
+    /// A sentinel is killed, and later started again.
+    KillSentinel(usize),
     /// This many processes, with this many threads each, wait for this lock and are killed at once.
     DeadWaiters(LockSpec, u64, u64),
     /// This many processes wait for this lock, and are killed and started again all the time.
@@ -121,7 +130,9 @@ impl Plan {
         // store documents.
         let loses_data = random(0).percent(50);
         let network = match backend {
-            Backend::File | Backend::Cluster => Vec::new(),
+            Backend::File | Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
+                Vec::new()
+            }
             _ => lane(random(1), lasts, 200..2000, 80..2500, network),
         };
         let gaps = match backend {
@@ -256,6 +267,9 @@ fn server(random: &mut Random, backend: Backend, loses_data: bool) -> Fault {
             _ => Fault::Evict,
         },
         Backend::Cluster => cluster(random, backend.locks(), loses_data),
+        Backend::Sentinel => sentinels(random, loses_data),
+        // What both replicas have is not lost.
+        Backend::SentinelReplicas => sentinels(random, true),
         Backend::File => match number {
             6..10 if loses_data => Fault::DeleteRecords,
             _ => Fault::HoldShards,
@@ -274,6 +288,21 @@ fn cluster(random: &mut Random, locks: &[LockSpec], loses_data: bool) -> Fault {
         5 | 8 => Fault::KillSubscriptions,
         6 => Fault::KillReplica(third),
         _ => Fault::Promote(third),
+    }
+}
+
+/// Sentinels replace a primary without its agreement, also on demand.
+fn sentinels(random: &mut Random, replaces: bool) -> Fault {
+    let replica = usize::try_from(random.within(0..2)).unwrap_or(0);
+    match random.within(0..10) {
+        0 | 1 if replaces => Fault::KillPrimary(0),
+        2 if replaces => Fault::StopPrimary(0),
+        3 | 4 if replaces => Fault::LosePrimary,
+        5 if replaces => Fault::Promote(0),
+        0..3 | 6 => Fault::KillReplica(replica),
+        3 | 4 | 7 => Fault::StopReplica(replica),
+        8 => Fault::KillSubscriptions,
+        _ => Fault::KillSentinel(usize::try_from(random.within(0..3)).unwrap_or(0)),
     }
 }
 
@@ -314,7 +343,10 @@ impl Fault {
             Fault::Promote(_) => "promote",
             Fault::KillPrimary(_) => "kill-primary",
             Fault::StopPrimary(_) => "stop-primary",
+            Fault::LosePrimary => "lose-primary",
             Fault::KillReplica(_) => "kill-replica",
+            Fault::StopReplica(_) => "stop-replica",
+            Fault::KillSentinel(_) => "kill-sentinel",
             Fault::DeadWaiters(..) => "dead-waiters",
             Fault::CrashingWaiters(..) => "crashing-waiters",
         }
@@ -337,7 +369,9 @@ impl fmt::Display for Planned {
             | Fault::Promote(number)
             | Fault::KillPrimary(number)
             | Fault::StopPrimary(number)
-            | Fault::KillReplica(number) => write!(f, " {number}"),
+            | Fault::KillReplica(number)
+            | Fault::StopReplica(number)
+            | Fault::KillSentinel(number) => write!(f, " {number}"),
             Fault::ForeignHolder(name)
             | Fault::ForeignSet(name)
             | Fault::ForeignDelete(name)
@@ -368,7 +402,7 @@ mod tests {
     fn every_fault_is_planned_at_some_point_and_ends_in_time() {
         let mut seen = BTreeSet::new();
         for round in 0..100 {
-            for backend in Backend::ALL.into_iter().chain([Backend::Cluster]) {
+            for backend in Backend::ALL.into_iter().chain(Backend::SETS) {
                 let plan = Plan::draw(1, backend, round, LASTS, 5);
                 for planned in plan.all() {
                     assert!(planned.at + planned.lasts <= LASTS, "{planned}");
@@ -376,7 +410,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 36, "{seen:?}");
+        assert_eq!(seen.len(), 39, "{seen:?}");
     }
 
     #[test]
@@ -408,6 +442,23 @@ mod tests {
             assert!(plan.network.is_empty());
         }
         assert!(lossy > 50 && whole > 80, "{lossy} {whole}");
+    }
+
+    /// In every round of the other, since both replicas have each grant.
+    #[test]
+    fn sentinels_replace_primaries_only_where_data_may_be_lost_or_replicas_have_it() {
+        let replace = ["kill-primary", "stop-primary", "lose-primary", "promote"];
+        let rounds_with = |backend| {
+            let plans = (0..200).map(|round| Plan::draw(1, backend, round, LASTS, 5));
+            let replaces = |plan: &Plan| {
+                let mut names = plan.server.iter().map(|it| it.fault.name());
+                names.any(|name| replace.contains(&name))
+            };
+            plans.filter(replaces).count()
+        };
+        let some = rounds_with(Backend::Sentinel);
+        assert!((50..120).contains(&some), "{some}");
+        assert!(rounds_with(Backend::SentinelReplicas) > 150);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::lanes::{self, Round};
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::programs::Programs;
+use crate::sentinels;
 use crate::workers::Workers;
 
 /// About how long a round lasts.
@@ -86,6 +87,9 @@ fn rounds(
     let resources = folder.join("resources");
     fs::create_dir_all(&resources)?;
     let mut place = backend.start(folder);
+    if let Some(sabotage) = options.sabotage {
+        place.url = sabotage.url(place.url);
+    }
     let mut rules = Rules {
         grants: 10,
         contended: 5,
@@ -246,6 +250,11 @@ fn until_calm<'a>(
                 cluster::break_cluster(round, &plan.server, cluster);
                 Ok(())
             }
+            Server::Sentinel(set) => {
+                let loses = crashes.backend == Backend::Sentinel;
+                sentinels::break_set(round, &plan.server, set, loses);
+                Ok(())
+            }
             server => lanes::break_server(round, &plan.server, server),
         });
         let waiters = scope.spawn(|| crashes.break_waiters(round, &plan.waiters));
@@ -264,8 +273,8 @@ fn until_calm<'a>(
 
 fn calm(backend: Backend) -> Duration {
     match backend {
-        Backend::Redis | Backend::Cluster => CALM_OF_A_QUEUE,
         Backend::Memcached | Backend::File => CALM,
+        _ => CALM_OF_A_QUEUE,
     }
 }
 

@@ -36,6 +36,9 @@ pub(crate) enum Sabotage {
     WrongStatus,
     /// A healthy process no longer gets its lock.
     Starves,
+    /// No replica must have acknowledged a grant, though no failover is an excuse. For
+    /// `sentinel-replicas`.
+    WaitsForNone,
 }
 
 /// Gives a store one of these flaws.
@@ -44,7 +47,7 @@ pub(crate) struct Saboteur {
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Sabotage; 10] = [
+    pub(crate) const ALL: [Sabotage; 11] = [
         Sabotage::GrantsTooLong,
         Sabotage::FreesForOthers,
         Sabotage::TokensStandStill,
@@ -55,6 +58,7 @@ impl Sabotage {
         Sabotage::ChangesSignals,
         Sabotage::WrongStatus,
         Sabotage::Starves,
+        Sabotage::WaitsForNone,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -69,6 +73,7 @@ impl Sabotage {
             Sabotage::ChangesSignals => "changes-signals",
             Sabotage::WrongStatus => "wrong-status",
             Sabotage::Starves => "starves",
+            Sabotage::WaitsForNone => "waits-for-none",
         }
     }
 
@@ -81,6 +86,14 @@ impl Sabotage {
             _ => &[],
         };
         words.iter().copied().map(String::from).collect()
+    }
+
+    /// The URL of the store that is opened instead of the one at `url`.
+    pub(crate) fn url(self, url: String) -> String {
+        match (self, url.split_once('?')) {
+            (Sabotage::WaitsForNone, Some((without_options, _))) => without_options.to_owned(),
+            _ => url,
+        }
     }
 
     /// `store` with this flaw.

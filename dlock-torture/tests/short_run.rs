@@ -62,6 +62,20 @@ fn a_waiter_that_is_passed_over_is_found() {
     is_found(&run, "passes-its-turn", "Order violated", "queued");
 }
 
+/// Primaries are replaced without their agreement, and nothing is an excuse.
+#[test]
+fn a_grant_that_no_replica_has_to_acknowledge_is_found() {
+    let run = [
+        "--seconds",
+        "60",
+        "--backend",
+        "sentinel-replicas",
+        "--seed",
+        "3",
+    ];
+    is_found(&run, "waits-for-none", "Exclusion violated", "granted");
+}
+
 #[test]
 fn a_command_that_breaks_its_promises_is_found() {
     for (sabotage, found) in [

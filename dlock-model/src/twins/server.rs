@@ -21,6 +21,7 @@ pub(super) struct Scripts {
     extend: String,
     release: String,
     heartbeat: String,
+    breaks: String,
 }
 
 /// What the keys hold, with times that pass only on request.
@@ -73,6 +74,7 @@ impl Scripts {
             extend: whole("extend.lua"),
             release: whole("release.lua"),
             heartbeat: whole("heartbeat.lua"),
+            breaks: whole("break.lua"),
         }
     }
 
@@ -164,6 +166,7 @@ impl Scripts {
                 }
                 (&self.heartbeat, 4, arguments)
             }
+            Verb::TakeBack => (&self.breaks, 4, vec![request.fence.to_string(), owner]),
             Verb::Confirm => unreachable!("Redis needs none"),
         }
     }

@@ -212,12 +212,7 @@ fn acknowledge(
         },
         Err(error) => Err(error.clone()),
     };
-    let was_written = matches!(answer, Answer::Granted { .. } | Answer::Extended(_));
-    called.reply = match count {
-        Ok(count) => Ok(answer.clone().acknowledged(count, replicas)),
-        Err(error) if was_written => Err(may_have_executed(error)),
-        Err(_) => return,
-    };
+    called.reply = answer.clone().acknowledged(count, replicas);
 }
 
 /// The error of a call of which an earlier copy may have been carried out.

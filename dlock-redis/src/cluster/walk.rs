@@ -96,6 +96,9 @@ impl<'a> Walk<'a> {
             }
             Meaning::Splits | Meaning::Waits => {
                 next.pauses = true;
+                // After the pause the nodes may say something else. Until the slot has moved, its
+                // owner sends the call on each time.
+                self.redirections = 0;
                 return end_unless(has_time, before, error).map(|()| next);
             }
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use dlock_core::{FencingToken, HeldBy, OwnerToken};
+use dlock_core::{DatastoreError, FencingToken, HeldBy, OwnerToken};
+use dlock_net::may_have_executed;
 use redis::Value;
 
 use super::Deletes;
@@ -49,9 +50,25 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// What becomes of the answer if the replicas have acknowledged it so far.
-    pub(crate) fn acknowledged(self, by: u32, replicas: Replicas) -> Self {
-        match self {
+    /// What becomes of the answer, with how many replicas have acknowledged what was written.
+    ///
+    /// # Errors
+    ///
+    /// That of the question how many have, if anything was written. A node that carries nothing out
+    /// refuses the question too, which changes nothing.
+    pub(crate) fn acknowledged(
+        self,
+        by: Result<u32, DatastoreError>,
+        replicas: Replicas,
+    ) -> Result<Self, DatastoreError> {
+        let by = match by {
+            Ok(by) => by,
+            Err(error) if matches!(self, Answer::Granted { .. } | Answer::Extended(_)) => {
+                return Err(may_have_executed(error));
+            }
+            Err(_) => return Ok(self),
+        };
+        Ok(match self {
             Answer::Granted { fence, .. } if by < replicas.count => {
                 Answer::Unacknowledged(replicas.error(by), Some(fence))
             }
@@ -61,7 +78,7 @@ impl Answer {
             // It was overtaken and wrote nothing, so nobody was waited for.
             Answer::Extended(Some(_)) => Answer::Unacknowledged(replicas.error(0), None),
             answer => answer,
-        }
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod failover;
+mod replicas;
 mod resharding;
 mod topology;
 mod waiting;
@@ -43,9 +44,14 @@ fn shared(cluster: &RedisCluster) -> Form {
     shared_at(&cluster.url())
 }
 
-/// The async form, whose calls this thread waits for.
 #[cfg(feature = "tokio")]
 fn shared_at(url: &str) -> Form {
+    shared_over(patient(url))
+}
+
+/// The async form, whose calls this thread waits for.
+#[cfg(feature = "tokio")]
+fn shared_over(store: RedisDatastore) -> Form {
     use tokio::runtime::{Builder, Runtime};
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let start = || {
@@ -53,7 +59,7 @@ fn shared_at(url: &str) -> Form {
         builder.worker_threads(2).enable_all().build().unwrap()
     };
     let runtime = RUNTIME.get_or_init(start).handle().clone();
-    Arc::new(dlock_core::aio::Block::new(patient(url), runtime))
+    Arc::new(dlock_core::aio::Block::new(store, runtime))
 }
 
 /// Both forms of the store.

@@ -116,6 +116,22 @@ fn nodes_that_disagree_get_a_little_time_and_then_the_call_is_refused_for_now() 
     assert_eq!(late.unwrap_err().kind(), ErrorKind::Refused);
 }
 
+/// A claim of a free key: its owner does not have it, and the node that it sends the claim to may
+/// not make it while the slot moves.
+#[test]
+fn a_call_is_repeated_for_as_long_as_its_slot_is_being_moved() {
+    let mut walk = Walk::new(release(Keys::Few));
+    for _ in 0..100 {
+        let asks = failed(&mut walk, refused("ASK", "1 :7")).unwrap();
+        assert_eq!(asks, goes_on(None, false));
+        let splits = failed(&mut walk, refused("TRYAGAIN", "")).unwrap();
+        assert_eq!(splits, goes_on(None, true));
+    }
+    failed(&mut walk, refused("ASK", "1 :7")).unwrap();
+    let over = walk.failed(refused("TRYAGAIN", ""), Some(&node(7)), false);
+    assert!(over.unwrap_err().is_transient());
+}
+
 #[test]
 fn a_slot_that_is_being_moved_is_released_by_one_key_or_waited_for() {
     let mut walk = Walk::new(release(Keys::All));

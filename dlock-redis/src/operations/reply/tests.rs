@@ -354,22 +354,42 @@ fn the_servers_time_is_read_and_nothing_else_taken_for_one() {
 fn an_answer_that_too_few_replicas_have_is_another() {
     let replicas = Replicas::new(2, Duration::from_secs(1)).unwrap();
     let fence = FencingToken::new(7);
+    let after = |answer: &Answer, by| answer.clone().acknowledged(Ok(by), replicas).unwrap();
     for left in [None, Some(Duration::from_secs(1))] {
         let granted = Answer::Granted { fence, left };
-        assert_eq!(granted.clone().acknowledged(2, replicas), granted);
-        assert_eq!(granted.clone().acknowledged(3, replicas), granted);
-        let few = granted.acknowledged(1, replicas);
-        assert_eq!(few, Answer::Unacknowledged(replicas.error(1), Some(fence)));
+        assert_eq!(after(&granted, 2), granted);
+        assert_eq!(after(&granted, 3), granted);
+        let few = Answer::Unacknowledged(replicas.error(1), Some(fence));
+        assert_eq!(after(&granted, 1), few);
     }
     let extended = Answer::Extended(None);
-    assert_eq!(extended.clone().acknowledged(2, replicas), extended);
-    let few = extended.acknowledged(1, replicas);
-    assert_eq!(few, Answer::Unacknowledged(replicas.error(1), None));
+    assert_eq!(after(&extended, 2), extended);
+    let few = Answer::Unacknowledged(replicas.error(1), None);
+    assert_eq!(after(&extended, 1), few);
     let overtaken = Answer::Extended(Some(Duration::from_secs(1)));
-    let nobody = overtaken.acknowledged(2, replicas);
-    assert_eq!(nobody, Answer::Unacknowledged(replicas.error(0), None));
+    let nobody = Answer::Unacknowledged(replicas.error(0), None);
+    assert_eq!(after(&overtaken, 2), nobody);
     for other in [Answer::Lost, Answer::Stale, Answer::Held(HeldBy::new())] {
-        assert_eq!(other.clone().acknowledged(0, replicas), other);
+        assert_eq!(after(&other, 0), other);
+    }
+}
+
+#[test]
+fn a_server_that_does_not_say_who_has_acknowledged_makes_what_it_wrote_a_doubt() {
+    let replicas = Replicas::new(1, Duration::from_secs(1)).unwrap();
+    let refused = || Err(ServerError::new("NOPERM", "no permission").into());
+    let fence = FencingToken::new(7);
+    for written in [
+        Answer::Granted { fence, left: None },
+        Answer::Extended(None),
+        Answer::Extended(Some(Duration::from_secs(1))),
+    ] {
+        let error = written.acknowledged(refused(), replicas).unwrap_err();
+        assert!(error.may_have_executed());
+    }
+    for other in [Answer::Lost, Answer::Stale, Answer::Held(HeldBy::new())] {
+        let same = other.clone().acknowledged(refused(), replicas);
+        assert_eq!(same.unwrap(), other);
     }
 }
 

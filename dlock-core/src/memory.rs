@@ -139,12 +139,21 @@ impl Datastore for MemoryDatastore {
                 unlock(state);
                 return Ok(AcquireOutcome::Held(held));
             }
-            record.handed_to = None;
-            record.valid_until = record.valid_until.max(valid_until);
-            return Ok(AcquireOutcome::granted(
-                now.until(record.valid_until),
-                record.fence,
-            ));
+            let before = record.valid_until;
+            record.valid_until = match record.handed_to.take() {
+                // Nobody relied on the hand-over. If the holder dies, the lock must not stay taken
+                // for longer than its time to live.
+                Some(_) => valid_until,
+                // A repeated claim never shortens the lease.
+                None => before.max(valid_until),
+            };
+            let granted = AcquireOutcome::granted(now.until(record.valid_until), record.fence);
+            if record.valid_until < before {
+                // The waiters sleep until the end of the hand-over.
+                state.wake_all(key);
+            }
+            unlock(state);
+            return Ok(granted);
         }
         state.sweep(now);
         let fence = state.grant(claim, valid_until, None);

@@ -52,6 +52,7 @@ fn made_of(data: &[u8]) -> Record {
     let (key, holder) = text.split_at(text.len().min(250));
     let holding = StoredGrant {
         owner: OwnerToken::from_hex(&format!("{:032x}", number(0))).expect("32 digits"),
+        is_handed: number(16) % 2 == 1,
         sequence: number(8),
         ends: End {
             boot: printable(&data[..data.len().min(36)]),

@@ -98,6 +98,7 @@ pub(crate) fn granted(
         fence: next_fence(last_fence, now.wall).ok_or(FencesUsedUp)?,
         holding: Some(StoredGrant {
             owner,
+            is_handed: false,
             sequence: 0,
             ends: now.after(ttl),
             holder: holder.to_owned(),
@@ -114,7 +115,9 @@ pub(crate) fn is_free(stored: Option<&Record>, now: &Now<'_>) -> bool {
     time_left(stored, now).is_none()
 }
 
-/// Decides a repeated claim: it never shortens the lease.
+/// Decides a claim of the owner that the record names: a repeated one, which never shortens the
+/// lease, or that of a waiter that was handed the key. Nobody relied on the hand-over, so its lease
+/// begins now: it would otherwise outlast a shorter time to live if the holder dies.
 fn repeated(
     mut live: Live,
     claim: &Claim,
@@ -122,9 +125,10 @@ fn repeated(
     now: &Now<'_>,
 ) -> Decision<AcquireOutcome> {
     let fence = FencingToken::new(live.fence);
-    if live.left >= ttl {
+    if live.left >= ttl && !live.holding.is_handed {
         return Decision::unchanged(AcquireOutcome::granted(live.left, fence));
     }
+    live.holding.is_handed = false;
     live.holding.ends = now.after(ttl);
     let granted = AcquireOutcome::granted(ttl, fence);
     Decision::written(granted, live.into_record(), is_done(claim.holder()))
@@ -144,6 +148,7 @@ pub(crate) fn extend(
         return Decision::unchanged(lease.extended(live.left));
     }
     let durable = must_outlive_the_process(lease, ttl);
+    live.holding.is_handed = false;
     live.holding.sequence = lease.sequence();
     live.holding.ends = now.after(ttl);
     if live.holding.holder != lease.holder() {

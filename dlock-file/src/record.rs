@@ -16,6 +16,7 @@
 //! Spaces pad it to a multiple of 512 bytes, so that most records have the same length and one can
 //! be written over another.
 //!
+//! A key that was handed to a waiter, which has not claimed it yet, has `handed` instead of `owner`.
 //! A key that nobody holds keeps its last token. Its record has the line `free` instead of those
 //! from `owner` to `holder`.
 
@@ -52,6 +53,8 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredGrant {
     pub(crate) owner: OwnerToken,
+    /// Whether it was handed to this owner, which has not claimed it yet.
+    pub(crate) is_handed: bool,
     /// The number of the highest extend that was carried out.
     pub(crate) sequence: u64,
     pub(crate) ends: End,
@@ -91,7 +94,8 @@ impl Record {
             None => writeln!(text, "free"),
             Some(holding) => writeln!(
                 text,
-                "owner {}\nsequence {}\nboot {}\nends-boottime {}\nends-wall {}\nholder {}",
+                "{} {}\nsequence {}\nboot {}\nends-boottime {}\nends-wall {}\nholder {}",
+                if holding.is_handed { "handed" } else { "owner" },
                 holding.owner,
                 holding.sequence,
                 holding.ends.boot,
@@ -133,8 +137,14 @@ impl Record {
         let holding = if first == "free" {
             None
         } else {
+            let (state, owner) = first.split_once(' ')?;
             Some(StoredGrant {
-                owner: OwnerToken::from_hex(first.strip_prefix("owner ")?)?,
+                owner: OwnerToken::from_hex(owner)?,
+                is_handed: match state {
+                    "owner" => false,
+                    "handed" => true,
+                    _ => return None,
+                },
                 sequence: field("sequence ")?.parse().ok()?,
                 ends: End {
                     boot: field("boot ")?.to_owned(),
@@ -218,20 +228,21 @@ mod tests {
 
     fn records() -> impl Strategy<Value = Record> {
         let end = ("[0-9a-f+-]{0,40}", any::<u64>(), any::<u64>());
-        let holding = (any::<u64>(), any::<u64>(), end, "[ -~]{0,512}");
-        let holding =
-            holding.prop_map(
-                |(owner, sequence, (boot, boottime, wall), holder)| StoredGrant {
-                    owner: OwnerToken::from_hex(&format!("{owner:032x}")).unwrap(),
-                    sequence,
-                    ends: End {
-                        boot,
-                        boottime: Time::from_nanos(boottime),
-                        wall,
-                    },
-                    holder,
+        let owner = (any::<u64>(), any::<bool>());
+        let holding = (owner, any::<u64>(), end, "[ -~]{0,512}");
+        let holding = holding.prop_map(
+            |((owner, is_handed), sequence, (boot, boottime, wall), holder)| StoredGrant {
+                owner: OwnerToken::from_hex(&format!("{owner:032x}")).unwrap(),
+                is_handed,
+                sequence,
+                ends: End {
+                    boot,
+                    boottime: Time::from_nanos(boottime),
+                    wall,
                 },
-            );
+                holder,
+            },
+        );
         let record = ("[!-~]{1,250}", any::<u64>(), proptest::option::of(holding));
         record.prop_map(|(key, fence, holding)| Record {
             key,
@@ -327,7 +338,7 @@ mod tests {
         }
 
         #[test]
-        fn no_body_with_a_correct_checksum_panics(body in "dlock record 1\n(key a\n)?(fence [0-9]{0,30}\n)?(free\n|owner [0-9a-f]{30,34}\n)?[ -~\n]{0,200}") {
+        fn no_body_with_a_correct_checksum_panics(body in "dlock record 1\n(key a\n)?(fence [0-9]{0,30}\n)?(free\n|(owner|handed) [0-9a-f]{30,34}\n)?[ -~\n]{0,200}") {
             let text = with_check(body);
             if let Ok(record) = Record::from_text(text.as_bytes()) {
                 prop_assert_eq!(Record::from_text(record.to_text().as_bytes()), Ok(record));

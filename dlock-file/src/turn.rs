@@ -1,9 +1,8 @@
 //! Whose turn it is: the decisions about a key that has waiters.
 //!
 //! A key that becomes free is handed to its first waiter: the record says that the waiter holds it,
-//! for a moment. The waiter's process is notified, and the waiter claims. For the store that is a
-//! repeated claim, which raises the lease to its full time. A hand-over takes the waiter off the
-//! queue for good. So a waiter that misses its turn makes the others wait only once.
+//! for a moment. The waiter's process is notified, and the waiter claims, which gives it a lease of
+//! the time that it asks for. A hand-over takes the waiter off the queue for good. So a waiter that misses its turn makes the others wait only once.
 //!
 //! A process may die between any two steps. The record is written first: then the key is the
 //! waiter's, whether or not its line is crossed out and its process notified. Each waiter claims
@@ -42,7 +41,8 @@ pub(crate) fn acquire(
     queue: &mut Queue<'_>,
     pipe: Option<String>,
 ) -> Result<Decision<AcquireOutcome>, FencesUsedUp> {
-    let is_free = !queue.is_empty() && operations::is_free(stored.as_ref(), now);
+    let left = operations::time_left(stored.as_ref(), now);
+    let is_free = !queue.is_empty() && left.is_none();
     let first = is_free.then(|| queue.first(Some(claim.owner()))).flatten();
     let mut decision = match first.filter(|first| first.owner != claim.owner()) {
         // A newcomer does not overtake.
@@ -61,7 +61,10 @@ pub(crate) fn acquire(
     };
     if let Some(pipe) = pipe {
         match decision.answer {
-            AcquireOutcome::Granted(_) => queue.remove(claim.owner()),
+            AcquireOutcome::Granted(_) => {
+                queue.remove(claim.owner());
+                tell_of_earlier_end(&mut decision, left, ttl, queue);
+            }
             AcquireOutcome::Held(held) => {
                 let retry_in = wait(claim, &held, queue, pipe);
                 decision.answer = AcquireOutcome::Held(held.with_retry_in(retry_in));
@@ -71,7 +74,7 @@ pub(crate) fn acquire(
     Ok(decision)
 }
 
-/// Decides an extend. If it makes the lease shorter, the first waiter must learn of the new end.
+/// Decides an extend.
 pub(crate) fn extend(
     stored: Option<Record>,
     lease: &Lease,
@@ -84,6 +87,18 @@ pub(crate) fn extend(
     }
     let before = operations::time_left(stored.as_ref(), now);
     let mut decision = operations::extend(stored, lease, ttl, now);
+    tell_of_earlier_end(&mut decision, before, ttl, queue);
+    decision
+}
+
+/// If the key that was held for `before` is held for `ttl` now, and that is shorter, the first
+/// waiter must learn of it.
+fn tell_of_earlier_end<A>(
+    decision: &mut Decision<A>,
+    before: Option<Duration>,
+    ttl: Duration,
+    queue: &mut Queue<'_>,
+) {
     if decision.write.is_some() && before > Some(ttl) {
         decision.turn = queue.first(None).map(|waiter| {
             Box::new(Turn {
@@ -93,7 +108,6 @@ pub(crate) fn extend(
             })
         });
     }
-    decision
 }
 
 /// Decides a release by the owner of `claim`, which also waits no longer.
@@ -176,7 +190,10 @@ fn handed(
     now: &Now<'_>,
 ) -> Result<(Record, HeldBy), FencesUsedUp> {
     let Waiter { owner, holder, .. } = waiter;
-    let record = operations::granted(key, last_fence, *owner, holder, HAND_OVER, now)?;
+    let mut record = operations::granted(key, last_fence, *owner, holder, HAND_OVER, now)?;
+    if let Some(holding) = &mut record.holding {
+        holding.is_handed = true;
+    }
     let held = HeldBy::new()
         .with_expires_in(HAND_OVER)
         .with_fence(FencingToken::new(record.fence))

@@ -52,6 +52,7 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
     for (key, events) in &keys {
         let leases = leases(events);
         properties::exclusion(&leases, &harms, report);
+        properties::length(&leases, granularity, report);
         properties::own(&leases, events, confirms, &harms, report);
         properties::resource(&leases, &harms, report);
         properties::min_hold(&leases, &harms, report);
@@ -60,6 +61,7 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
         outside::outlived(events, report);
         outside::commands(events, report);
         outside::thrives(events, report);
+        outside::pace(events, report);
         waiting(&leases, events, &quiet, granularity, rules, report);
         if fenced {
             let place = (Arc::clone(store), Arc::clone(key));

@@ -170,6 +170,21 @@ pub enum What {
         /// How often.
         least: u64,
     },
+    /// From `before` until `after` an actor used the key alone, or beside processes that crashed.
+    /// All such times are compared together.
+    Paced {
+        /// The name of its file.
+        actor: String,
+        /// Beside others: the actor must be granted the key at least at one part in this many of
+        /// the rate that it has alone, and once.
+        share: Option<u64>,
+    },
+    /// A process was killed that held the key, or had been handed it: so the key stays taken, until
+    /// then at the latest.
+    Orphaned {
+        /// The end of its lease.
+        until: Time,
+    },
     /// A command that ran a job under the lock ended.
     Exited {
         /// The exit code, 128 and the number of the signal, or a word.
@@ -276,6 +291,10 @@ impl fmt::Display for What {
             What::Calm { patience } => write!(f, "calm {}", patience.as_nanos()),
             What::Doomed { by, why } => write!(f, "doomed {} {}", by.as_nanos(), word(why)),
             What::Thrives { actor, least } => write!(f, "thrives {} {least}", word(actor)),
+            What::Paced { actor, share } => {
+                write!(f, "paced {} {}", word(actor), optional(*share))
+            }
+            What::Orphaned { until } => write!(f, "orphaned {}", until.as_nanos()),
             What::Exited { status } => write!(f, "exited {}", word(status)),
             What::Amiss { text } => write!(f, "amiss {}", word(text)),
         }
@@ -444,6 +463,13 @@ impl<'a> Fields<'a> {
             "thrives" => What::Thrives {
                 actor: self.value()?,
                 least: self.value()?,
+            },
+            "paced" => What::Paced {
+                actor: self.value()?,
+                share: self.optional()?,
+            },
+            "orphaned" => What::Orphaned {
+                until: self.time()?,
             },
             "exited" => What::Exited {
                 status: self.value()?,

@@ -17,6 +17,8 @@ pub(super) struct Lease<'a> {
     pub(super) start: Time,
     /// The end of the lease, as of the last check of the guard.
     pub(super) until: Time,
+    /// The events that gave the lease an end, and the end that each gave it.
+    pub(super) ends: Vec<(&'a Event, Time)>,
     /// When the holder ceased to believe: at that end, when it found the lease lost, or when it
     /// began to release.
     pub(super) end: Time,
@@ -44,7 +46,26 @@ impl<'a> Lease<'a> {
         })
     }
 
+    /// Until when its holder may have relied on what the store had granted when the fault was over:
+    /// to the end of the grant, of an extend that was sent by then, or of its minimum hold. An
+    /// extend to a later end than one time to live and the granularity after the fault was sent
+    /// after it, and so the store still had the lease.
+    fn could_last(&self, fault: &Event, granularity: Duration) -> Time {
+        let latest = fault
+            .after
+            .saturating_add(self.ttl)
+            .saturating_add(granularity);
+        let ends = self.ends.iter().filter(|(event, until)| {
+            matches!(event.what, What::Granted { .. }) || *until <= latest
+        });
+        let ends = ends.map(|(_, until)| *until).chain(self.kept_until());
+        ends.max().unwrap_or(self.start)
+    }
+
     fn take(&mut self, event: &'a Event) {
+        if let What::Extended { until, .. } | What::Shortened { until, .. } = event.what {
+            self.ends.push((event, until));
+        }
         match event.what {
             What::Extended { until, .. } => self.until = until,
             // The holder relied on the lease up to the check.
@@ -87,6 +108,7 @@ pub(super) fn leases<'a>(events: &[&'a Event]) -> Vec<Lease<'a>> {
                     min_hold,
                     start: event.after,
                     until,
+                    ends: vec![(event, until)],
                     end: until,
                     lost: None,
                     releasing: None,
@@ -128,14 +150,12 @@ impl<'a> Harms<'a> {
 
     /// What excuses that something which should not be was from `from` to `to`, and that `lease`
     /// was broken by it: a fault that came after the lease was asked for and before the wrong
-    /// began. It excuses for one time to live and the granularity, no longer.
+    /// began. It excuses for as long as the lease could last by what was granted before the fault
+    /// was over, no longer.
     pub(super) fn excuse(&self, lease: &Lease<'_>, from: Time, to: Time) -> Option<&'a Event> {
         self.events.iter().copied().find(|fault| {
-            let over = fault
-                .after
-                .saturating_add(lease.ttl)
-                .saturating_add(self.granularity);
-            lease.granted.before <= fault.after && fault.before <= from && to <= over
+            let is_between = lease.granted.before <= fault.after && fault.before <= from;
+            is_between && to <= lease.could_last(fault, self.granularity)
         })
     }
 

@@ -1,6 +1,7 @@
 //! The record of one holding.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dlock_core::{FencingToken, LockGuard, LockOptions, Time};
@@ -16,6 +17,7 @@ pub(super) const NOISE: Duration = Duration::from_millis(2);
 pub(super) trait Guarded {
     fn remaining(&self) -> Duration;
     fn fencing_token(&self) -> Option<FencingToken>;
+    fn on_lost(&self, callback: impl FnOnce() + Send + 'static);
 }
 
 impl Guarded for LockGuard {
@@ -25,6 +27,10 @@ impl Guarded for LockGuard {
 
     fn fencing_token(&self) -> Option<FencingToken> {
         self.fencing_token()
+    }
+
+    fn on_lost(&self, callback: impl FnOnce() + Send + 'static) {
+        self.on_lost(callback);
     }
 }
 
@@ -37,6 +43,10 @@ impl Guarded for dlock_core::aio::LockGuard {
     fn fencing_token(&self) -> Option<FencingToken> {
         self.fencing_token()
     }
+
+    fn on_lost(&self, callback: impl FnOnce() + Send + 'static) {
+        self.on_lost(callback);
+    }
 }
 
 /// What was written down of a holding so far.
@@ -45,7 +55,8 @@ pub(super) struct Ledger {
     key: Arc<str>,
     holding: u64,
     until: Time,
-    lost: bool,
+    /// Whether the loss is on record, by a look or by the guard's callback.
+    lost: Arc<AtomicBool>,
 }
 
 impl Ledger {
@@ -67,13 +78,27 @@ impl Ledger {
             min_hold: options.min_hold().unwrap_or_default(),
         };
         recorder.record(key, (before, after), what);
-        Ledger {
+        let ledger = Ledger {
             recorder: recorder.clone(),
             key: key.into(),
             holding,
             until,
-            lost: false,
-        }
+            lost: Arc::default(),
+        };
+        ledger.record_loss(guard);
+        ledger
+    }
+
+    /// Records a loss when it is declared: its holder may be blocked, or look much later.
+    fn record_loss(&self, guard: &impl Guarded) {
+        let (log, key, lost) = (self.recorder.log(), self.key.clone(), self.lost.clone());
+        let holding = self.holding;
+        guard.on_lost(move || {
+            let now = now();
+            if !lost.swap(true, Ordering::SeqCst) {
+                log.record(&key, (now, now), What::Lost { holding });
+            }
+        });
     }
 
     /// Until when the lease lasts, as far as the record goes.
@@ -85,13 +110,11 @@ impl Ledger {
     pub(super) fn look(&mut self, guard: &impl Guarded) -> Duration {
         let before = now();
         let remaining = guard.remaining();
-        if self.lost {
-            return remaining;
-        }
         let (holding, until) = (self.holding, before.saturating_add(remaining));
         if remaining.is_zero() {
-            self.lost = true;
-            self.record((before, now()), What::Lost { holding });
+            if !self.lost.swap(true, Ordering::SeqCst) {
+                self.record((before, now()), What::Lost { holding });
+            }
         } else if until > self.until.saturating_add(NOISE) {
             self.until = until;
             self.record((before, now()), What::Extended { holding, until });

@@ -10,6 +10,8 @@
 //!
 //! - **Exclusion.** The leases of a key, as their holders believed in them, never overlap.
 //! - **Own.** No lease ends before its holder's reckoning, whatever others release or extend.
+//! - **Length.** No lease is reckoned with for longer than its time to live and the store's
+//!   granularity.
 //! - **Fencing.** Tokens strictly increase in the real-time order of grants, and always.
 //! - **Guarded resource.** It never accepts a lower token after a higher one, and never refuses a
 //!   holder whose lease is valid.
@@ -28,8 +30,8 @@
 //!   something.
 //!
 //! Where a store lost its data, or its clock was set, two may believe for a while that they hold a
-//! lock: for at most one time to live and the store's granularity, counted from the event. So much
-//! is excused, counted and reported, and nothing else. Fencing tokens are never excused. A store
+//! lock: until the end of a lease that the store had granted by then, as its holder recorded it. So
+//! much is excused, counted and reported, and nothing else. Fencing tokens are never excused. A store
 //! that [confirms](dlock_core::Datastore::confirm) may declare a lease shorter than it granted it;
 //! that is counted as cut short.
 //!

@@ -1,6 +1,7 @@
 //! What can be observed from outside of the processes that lock: commands that run jobs, and
 //! processes that crash.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dlock_core::Time;
@@ -26,6 +27,23 @@ impl Recorder {
         let actor = actor.to_owned();
         let span = (since, since.saturating_add(lasts));
         self.record(key, span, What::Thrives { actor, least });
+    }
+
+    /// Records that since then `actor` used `key` alone, or, with a `share`, beside processes that
+    /// crashed: then it must be granted the key at least at one part in `share` of the rate that it
+    /// has alone, and once. All these times are compared together, so take turns between the two: a
+    /// machine that is busy for a while then slows both. A time in which the key was
+    /// [orphaned](Self::orphaned) does not count.
+    pub fn paced(&self, key: &str, actor: &str, share: Option<u64>, since: Time) {
+        let actor = actor.to_owned();
+        self.record(key, (since, now()), What::Paced { actor, share });
+    }
+
+    /// Records that a process was just killed that held `key`, or had been handed it. The lease ends
+    /// in `left`.
+    pub fn orphaned(&self, key: &str, since: Time, left: Duration) {
+        let until = now().saturating_add(left);
+        self.record(key, (since, now()), What::Orphaned { until });
     }
 
     /// Records how the command of this actor ended, which was started at `since`.
@@ -104,15 +122,7 @@ pub(super) fn thrives(events: &[&Event], report: &mut Report) {
         let What::Thrives { actor, least } = &demand.what else {
             continue;
         };
-        let granted: Vec<&Event> = events
-            .iter()
-            .copied()
-            .filter(|event| {
-                matches!(event.what, What::Granted { .. })
-                    && *event.actor == **actor
-                    && (demand.before..=demand.after).contains(&event.after)
-            })
-            .collect();
+        let granted = granted_to(actor, demand, events);
         let times = granted.len();
         if u64::try_from(times).is_ok_and(|times| times >= *least) {
             continue;
@@ -123,6 +133,100 @@ pub(super) fn thrives(events: &[&Event], report: &mut Report) {
         );
         let mut shown = vec![*demand];
         shown.extend(granted.last());
+        report
+            .violations
+            .push(Violation::new(Property::Thrives, text, &shown));
+    }
+}
+
+/// The grants to an actor in the time of an event.
+fn granted_to<'a>(actor: &str, time: &Event, events: &[&'a Event]) -> Vec<&'a Event> {
+    let granted = events.iter().copied().filter(|event| {
+        matches!(event.what, What::Granted { .. })
+            && *event.actor == *actor
+            && (time.before..=time.after).contains(&event.after)
+    });
+    granted.collect()
+}
+
+/// The times of an actor with a key, alone or beside others.
+#[derive(Default)]
+struct Pace<'a> {
+    times: Vec<&'a Event>,
+    lasts: Duration,
+    grants: u128,
+}
+
+impl<'a> Pace<'a> {
+    fn add(&mut self, time: &'a Event, events: &[&Event]) {
+        let What::Paced { actor, .. } = &time.what else {
+            return;
+        };
+        let lasts = time.before.until(time.after);
+        self.times.push(time);
+        self.lasts += lasts.saturating_sub(orphaned(time, events));
+        self.grants += granted_to(actor, time, events).len() as u128;
+    }
+}
+
+/// How much of the time of `time` the key belonged to a process that was dead: until the end of its
+/// lease, or until somebody else was granted the key.
+fn orphaned(time: &Event, events: &[&Event]) -> Duration {
+    let mut spans = Vec::new();
+    for event in events {
+        let What::Orphaned { until } = event.what else {
+            continue;
+        };
+        let next = events
+            .iter()
+            .filter(|next| matches!(next.what, What::Granted { .. }) && next.after > event.before);
+        let next = next.map(|next| next.after).min().unwrap_or(Time::MAX);
+        spans.push((
+            event.before.max(time.before),
+            until.min(next).min(time.after),
+        ));
+    }
+    spans.sort();
+    let (mut sum, mut counted) = (Duration::ZERO, time.before);
+    for (from, to) in spans {
+        sum += from.max(counted).until(to);
+        counted = counted.max(to);
+    }
+    sum
+}
+
+/// A healthy process keeps its share of the rate that it has alone.
+pub(super) fn pace(events: &[&Event], report: &mut Report) {
+    let mut actors: BTreeMap<&str, (Pace<'_>, Pace<'_>, u64)> = BTreeMap::new();
+    for time in events {
+        let What::Paced { actor, share } = &time.what else {
+            continue;
+        };
+        let (alone, beside, of) = actors.entry(actor).or_default();
+        match share {
+            None => alone.add(time, events),
+            Some(share) => {
+                beside.add(time, events);
+                *of = *share;
+            }
+        }
+    }
+    for (actor, (alone, beside, share)) in actors {
+        if beside.times.is_empty() {
+            continue;
+        }
+        report.figures.thrived += 1;
+        let parts = alone.lasts.as_nanos().max(1) * u128::from(share.max(1));
+        let least = (alone.grants * beside.lasts.as_nanos() / parts).max(1);
+        if beside.grants >= least {
+            continue;
+        }
+        let text = format!(
+            "{actor} was granted the key {} times in {:?} beside processes that crashed, and {} \
+             times in {:?} alone: at least {least} are wanted",
+            beside.grants, beside.lasts, alone.grants, alone.lasts
+        );
+        let shown = [beside.times, alone.times].concat();
         report
             .violations
             .push(Violation::new(Property::Thrives, text, &shown));

@@ -67,6 +67,25 @@ fn last_words<'a>(lease: &Lease<'a>) -> impl Iterator<Item = &'a Event> {
         .flatten()
 }
 
+/// No lease is reckoned with for longer than its time to live and the granularity: that long the
+/// key stays taken if its holder dies.
+pub(super) fn length(leases: &[Lease<'_>], granularity: Duration, report: &mut Report) {
+    for lease in leases {
+        let most = lease.ttl.saturating_add(granularity);
+        let too_long = lease
+            .ends
+            .iter()
+            .find(|(event, until)| event.after.until(*until) > most);
+        let Some((event, until)) = too_long else {
+            continue;
+        };
+        let (lasts, ttl) = (event.after.until(*until), lease.ttl);
+        let text = format!("a lease of {lasts:?} was granted, where {ttl:?} was asked for");
+        let violation = Violation::new(Property::Length, text, &[lease.granted, event]);
+        report.violations.push(violation);
+    }
+}
+
 /// No lease ends before its holder's reckoning. A store that confirms may say itself that it keeps
 /// a lease for less than it granted; that it denies the lease is another matter.
 pub(super) fn own(

@@ -147,6 +147,10 @@ impl Recorder {
         self.record(key, (before, now()), what);
     }
 
+    pub(super) fn log(&self) -> Arc<Log> {
+        Arc::clone(&self.0.log)
+    }
+
     /// The number of a new holding.
     pub(super) fn next_holding(&self) -> u64 {
         self.0.holdings.fetch_add(1, Ordering::Relaxed)

@@ -90,6 +90,8 @@ pub enum Property {
     Exclusion,
     /// No lease ends before its holder's reckoning through what others do.
     Own,
+    /// No lease lasts for longer than its time to live and the store's granularity.
+    Length,
     /// Tokens strictly increase in the real-time order of grants.
     Fencing,
     /// The guarded resource takes no lower token after a higher one, and refuses no holder whose

@@ -7,6 +7,7 @@ use dlock_core::Time;
 use crate::{End, Event, Harm, History, Property, Report, Rules, What};
 
 mod bounds;
+mod declared;
 mod dropped;
 mod outside;
 mod shown;
@@ -182,9 +183,9 @@ fn a_lease_ends_with_its_release_its_loss_or_when_it_was_shortened() {
 
 #[test]
 fn an_overlap_is_excused_by_a_loss_of_data_for_one_time_to_live_and_no_longer() {
-    let extended = |until| {
+    let extended = |actor, time, until| {
         let until = at(until);
-        event("a", 200, 201, What::Extended { holding: 0, until })
+        event(actor, time, time + 1, What::Extended { holding: 0, until })
     };
     for harm in [Harm::Loss, Harm::Clock] {
         let events = [
@@ -195,16 +196,14 @@ fn an_overlap_is_excused_by_a_loss_of_data_for_one_time_to_live_and_no_longer() 
         let report = check(&[&events]);
         assert!(report.violations.is_empty(), "{report}");
         assert_eq!(report.figures.excused_overlaps, 1);
-        // What was renewed after the loss has no excuse.
-        let long = extended(410 + TTL + GRANULARITY + 1);
-        let mut second = granted("b", 500, 505, 11);
-        if let What::Granted { until, .. } = &mut second.what {
-            *until = at(9000);
+        // What may have been renewed before the loss is excused to its end; what was renewed after
+        // it has no excuse, however long the first grant was for.
+        let longest = 410 + TTL + GRANULARITY;
+        let second = extended("b", 1400, 2400);
+        for (until, found) in [(longest, &[][..]), (longest + 1, &[Property::Exclusion])] {
+            let first = extended("a", 415, until);
+            assert_eq!(violated(&[&events, &[first, second.clone()]]), found);
         }
-        assert_eq!(
-            violated(&[&[events[0].clone(), second, events[2].clone(), long]]),
-            [Property::Exclusion]
-        );
     }
     // Not what was before the fault, not what was granted to both after it, and not by a fault that
     // loses nothing.
@@ -225,6 +224,34 @@ fn an_overlap_is_excused_by_a_loss_of_data_for_one_time_to_live_and_no_longer() 
         granted("b", 500, 505, 11),
     ];
     assert_eq!(violated(&[&after]), [Property::Exclusion]);
+}
+
+#[test]
+fn a_lease_that_is_longer_than_was_asked_for_is_found_and_excused_to_its_own_end() {
+    let grant = |until| {
+        let mut first = granted("a", 0, 5, 10);
+        if let What::Granted { until: end, .. } = &mut first.what {
+            *end = at(until);
+        }
+        first
+    };
+    let longest = 5 + TTL + GRANULARITY;
+    assert_eq!(violated(&[&[grant(longest)]]), NOTHING);
+    assert_eq!(violated(&[&[grant(longest + 1)]]), [Property::Length]);
+    let until = at(500 + TTL + GRANULARITY + 1);
+    let extended = event("a", 490, 500, What::Extended { holding: 0, until });
+    assert_eq!(
+        violated(&[&[granted("a", 0, 5, 10), extended]]),
+        [Property::Length]
+    );
+    // The loss of data that breaks it is none of its holder's fault.
+    let broken = [
+        grant(3000),
+        fault(400, 410, Harm::Loss),
+        granted("b", 1000, 1005, 11),
+        lost("a", 1900),
+    ];
+    assert_eq!(violated(&[&broken]), [Property::Length]);
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dlock_core::{Clock, Time};
+use dlock_core::{Clock, Datastore, Time};
 use dlock_history::{Harm, Recorder};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Failure;
 use crate::backend::{Backend, LockSpec};
@@ -25,14 +26,20 @@ pub(crate) const NAME: LockSpec = LockSpec {
     ttl: Duration::from_millis(1000),
     hot: true,
 };
-/// How long it is shared with the crashing processes.
+/// How long it is shared with the crashing processes, in all.
 pub(crate) const LASTS: Duration = Duration::from_secs(5);
-/// Before that, the healthy process has the lock alone for this time.
+/// For how long the healthy process has the lock alone, in all.
 const ALONE: Duration = Duration::from_secs(2);
+/// In so many turns the process has the lock alone and then shares it. The machine may be busy with
+/// something else for seconds, which must not hit the one and not the other.
+const TURNS: u32 = 4;
+/// Before a time beside crashing processes counts, each of them has died once.
+const WARMS_UP: Duration = Duration::from_millis(LIVES.end);
 /// Beside crashing processes it must get the lock at least at one part in this many of the rate
-/// that it has alone. The machine may be busy, and a process that dies as the holder keeps the lock
-/// for one time to live.
-const SHARE: u128 = 6;
+/// that it has alone. The machine may be busy: then each hand-over to another process takes long.
+const SHARE: u64 = 6;
+/// A process that dies after it was handed the lock keeps it for at most this time, as documented.
+const HANDED_FOR: Duration = Duration::from_millis(1200);
 /// It must get the lock again within this time after many waiters died. The documentation says
 /// about a second.
 const AGAIN_WITHIN: Duration = Duration::from_secs(6);
@@ -58,18 +65,33 @@ pub(crate) struct Waiters<'a> {
     watcher: Watcher,
 }
 
+/// Processes that wait, are killed, and start again.
+struct CrashLoop<'a> {
+    actor: &'a str,
+    name: LockSpec,
+    /// Each process, and when it is killed.
+    slots: Vec<(Waiters<'a>, Time)>,
+    orphans: Option<Orphans>,
+    random: Random,
+    started: u64,
+}
+
+/// Records what the killed leave behind.
+struct Orphans {
+    store: Box<dyn Datastore>,
+    record: Recorder,
+}
+
 /// How a waiter uses its lock.
 #[derive(Clone, Copy)]
 struct Habit {
     threads: u64,
     holds: Duration,
-    pauses: Duration,
 }
 
 const CRASHES: Habit = Habit {
     threads: 1,
     holds: Duration::ZERO,
-    pauses: Duration::ZERO,
 };
 
 impl Crashes<'_> {
@@ -78,20 +100,15 @@ impl Crashes<'_> {
         for (number, planned) in plan.iter().enumerate() {
             sleep_until(round.start.saturating_add(planned.at));
             let since = Clock::BOOTTIME.now();
-            let mut random = Random::new(self.seed, &[6, number as u64]);
+            let random = Random::new(self.seed, &[6, number as u64]);
             match planned.fault {
                 Fault::DeadWaiters(name, processes, threads) => {
                     self.many_die(&format!("dead-{number}"), name, processes, threads)?;
                 }
                 Fault::CrashingWaiters(name, processes) => {
-                    let until = since.saturating_add(planned.lasts);
-                    self.crash(
-                        &format!("loop-{number}"),
-                        name,
-                        processes,
-                        until,
-                        &mut random,
-                    )?;
+                    let actor = format!("loop-{number}");
+                    let mut crash_loop = self.crash_loop(&actor, name, processes, random)?;
+                    crash_loop.run_until(since.saturating_add(planned.lasts))?;
                 }
                 ref other => unreachable!("{other:?} is not of waiters"),
             }
@@ -107,45 +124,63 @@ impl Crashes<'_> {
         let mut healthy = self.waiters()?;
         let habit = Habit {
             threads: 1,
+            // The lock is hardly ever free, so the crashing processes wait for it and rarely die as
+            // its holder.
             holds: Duration::from_millis(20),
-            pauses: match self.sabotage {
-                // After its first hold it pauses until the end of the round.
-                Some(Sabotage::Starves) => ENDS_WITHIN / 3,
-                // The lock is hardly ever free, so the crashing processes wait for it and rarely
-                // die as its holder.
-                _ => Duration::ZERO,
-            },
         };
         healthy.start("healthy", NAME, habit)?;
         self.wait_for_grants("healthy", 1, AGAIN_WITHIN * 2)?;
-        let before = self.grants("healthy")?;
-        thread::sleep(ALONE);
-        let alone = self.grants("healthy")?.saturating_sub(before);
-        let least = match self.backend {
-            // A hand-over to a process that was killed a moment ago costs the others 1.2 seconds:
-            // the nodes do not say who receives messages.
-            Backend::Cluster => 1,
-            _ => alone as u128 * LASTS.as_millis() / ALONE.as_millis() / SHARE,
-        };
-        let since = Clock::BOOTTIME.now();
-        self.crash("loop", NAME, 3, since.saturating_add(LASTS), &mut random)?;
-        record.fault("crashing-waiters", Harm::None, since);
-        record.thrives(
-            &NAME.key(),
-            "healthy",
-            u64::try_from(least)?.max(1),
-            since,
-            LASTS,
-        );
+        let starves = self.sabotage == Some(Sabotage::Starves);
+        let key = NAME.key();
+        let since_all = Clock::BOOTTIME.now();
+        let mut crash_loop = self.crash_loop("loop", NAME, 3, random.clone())?;
+        crash_loop.orphans = Some(Orphans {
+            store: self.backend.open(self.url, &mut random.clone())?,
+            record: record.clone(),
+        });
+        for _ in 0..TURNS {
+            let since = Clock::BOOTTIME.now();
+            thread::sleep(ALONE / TURNS);
+            record.paced(&key, "healthy", None, since);
+            let warm = Clock::BOOTTIME.now().saturating_add(WARMS_UP);
+            crash_loop.run_until(warm)?;
+            let since = Clock::BOOTTIME.now();
+            if starves {
+                // A little is not enough.
+                crash_loop.run_until(since.saturating_add(LASTS / TURNS / 12))?;
+                healthy.signal(Signal::STOP);
+            }
+            crash_loop.run_until(since.saturating_add(LASTS / TURNS))?;
+            record.paced(&key, "healthy", Some(self.share_of_a_healthy_one()), since);
+            healthy.signal(Signal::CONT);
+            crash_loop.kill();
+            // With the second grant all that the dead have left behind is over.
+            let before = self.grants("healthy")?;
+            self.wait_for_grants("healthy", before + 2, AGAIN_WITHIN)?;
+        }
+        record.fault("crashing-waiters", Harm::None, since_all);
         let processes = random.pick(&[1, 5, 8, 12]);
         let threads = random.pick(&[1, 1, 3, 8]);
+        if starves {
+            healthy.signal(Signal::STOP);
+        }
         let since = Clock::BOOTTIME.now();
         let died = self.many_die("dead", NAME, processes, threads)?;
         record.fault("dead-waiters", Harm::None, since);
         let before = self.grants("healthy")?;
         self.wait_for_grants("healthy", before + 1, AGAIN_WITHIN)?;
-        record.thrives(&NAME.key(), "healthy", 1, died, AGAIN_WITHIN);
+        healthy.signal(Signal::CONT);
+        record.thrives(&key, "healthy", 1, died, AGAIN_WITHIN);
         Ok(healthy)
+    }
+
+    fn share_of_a_healthy_one(&self) -> u64 {
+        match self.backend {
+            // A hand-over to a process that was killed a moment ago costs the others 1.2 seconds:
+            // the nodes do not say who receives messages. One grant in all is enough.
+            Backend::Cluster => u64::MAX,
+            _ => SHARE,
+        }
     }
 
     /// Lets `processes` processes with `threads` threads each wait, and kills them. Returns the
@@ -167,33 +202,24 @@ impl Crashes<'_> {
         Ok(Clock::BOOTTIME.now())
     }
 
-    /// Starts processes that wait, kills them, and starts them again.
-    fn crash(
-        &self,
-        actor: &str,
+    /// Processes that wait for `name`. The first start when the loop runs.
+    fn crash_loop<'a>(
+        &'a self,
+        actor: &'a str,
         name: LockSpec,
         processes: u64,
-        until: Time,
-        random: &mut Random,
-    ) -> Result<(), Failure> {
-        let mut slots = Vec::new();
-        for _ in 0..processes {
-            slots.push((self.waiters()?, Clock::BOOTTIME.now()));
-        }
-        let mut started = 0;
-        while Clock::BOOTTIME.now() < until {
-            for (waiters, dies) in &mut slots {
-                if Clock::BOOTTIME.now() < *dies {
-                    continue;
-                }
-                waiters.kill();
-                waiters.start(&format!("{actor}-{started}"), name, CRASHES)?;
-                *dies = Clock::BOOTTIME.now().saturating_add(random.millis(LIVES));
-                started += 1;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        random: Random,
+    ) -> Result<CrashLoop<'a>, Failure> {
+        let now = Clock::BOOTTIME.now();
+        let slots = (0..processes).map(|_| Ok((self.waiters()?, now)));
+        Ok(CrashLoop {
+            actor,
+            name,
+            slots: slots.collect::<Result<_, Failure>>()?,
+            orphans: None,
+            random,
+            started: 0,
+        })
     }
 
     /// The number of grants to an actor.
@@ -219,7 +245,63 @@ impl Crashes<'_> {
     }
 }
 
+impl CrashLoop<'_> {
+    /// Kills each process after its time, and starts another.
+    fn run_until(&mut self, until: Time) -> Result<(), Failure> {
+        while Clock::BOOTTIME.now() < until {
+            for (waiters, dies) in &mut self.slots {
+                if Clock::BOOTTIME.now() < *dies {
+                    continue;
+                }
+                let (died, killed) = (Clock::BOOTTIME.now(), waiters.process());
+                waiters.kill();
+                if let (Some(process), Some(orphans)) = (killed, &self.orphans) {
+                    orphans.look(self.name, process, died);
+                }
+                let actor = format!("{}-{}", self.actor, self.started);
+                waiters.start(&actor, self.name, CRASHES)?;
+                *dies = Clock::BOOTTIME
+                    .now()
+                    .saturating_add(self.random.millis(LIVES));
+                self.started += 1;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Kills all. Others start when the loop runs again.
+    fn kill(&mut self) {
+        for (waiters, dies) in &mut self.slots {
+            waiters.kill();
+            *dies = Clock::BOOTTIME.now();
+        }
+    }
+}
+
+impl Orphans {
+    /// Records whether this process, which was just killed, has left its lock taken.
+    fn look(&self, name: LockSpec, process: u32, died: Time) {
+        let key = name.key();
+        let held = self.store.inspect().map(|inspect| inspect.holder(&key));
+        let Some(Ok(Some(held))) = held else {
+            return;
+        };
+        let is_its = held.holder().is_some_and(|holder| holder.pid() == process);
+        if let Some(left) = held.expires_in().filter(|_| is_its) {
+            let granularity = self.store.characteristics().granularity;
+            let longest = HANDED_FOR.max(name.ttl.saturating_add(granularity));
+            self.record.orphaned(&key, died, left.min(longest));
+        }
+    }
+}
+
 impl Waiters<'_> {
+    /// The id of the first one.
+    fn process(&self) -> Option<u32> {
+        self.running.first().map(Child::id)
+    }
+
     fn start(&mut self, actor: &str, name: LockSpec, habit: Habit) -> Result<(), Failure> {
         let Crashes {
             backend,
@@ -238,7 +320,7 @@ impl Waiters<'_> {
                 name.id,
                 &habit.threads.to_string(),
             ])
-            .args([name.ttl, habit.holds, habit.pauses].map(|time| time.as_millis().to_string()))
+            .args([name.ttl, habit.holds].map(|time| time.as_millis().to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(errors)
@@ -246,6 +328,13 @@ impl Waiters<'_> {
         self.watcher.send('+', &child);
         self.running.push(child);
         Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        for child in &self.running {
+            // The process is not reaped yet, so its id is not reused even if it is dead.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
     }
 
     fn kill(&mut self) {

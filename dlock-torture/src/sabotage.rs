@@ -34,7 +34,7 @@ pub(crate) enum Sabotage {
     ChangesSignals,
     /// A command whose job ran exits with the status of a job that was not started.
     WrongStatus,
-    /// A healthy process no longer gets its lock.
+    /// A healthy process gets its lock alone, and hardly ever beside processes that crash.
     Starves,
     /// No replica must have acknowledged a grant, though no failover is an excuse. For
     /// `sentinel-replicas`.

@@ -16,21 +16,9 @@ use crate::random::Random;
 /// The pause after an error of the store.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// `waiter BACKEND URL HISTORIES ACTOR SEED NAME THREADS TTL HOLDS PAUSES`, times in milliseconds.
+/// `waiter BACKEND URL HISTORIES ACTOR SEED NAME THREADS TTL HOLDS`, times in milliseconds.
 pub(crate) fn run(words: &[String]) -> Result<(), Failure> {
-    let [
-        backend,
-        url,
-        folder,
-        actor,
-        seed,
-        name,
-        threads,
-        ttl,
-        holds,
-        pauses,
-    ] = words
-    else {
+    let [backend, url, folder, actor, seed, name, threads, ttl, holds] = words else {
         return Err("a waiter is started by dlock-torture itself".into());
     };
     let backend: Backend = backend.parse()?;
@@ -38,7 +26,7 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failure> {
     let store = backend.open(url, &mut random)?;
     let recorder = Recorder::create(Path::new(folder), actor, backend.name(), store)?;
     let millis = |text: &str| Ok::<_, Failure>(Duration::from_millis(text.parse()?));
-    let (ttl, holds, pauses) = (millis(ttl)?, millis(holds)?, millis(pauses)?);
+    let (ttl, holds) = (millis(ttl)?, millis(holds)?);
     let threads: usize = threads.parse()?;
     let options = LockOptions::builder().key_prefix(PREFIX).ttl(ttl);
     let lock = Lock::with_options(recorder.store(), name.as_str(), options)?;
@@ -54,7 +42,6 @@ pub(crate) fn run(words: &[String]) -> Result<(), Failure> {
                             holding.look();
                             // The history has the outcome.
                             let _ = holding.release();
-                            thread::sleep(pauses);
                         }
                         Err(_) => thread::sleep(PAUSE),
                     }

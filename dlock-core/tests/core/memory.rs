@@ -201,6 +201,31 @@ fn a_release_hands_the_key_to_the_first_waiter_for_a_second() {
 }
 
 #[test]
+fn a_waiter_that_was_handed_the_key_holds_it_for_no_longer_than_it_asked() {
+    let world = World::new();
+    let lease = world.hold();
+    let (waiter, next, signal) = (world.claim(), world.claim(), Signal::new());
+    let _watch = world.memory.watch(&waiter, &Signal::new()).unwrap();
+    let _next = world.memory.watch(&next, &signal).unwrap();
+    assert_eq!(
+        world.memory.release(&lease).unwrap(),
+        ReleaseOutcome::Released
+    );
+    let brief = SECOND / 4;
+    let asks = |ttl| match world.memory.acquire(&waiter, ttl).unwrap() {
+        AcquireOutcome::Granted(grant) => grant.ttl,
+        AcquireOutcome::Held(held) => panic!("{held}"),
+    };
+    assert_eq!(asks(brief), brief);
+    assert_eq!(world.holder().expires_in(), Some(brief));
+    // The next waiter may have learned of the end of the hand-over, which is later.
+    assert!(signal.take());
+    // From now on a repeat takes nothing away.
+    assert_eq!(asks(brief / 2), brief);
+    assert_eq!(world.holder().expires_in(), Some(brief));
+}
+
+#[test]
 fn a_waiter_that_left_the_queue_is_handed_nothing() {
     let world = World::new();
     let lease = world.hold();

@@ -233,6 +233,30 @@ fn a_key_whose_lease_is_over_goes_to_the_first_waiter_whoever_claims() {
 }
 
 #[test]
+fn a_waiter_that_was_handed_the_key_holds_it_for_no_longer_than_it_asked() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let ours = acquire(&store, KEY, TTL);
+    let [first, second, third] = [(); 3].map(|()| Waiter::queued(&store));
+    assert_eq!(store.release(&ours).unwrap(), ReleaseOutcome::Released);
+    first.is_woken();
+    // It learns when the hand-over would end.
+    second.is_woken();
+    second.is_refused(&store);
+    let brief = Duration::from_secs(5);
+    let asks = |ttl| granted(store.acquire(&first.claim, ttl).unwrap());
+    assert_eq!(asks(brief).ttl, brief);
+    let left = second.is_refused(&store).expires_in().unwrap();
+    assert!(left <= brief, "{left:?}");
+    // And that the lease ends before.
+    second.is_woken();
+    // From now on a repeat takes nothing away.
+    assert!(asks(brief / 5).ttl > brief / 5);
+    drop((first, second, third));
+    nothing_is_left(&scratch, "everybody has left");
+}
+
+#[test]
 fn a_waiter_that_leaves_with_the_key_in_its_hand_passes_it_on() {
     let scratch = Scratch::new();
     let store = scratch.open();

@@ -25,11 +25,16 @@ pub fn during<T>(f: impl FnOnce() -> T) -> (u64, T) {
 
 /// Counts the bytes that this thread allocates while `f` runs and does not free, at least zero.
 pub fn bytes_kept<T>(f: impl FnOnce() -> T) -> (usize, T) {
-    let before = BYTES.get();
+    let before = balance();
     let result = f();
-    // It wraps around: a thread may free what another one has allocated.
-    let kept = BYTES.get().wrapping_sub(before).cast_signed();
+    let kept = balance().wrapping_sub(before).cast_signed();
     (usize::try_from(kept).unwrap_or(0), result)
+}
+
+/// The bytes that this thread has allocated less those that it has freed. It wraps around: a thread
+/// may free what another one has allocated.
+pub fn balance() -> usize {
+    BYTES.get()
 }
 
 struct Counting;

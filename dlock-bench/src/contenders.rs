@@ -45,7 +45,8 @@ pub(crate) struct Contenders {
     pub(crate) id: String,
     processes: Vec<(Child, ChildStdin)>,
     messages: Receiver<Message>,
-    /// All threads, in the order in which they begin to wait.
+    /// All threads, in the order in which they begin to wait: the first of each process, then the
+    /// second of each, and so on.
     pub(crate) all: Vec<ContenderId>,
 }
 
@@ -79,10 +80,8 @@ impl Contenders {
             contenders.processes.push((child, stdin));
             let send = send.clone();
             thread::spawn(move || listen(process, stdout, &send));
-            contenders
-                .all
-                .extend((0..*count).map(|thread| ContenderId { process, thread }));
         }
+        contenders.all = in_turn(threads);
         for _ in threads {
             contenders
                 .next(PATIENCE)?
@@ -162,6 +161,16 @@ impl Drop for Contenders {
     }
 }
 
+/// All threads of processes with so many each, in the order in which they begin.
+fn in_turn(threads: &[usize]) -> Vec<ContenderId> {
+    let most = threads.iter().max().copied().unwrap_or_default();
+    let of_each = |thread| {
+        let processes = (0..threads.len()).filter(move |process| thread < threads[*process]);
+        processes.map(move |process| ContenderId { process, thread })
+    };
+    (0..most).flat_map(of_each).collect()
+}
+
 fn listen(process: usize, from: ChildStdout, send: &Sender<Message>) {
     for line in BufReader::new(from).lines().map_while(Result::ok) {
         let message = read(process, &line).unwrap_or(Message {
@@ -210,6 +219,14 @@ fn turn(numbers: &str) -> Option<Turn> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_processes_begin_in_turn() {
+        let all = in_turn(&[2, 1, 3]);
+        let all = all.iter().map(|id| (id.process, id.thread));
+        let expected = [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (2, 2)];
+        assert_eq!(all.collect::<Vec<_>>(), expected);
+    }
 
     #[test]
     fn the_lines_of_a_contender_are_parsed() {

@@ -9,6 +9,8 @@ use crate::contenders::{ContenderId, Contenders, Event, Message};
 
 /// The most processes for contenders.
 const PROCESSES: usize = 20;
+/// The pause after one contender of each process was told to wait, in which all of them run.
+const BETWEEN: Duration = Duration::from_millis(20);
 
 /// Spreads one holder and `waiters` waiters over processes. Returns the number of threads of each
 /// process.
@@ -49,6 +51,11 @@ pub(crate) struct TurnTracker<'a> {
 impl<'a> TurnTracker<'a> {
     /// Lets all contenders wait. Each holds the lock for `hold`, which must be long enough that the
     /// previous holder waits again before the next release.
+    ///
+    /// One of each process begins, then another one of each. A process that has all its waiters
+    /// side by side in the queue would get the lock only after seconds, and then keep it: most
+    /// hand-overs would go to no other process, and the few that do would be the first ones that
+    /// the process ever takes part in, which cost far more than the later ones.
     pub(crate) fn begin(contenders: &'a mut Contenders, hold: Duration) -> Result<Self, Failure> {
         let all = contenders.all.clone();
         let mut tracker = TurnTracker {
@@ -58,8 +65,12 @@ impl<'a> TurnTracker<'a> {
             holder: None,
             previous: None,
         };
-        all.into_iter()
-            .try_for_each(|contender| tracker.send(contender))?;
+        for one_of_each in all.chunk_by(|one, next| one.thread == next.thread) {
+            for contender in one_of_each {
+                tracker.send(*contender)?;
+            }
+            tracker.follow(BETWEEN)?;
+        }
         Ok(tracker)
     }
 

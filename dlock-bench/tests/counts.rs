@@ -1,6 +1,8 @@
 //! The counted cost of a pair of acquire and release. Times differ from machine to machine, but
 //! these numbers do not, so the bounds hold everywhere. Lower them when a pair becomes cheaper.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -35,6 +37,9 @@ const FILE_ALLOCATIONS: u64 = 52;
 const ASYNC_CORE_ALLOCATIONS: u64 = 8;
 const ASYNC_REDIS_ALLOCATIONS: u64 = 10;
 const ASYNC_MEMCACHED_ALLOCATIONS: u64 = 14;
+
+/// The most polls of all tasks that wait for a lock from one grant to the next.
+const HAND_OVER_POLLS: u64 = 5;
 
 /// Acquires and releases. The first acquire may have to wait: a fresh memcached grants nothing for
 /// its first seconds.
@@ -100,7 +105,8 @@ fn bytes_of_a_held_lock(store: impl Into<aio::Store>) -> usize {
 }
 
 /// The bytes that each of many tasks keeps while it waits for one lock, on a runtime of one thread.
-fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static) -> usize {
+/// So many begin `at_once`.
+fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: usize) -> usize {
     let waiting = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&waiting);
     let observer = move |event: &LockEvent<'_>| {
@@ -125,17 +131,71 @@ fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static) -> usize {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    // The first ones start what wakes waiters. The others come a hundred at a time: buffers for all
-    // requests at once would depend on how fast the socket takes them.
+    // The first ones start what wakes waiters.
     runtime.block_on(wait(100));
-    let (bytes, ()) = allocations::bytes_kept(|| {
-        for wanted in (100..=MANY).step_by(100) {
-            runtime.block_on(wait(100 + wanted));
-        }
-    });
+    let before = allocations::balance();
+    for wanted in (at_once..=MANY).step_by(at_once) {
+        runtime.block_on(wait(100 + wanted));
+    }
+    // What so many requests at once needed is given back soon.
+    let bytes = || allocations::balance().wrapping_sub(before) / MANY;
+    let start = Instant::now();
+    while bytes() > WAITING_BYTES && start.elapsed() < PATIENCE {
+        runtime.block_on(tokio::time::sleep(Duration::from_millis(10)));
+    }
+    let bytes = bytes();
     drop(runtime);
     drop(guard);
-    bytes / MANY
+    bytes
+}
+
+/// The polls of waiting tasks from one grant to the next, while so many wait for one lock.
+fn polls_of_a_hand_over(server: &RedisServer, waiters: usize) -> u64 {
+    const GRANTS: usize = 20;
+    let (polls, granted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let lock = aio::Lock::new(RedisDatastore::open(&server.url()).unwrap(), "counted");
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime starts");
+    let hand_over = async {
+        for _ in 0..waiters {
+            let (lock, polls, granted) = (lock.clone(), Arc::clone(&polls), Arc::clone(&granted));
+            tokio::spawn(async move {
+                loop {
+                    let mut acquire = lock.acquire();
+                    let guard = poll_fn(|context| {
+                        polls.fetch_add(1, Ordering::Relaxed);
+                        Pin::new(&mut acquire).poll(context)
+                    });
+                    let guard = guard.await.expect("Redis does not fail");
+                    granted.fetch_add(1, Ordering::Relaxed);
+                    guard.release().await.expect("there is no other holder");
+                }
+            });
+        }
+        let until = async |count: usize| {
+            let start = Instant::now();
+            while granted.load(Ordering::Relaxed) < count {
+                assert!(start.elapsed() < PATIENCE * 6, "{granted:?} grants");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // All of them have queued by the time the first one is granted the lock again. Some turns
+        // are measured, of which the least counts: if the server does not answer a heartbeat in
+        // time, all waiters claim.
+        until(2 * waiters).await;
+        let mut least = usize::MAX;
+        for _ in 0..10 {
+            let before = (
+                polls.load(Ordering::Relaxed),
+                granted.load(Ordering::Relaxed),
+            );
+            until(before.1 + GRANTS).await;
+            let grants = granted.load(Ordering::Relaxed) - before.1;
+            least = least.min((polls.load(Ordering::Relaxed) - before.0) / grants);
+        }
+        least
+    };
+    runtime.block_on(hand_over) as u64
 }
 
 /// The bytes that the store in memory keeps for each of many keys, as a server does elsewhere.
@@ -161,11 +221,24 @@ fn a_held_async_lock_keeps_at_most_a_kilobyte() {
 
 #[test]
 fn a_waiting_task_keeps_at_most_four_kilobytes() {
-    let bytes = bytes_of_a_waiting_task(MemoryDatastore::new());
-    assert!((64..=WAITING_BYTES).contains(&bytes), "in memory {bytes}");
+    for at_once in [100, MANY] {
+        let bytes = bytes_of_a_waiting_task(MemoryDatastore::new(), at_once);
+        assert!((64..=WAITING_BYTES).contains(&bytes), "in memory {bytes}");
+        let server = RedisServer::start();
+        let datastore = RedisDatastore::open(&server.url()).unwrap();
+        let bytes = bytes_of_a_waiting_task(datastore, at_once);
+        assert!((64..=WAITING_BYTES).contains(&bytes), "on Redis {bytes}");
+    }
+}
+
+#[test]
+fn a_hand_over_polls_no_more_tasks_if_more_of_them_wait() {
     let server = RedisServer::start();
-    let bytes = bytes_of_a_waiting_task(RedisDatastore::open(&server.url()).unwrap());
-    assert!((64..=WAITING_BYTES).contains(&bytes), "on Redis {bytes}");
+    let (few, many) = (
+        polls_of_a_hand_over(&server, 10),
+        polls_of_a_hand_over(&server, 300),
+    );
+    assert!(many <= few && few <= HAND_OVER_POLLS, "{few} and {many}");
 }
 
 #[test]

@@ -26,6 +26,8 @@ const COUNT: usize = 10_000;
 const MEMORY: &str = "memory:";
 const HELD: &str = "held";
 const WAITING: &str = "waiting";
+/// After this time all tasks are queued, and the buffers for their requests are given back.
+const UNTIL_AT_REST: Duration = Duration::from_secs(2);
 /// A wait for so many tasks to queue. Only a process that hangs takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -55,8 +57,9 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
         text: format!(
             "By how much the resident memory of a process grows, for each of {count} locks that it \
              holds, each with a key of its own, and for each of {count} tasks that wait for one \
-             lock. It includes tokio's task, and what was needed only for a moment and is not \
-             given back: buffers for so many requests at once."
+             lock, all of which begin at once. It is measured {} s after the last one began, and \
+             includes tokio's task, and what was needed only for a moment and is not given back.",
+            UNTIL_AT_REST.as_secs()
         ),
         tables: vec![Table {
             caption: format!("{count} of each"),
@@ -140,6 +143,7 @@ async fn waiting(url: &str, count: usize) -> Result<f64, Failure> {
         spawn_until(1).await;
         let before = resident()?;
         spawn_until(count + 1).await;
+        sleep(UNTIL_AT_REST).await;
         Ok(each(before, resident()?, count))
     };
     let bytes = tokio::time::timeout(PATIENCE, all).await?;

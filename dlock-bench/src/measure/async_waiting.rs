@@ -59,7 +59,9 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
         title: "Async waiters".to_owned(),
         text: format!(
             "As *Hand-over*, on Redis, held for {} ms each: tasks of a runtime in at most 20 \
-             processes, beside threads in as many. Each round starts the processes anew.",
+             processes, beside threads in as many. The processes begin in turn, a waiter of each at \
+             a time, so that most hand-overs go to another process in both forms. Each round \
+             starts the processes anew.",
             HOLD.as_millis()
         ),
         tables: vec![Table {

@@ -450,9 +450,11 @@ impl<W: Send + 'static, R: Replies> Alarm for Connection<W, R> {
         }
         state.rings = found.next.unwrap_or(Time::MAX);
         // A driver that is polled proves that its runtime is driven.
-        let driver = match found.next {
-            Some(_) => state.wakes_driver(now),
-            None => None,
+        // One that has a large buffer gives it back when it is polled.
+        let is_woken = found.next.is_some() || state.queue.rest();
+        let driver = match is_woken {
+            true => state.wakes_driver(now),
+            false => None,
         };
         drop(state);
         if let Some(next) = found.next {

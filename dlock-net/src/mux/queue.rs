@@ -16,6 +16,11 @@ const LEAST_PART: Duration = Duration::from_millis(1);
 /// The least time that a server has beyond the end of a call before it counts as silent.
 const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The most bytes, and the most requests, for which a queue at rest keeps memory. Thousands of
+/// calls at once need more, for a moment.
+const KEPT_BYTES: usize = 64 * 1024;
+const KEPT_SLOTS: usize = 512;
+
 /// Where the outcome of a request goes.
 pub(super) type Outcome<R> = oneshot::Sender<Result<R, Failure>>;
 
@@ -59,6 +64,10 @@ pub(super) struct Queue<E, R> {
     written: usize,
     /// How many bytes of the first unwritten request the socket has.
     partial: usize,
+    /// The capacity of the buffer that [`hand`](Self::hand) filled last.
+    buffered: usize,
+    /// Whether the next `hand` gives memory back.
+    gives_back: bool,
 }
 
 /// One request.
@@ -101,6 +110,8 @@ impl<E, R> Default for Queue<E, R> {
             handed: 0,
             written: 0,
             partial: 0,
+            buffered: 0,
+            gives_back: false,
         }
     }
 }
@@ -167,6 +178,22 @@ impl<E, R> Queue<E, R> {
         debug_assert!(buffer.is_empty());
         std::mem::swap(buffer, &mut self.out);
         (self.rest, self.handed) = (0, self.slots.len());
+        if std::mem::take(&mut self.gives_back) {
+            buffer.shrink_to(KEPT_BYTES);
+            self.out.shrink_to(KEPT_BYTES);
+        }
+        self.buffered = buffer.capacity();
+    }
+
+    /// Gives back what was needed for many requests at once. To be called now and then while there
+    /// is no request. Returns whether the buffer that was handed out last is large as well: it is
+    /// given back when bytes are taken next.
+    pub(super) fn rest(&mut self) -> bool {
+        self.out.shrink_to(KEPT_BYTES);
+        self.request.shrink_to(KEPT_BYTES);
+        self.slots.shrink_to(KEPT_SLOTS);
+        self.gives_back = self.buffered > KEPT_BYTES;
+        self.gives_back
     }
 
     /// The socket has taken `count` bytes of what was handed.

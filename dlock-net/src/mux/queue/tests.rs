@@ -350,3 +350,49 @@ fn requests(mut wire: &[u8]) -> Vec<u8> {
     }
     requests
 }
+
+#[test]
+fn a_queue_at_rest_gives_back_what_many_requests_at_once_needed() {
+    const MANY: usize = 10_000;
+    let mut queue = Queue::default();
+    // As a driver does it: both buffers grow.
+    let mut bytes = Vec::new();
+    for _ in 0..2 {
+        let answers: Vec<_> = (0..MANY).map(|_| push(&mut queue, 0, 100)).collect();
+        bytes.clear();
+        queue.hand(&mut bytes);
+        queue.wrote(bytes.len());
+        assert!(queue.answered(MANY, &mut Vec::new()));
+        drop(answers);
+    }
+    bytes.clear();
+    let large = [bytes.capacity(), queue.out.capacity()];
+    assert!(large.iter().all(|bytes| *bytes > MANY), "{large:?}");
+    assert!(queue.slots.capacity() >= MANY);
+
+    assert!(queue.rest(), "the handed buffer is large");
+    queue.hand(&mut bytes);
+    let kept = [bytes.capacity(), queue.out.capacity()];
+    assert!(kept.iter().all(|bytes| *bytes <= KEPT_BYTES), "{kept:?}");
+    assert!(queue.slots.capacity() <= 2 * KEPT_SLOTS);
+    assert!(!queue.rest(), "nothing is left to give back");
+}
+
+#[test]
+fn a_queue_that_gives_memory_back_loses_no_byte() {
+    let mut queue = Queue::default();
+    let mut bytes = Vec::new();
+    let first = push(&mut queue, 0, 2 * KEPT_BYTES);
+    queue.hand(&mut bytes);
+    queue.wrote(bytes.len());
+    assert!(queue.answered(1, &mut Vec::new()));
+    drop(first);
+    assert!(queue.rest());
+    // More comes before the driver is polled.
+    let _second = push(&mut queue, 0, 3 * KEPT_BYTES);
+    bytes.clear();
+    queue.hand(&mut bytes);
+    assert_eq!(bytes.len(), 3 * KEPT_BYTES);
+    queue.wrote(bytes.len());
+    assert!(queue.answered(1, &mut Vec::new()));
+}

@@ -287,7 +287,8 @@ impl<P: Protocol> World<P> {
         self.go_on(id, Input::Answered(answer))
     }
 
-    /// dlock-redis/src/store.rs, `acquire`: whether the claim's record names its process.
+    /// dlock-redis/src/store/outcomes.rs, `acquire_call`: whether the claim's record names its
+    /// process.
     pub(super) fn is_listening(&self, id: u8) -> bool {
         self.bounds.waits.is_some() && self.client(id).waiting.watched
     }

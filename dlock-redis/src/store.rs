@@ -1,5 +1,6 @@
 //! Locks in Redis, as core wants them.
 
+mod outcomes;
 mod too_few;
 
 use std::fmt;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, Grant, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
+    AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
+    FencingToken, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
 };
 use dlock_net::{
     Endpoint, Limits, Planned, Pool, SharedOwners, call_deadline, deadline_in, in_batches,
@@ -16,14 +17,14 @@ use dlock_net::{
 
 use crate::cluster::Cluster;
 use crate::config::{RedisBuilder, UrlError};
-use crate::error::{lost_reply, unexpected};
-use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Keys, Record};
+use crate::operations::{Answer, Call};
 use crate::pool::ConnectionManager;
 use crate::r2d2;
 use crate::replicas::Replicas;
 use crate::server::{By, Server};
 use crate::servers::Servers;
 use crate::waiting::Waiters;
+pub(crate) use outcomes::{broken, extension, held_by};
 pub(crate) use too_few::unacknowledged;
 
 const TTL_MIN: Duration = Duration::from_millis(10);
@@ -32,9 +33,6 @@ const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 const GRANULARITY: Duration = Duration::from_millis(20);
 /// How many extends are sent in one trip.
 pub(crate) const BATCH: usize = 256;
-/// Who is queued is woken, unless the server has lost it alone: a replica that took over may lack
-/// the last to come.
-const UNTIL_WOKEN: Duration = Duration::from_secs(60);
 /// How many unanswered claims are remembered; more are under way only if as many threads claim at a
 /// time.
 const UNANSWERED_KEPT: usize = 4096;
@@ -158,6 +156,11 @@ impl RedisDatastore {
     pub(crate) fn deadline(&self, claim: &Claim) -> Time {
         call_deadline(claim, self.call_timeout)
     }
+
+    /// One call that belongs to no claim.
+    fn ask(&self, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
+        self.call_within(deadline_in(self.call_timeout), call)
+    }
 }
 
 impl Datastore for RedisDatastore {
@@ -244,165 +247,6 @@ impl Datastore for RedisDatastore {
     }
 }
 
-impl RedisDatastore {
-    pub(crate) fn acquire_call<'a>(&'a self, claim: &'a Claim, ttl: Duration) -> Call<'a> {
-        let (process, queues) = self.waiters.process_of(claim);
-        Call::Acquire {
-            claim,
-            ttl,
-            process,
-            queues,
-            again: self.unanswered.has(claim.owner()),
-            keys: Keys::Few,
-        }
-    }
-
-    /// The outcome of a claim.
-    pub(crate) fn acquired(
-        &self,
-        claim: &Claim,
-        ttl: Duration,
-        answer: Result<(Answer, bool), DatastoreError>,
-    ) -> Result<AcquireOutcome, DatastoreError> {
-        let attempt = answer.and_then(|answer| self.outcome(claim, ttl, answer));
-        match &attempt {
-            Err(error) if error.may_have_executed() => self.unanswered(claim),
-            Ok(AcquireOutcome::Granted(_)) => self.unanswered.remove(claim.owner()),
-            // An earlier copy may have been carried out, or may be carried out after this answer.
-            Err(_) | Ok(AcquireOutcome::Held(_)) => {}
-        }
-        attempt
-    }
-
-    /// A claim may have been carried out, and nobody has heard of it.
-    pub(crate) fn unanswered(&self, claim: &Claim) {
-        self.unanswered.add(claim.owner());
-    }
-
-    fn outcome(
-        &self,
-        claim: &Claim,
-        ttl: Duration,
-        answer: (Answer, bool),
-    ) -> Result<AcquireOutcome, DatastoreError> {
-        match answer {
-            (Answer::Granted { fence, left }, in_doubt) => {
-                self.waiters.granted(claim);
-                let grant = Grant::new(left.unwrap_or(ttl)).with_fence(fence);
-                Ok(AcquireOutcome::Granted(grant.with_copy_to_follow(in_doubt)))
-            }
-            // The first copy of the claim may still be on its way, and win after this holder.
-            (Answer::Held(_), true) => Err(lost_reply()),
-            (Answer::Held(held), false) => Ok(AcquireOutcome::Held(held)),
-            (Answer::Queued(held, place), in_doubt) => {
-                let left = held.expires_in();
-                self.waiters.queued(claim, place, left);
-                if in_doubt {
-                    return Err(lost_reply());
-                }
-                // The first asks again when it knows of no lease any more: a mark may say "done" by
-                // then, which wakes nobody.
-                let retry_in = match left {
-                    Some(left) if place.is_first => left.max(HEARTBEAT_EVERY),
-                    _ => UNTIL_WOKEN,
-                };
-                Ok(AcquireOutcome::Held(
-                    held.with_retry_in(retry_in.min(UNTIL_WOKEN)),
-                ))
-            }
-            (answer, _) => Err(unexpected(&answer)),
-        }
-    }
-
-    pub(crate) fn release_call<'a>(&'a self, lease: &'a Lease) -> Call<'a> {
-        // A release is a call of the lease too, and the last one.
-        let sequence = lease.sequence().saturating_sub(1);
-        self.release_of(lease.claim(), sequence, self.waiters.may_be_queued(lease))
-    }
-
-    /// The outcome of a release.
-    pub(crate) fn released(
-        &self,
-        lease: &Lease,
-        answer: Result<(Answer, bool), DatastoreError>,
-    ) -> Result<ReleaseOutcome, DatastoreError> {
-        if !matches!(&answer, Err(error) if !error.may_have_executed()) {
-            self.may_be_released(lease);
-        }
-        match answer {
-            // The first copy may have freed it.
-            Ok((Answer::Released(false), true)) => Err(lost_reply()),
-            Ok((Answer::Released(ours), _)) => Ok(ReleaseOutcome::from(ours)),
-            Ok((answer, _)) => Err(unexpected(&answer)),
-            Err(error) if error.kind() == ErrorKind::ForeignKey => Ok(ReleaseOutcome::NotHeld),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A release was sent. Not to be called before: asked about it meanwhile, this process would
-    /// give the lock back itself, and the release, which comes later, would find nothing and report
-    /// a lost lease.
-    pub(crate) fn may_be_released(&self, lease: &Lease) {
-        self.waiters.ends(lease.claim());
-    }
-
-    pub(crate) fn abandon_call<'a>(&'a self, claim: &'a Claim) -> Call<'a> {
-        self.unanswered.remove(claim.owner());
-        self.release_of(claim, 0, self.waiters.gives_up(claim))
-    }
-
-    pub(crate) fn abandoned(
-        &self,
-        claim: &Claim,
-        answer: Result<(Answer, bool), DatastoreError>,
-    ) -> Result<(), DatastoreError> {
-        match answer {
-            Err(error) if error.kind() != ErrorKind::ForeignKey => {
-                self.still_queued(claim);
-                Err(error)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The server could not be told that a claim was given up.
-    pub(crate) fn still_queued(&self, claim: &Claim) {
-        self.waiters.still_queued(claim);
-    }
-
-    /// Frees what a claim holds, `sequence` being that of its last extend. `queued_in` is the
-    /// process in which it may be queued.
-    fn release_of<'a>(
-        &'a self,
-        claim: &'a Claim,
-        sequence: u64,
-        queued_in: Option<&'a str>,
-    ) -> Call<'a> {
-        let (key, owner) = (claim.key(), claim.owner());
-        if let Some(process) = queued_in {
-            return Call::Leave {
-                key,
-                owner,
-                process,
-            };
-        }
-        let (process, keys) = self.waiters.record_of(claim);
-        let record = Record {
-            key,
-            owner,
-            sequence,
-            process,
-            holder: claim.holder(),
-        };
-        Call::Release { record, keys }
-    }
-
-    /// One call that belongs to no claim.
-    fn ask(&self, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
-        self.call_within(deadline_in(self.call_timeout), call)
-    }
-}
-
 impl Inspect for RedisDatastore {
     /// A lock that was handed to a waiter is shown as held by it, without a fencing token until it
     /// claims the lock.
@@ -417,25 +261,6 @@ impl Inspect for RedisDatastore {
         fence: FencingToken,
     ) -> Result<ReleaseOutcome, DatastoreError> {
         broken(self.ask(Call::Break(key, fence))?)
-    }
-}
-
-/// Who holds a key, by the answer to that question.
-pub(crate) fn held_by(answer: (Answer, bool)) -> Result<Option<HeldBy>, DatastoreError> {
-    match answer {
-        (Answer::Free, _) => Ok(None),
-        (Answer::Held(held), _) => Ok(Some(held)),
-        (answer, _) => Err(unexpected(&answer)),
-    }
-}
-
-/// The outcome of the call that breaks a lease.
-pub(crate) fn broken(answer: (Answer, bool)) -> Result<ReleaseOutcome, DatastoreError> {
-    match answer {
-        // The first copy may have freed it.
-        (Answer::Released(false), true) => Err(lost_reply()),
-        (Answer::Released(broken), _) => Ok(ReleaseOutcome::from(broken)),
-        (answer, _) => Err(unexpected(&answer)),
     }
 }
 
@@ -458,75 +283,11 @@ fn extend_in_cluster(
     planned.answered(Ok(extended))
 }
 
-pub(crate) fn extension(
-    lease: &Lease,
-    ttl: Duration,
-    answer: Result<Answer, DatastoreError>,
-) -> Result<Extension, DatastoreError> {
-    match answer {
-        Ok(Answer::Extended(left)) => Ok(lease.extended(left.unwrap_or(ttl))),
-        Ok(Answer::Lost) => Ok(Extension::Lost),
-        // The server has the new end. The holder does not rely on it, since a new primary may not.
-        Ok(Answer::Unacknowledged(error, _)) => {
-            Err(DatastoreError::maybe_executed(ErrorKind::Refused, error))
-        }
-        Ok(answer) => Err(unexpected(&answer)),
-        // Somebody put something else in its place.
-        Err(error) if error.kind() == ErrorKind::ForeignKey => Ok(Extension::Lost),
-        Err(error) => Err(error),
-    }
-}
-
 impl fmt::Debug for RedisDatastore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisDatastore")
             .field("servers", &self.servers)
             .field("call_timeout", &self.call_timeout)
             .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dlock_core::Clock;
-
-    const TTL: Duration = Duration::from_secs(30);
-
-    fn is_sent_as_repeated(store: &RedisDatastore, claim: &Claim) -> bool {
-        matches!(
-            store.acquire_call(claim, TTL),
-            Call::Acquire { again: true, .. }
-        )
-    }
-
-    /// Found by the model: the copy without an answer was carried out after the refusal and granted
-    /// the lock, an old fence came back, and the next claim got the token of an earlier holder.
-    #[test]
-    fn a_claim_whose_answer_was_lost_draws_a_new_token_also_after_a_refusal() {
-        let store = RedisDatastore::open("redis://127.0.0.1:1/").unwrap();
-        let claim = Claim::new("dlock:import", &Clock::BOOTTIME, TTL).unwrap();
-        assert!(!is_sent_as_repeated(&store, &claim));
-        let lost = DatastoreError::maybe_executed(ErrorKind::Timeout, "no answer");
-        store.acquired(&claim, TTL, Err(lost)).unwrap_err();
-        assert!(is_sent_as_repeated(&store, &claim));
-
-        let refused = (Answer::Held(HeldBy::new()), false);
-        assert!(matches!(
-            store.acquired(&claim, TTL, Ok(refused)),
-            Ok(AcquireOutcome::Held(_))
-        ));
-        assert!(
-            is_sent_as_repeated(&store, &claim),
-            "the copy may be carried out yet"
-        );
-
-        let fence = FencingToken::new(7);
-        let granted = (Answer::Granted { fence, left: None }, false);
-        assert!(matches!(
-            store.acquired(&claim, TTL, Ok(granted)),
-            Ok(AcquireOutcome::Granted(_))
-        ));
-        assert!(!is_sent_as_repeated(&store, &claim));
     }
 }

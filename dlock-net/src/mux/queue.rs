@@ -176,18 +176,20 @@ impl<E, R> Queue<E, R> {
     /// Hands all bytes on, into an empty buffer.
     pub(super) fn hand(&mut self, buffer: &mut Vec<u8>) {
         debug_assert!(buffer.is_empty());
-        std::mem::swap(buffer, &mut self.out);
         (self.rest, self.handed) = (0, self.slots.len());
-        if std::mem::take(&mut self.gives_back) {
+        if self.has_bytes() {
+            std::mem::swap(buffer, &mut self.out);
+            self.buffered = buffer.capacity();
+        } else if self.gives_back {
+            self.gives_back = false;
             buffer.shrink_to(KEPT_BYTES);
-            self.out.shrink_to(KEPT_BYTES);
+            self.buffered = buffer.capacity();
         }
-        self.buffered = buffer.capacity();
     }
 
     /// Gives back what was needed for many requests at once. To be called now and then while there
-    /// is no request. Returns whether the buffer that was handed out last is large as well: it is
-    /// given back when bytes are taken next.
+    /// is no request. Returns whether the buffer that was handed out last is large as well: `hand`
+    /// gives it back when it is called next and has no bytes.
     pub(super) fn rest(&mut self) -> bool {
         self.out.shrink_to(KEPT_BYTES);
         self.request.shrink_to(KEPT_BYTES);

@@ -395,4 +395,7 @@ fn a_queue_that_gives_memory_back_loses_no_byte() {
     assert_eq!(bytes.len(), 3 * KEPT_BYTES);
     queue.wrote(bytes.len());
     assert!(queue.answered(1, &mut Vec::new()));
+    bytes.clear();
+    queue.hand(&mut bytes);
+    assert!(bytes.capacity() <= KEPT_BYTES, "when nothing more comes");
 }

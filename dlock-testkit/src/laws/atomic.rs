@@ -1,8 +1,8 @@
 //! Law 1: of any number of concurrent claims on a free key exactly one is granted.
 
 use std::hint::spin_loop;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -127,18 +127,14 @@ struct Race<'r> {
 
 impl Race<'_> {
     fn of_many(&self) {
-        let start = Barrier::new(RACERS);
-        self.run(RACERS, &|| {
-            start.wait();
-        });
+        self.run(RACERS, &Crowd::default());
     }
 
     fn of_two(&self) {
-        let start = Meeting::default();
-        self.run(2, &|| start.wait());
+        self.run(2, &Meeting::default());
     }
 
-    fn run(&self, racers: usize, start: &(dyn Fn() + Sync)) {
+    fn run(&self, racers: usize, start: &dyn Start) {
         let case = self.case;
         // The round before which all races end.
         let end = AtomicUsize::new(usize::MAX);
@@ -150,14 +146,14 @@ impl Race<'_> {
                 .map(|key| case.client_on(handle, key))
                 .collect();
             let mut answers = Vec::with_capacity(clients.len());
+            let _comes_no_more = OnPanic(start);
             let give_up = now().saturating_add(TIME);
             for (round, client) in clients.iter().enumerate() {
                 if racer == 0 && round >= LEAST && now() > give_up {
                     // Before the start, so that all threads read it afterwards.
                     end.fetch_min(round, Ordering::SeqCst);
                 }
-                start();
-                if round >= end.load(Ordering::SeqCst) {
+                if !start.wait() || round >= end.load(Ordering::SeqCst) {
                     break;
                 }
                 answers.push(client.try_once(case.long()).value);
@@ -188,24 +184,90 @@ impl Race<'_> {
     }
 }
 
-/// A barrier at which two threads wait for each other without sleeping, so that they leave at the
+/// Where the racers wait for each other before each race.
+trait Start: Sync {
+    /// Waits until all have come. Returns `false` if one of them comes no more.
+    fn wait(&self) -> bool;
+
+    /// Sends the others home.
+    fn end(&self);
+}
+
+/// Ends the races if a call of the store panics: the others would wait for its thread for ever.
+struct OnPanic<'s>(&'s dyn Start);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.end();
+        }
+    }
+}
+
+/// A start of [`RACERS`] threads.
+#[derive(Default)]
+struct Crowd {
+    state: Mutex<CrowdState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct CrowdState {
+    /// How many have come, in all races.
+    come: usize,
+    is_over: bool,
+}
+
+impl Start for Crowd {
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = (state.come / RACERS + 1) * RACERS;
+        state.come += 1;
+        if state.come == all {
+            self.changed.notify_all();
+        }
+        let waits = |state: &mut CrowdState| state.come < all && !state.is_over;
+        let state = self.changed.wait_while(state, waits);
+        !state.unwrap_or_else(PoisonError::into_inner).is_over
+    }
+
+    fn end(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_over = true;
+        self.changed.notify_all();
+    }
+}
+
+/// A start of two threads, which wait for each other without sleeping, so that they leave at the
 /// same moment.
 #[derive(Default)]
-struct Meeting(AtomicUsize);
+struct Meeting {
+    /// How often one of them has come.
+    come: AtomicUsize,
+    is_over: AtomicBool,
+}
 
-impl Meeting {
-    fn wait(&self) {
-        let before = self.0.fetch_add(1, Ordering::SeqCst);
+impl Start for Meeting {
+    fn wait(&self) -> bool {
+        let before = self.come.fetch_add(1, Ordering::SeqCst);
         let both = (before / 2 + 1) * 2;
         let mut turns = 0_u32;
-        while self.0.load(Ordering::SeqCst) < both {
+        while self.come.load(Ordering::SeqCst) < both {
             turns += 1;
             if turns.is_multiple_of(1 << 14) {
+                if self.is_over.load(Ordering::SeqCst) {
+                    return false;
+                }
                 // The other thread may be waiting for this core.
                 thread::yield_now();
             }
             spin_loop();
         }
+        true
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
     }
 }
 
@@ -262,4 +324,44 @@ pub fn holders_never_overlap(subject: &Subject) -> Verdict {
 pub(super) fn enough_turns(turns: usize, started: Time) -> bool {
     let took = started.until(now());
     turns >= 200 || turns >= 20 && took > Duration::from_secs(10) || took > Duration::from_secs(120)
+}
+
+#[cfg(test)]
+mod tests {
+    use dlock_core::{Claim, Datastore, Layer, Layered, MemoryDatastore};
+
+    use super::*;
+
+    /// Panics in its call of this number.
+    struct PanicsOnce {
+        calls: AtomicUsize,
+        at: usize,
+    }
+
+    impl Layer for PanicsOnce {
+        fn acquire(
+            &self,
+            store: &dyn Datastore,
+            claim: &Claim,
+            ttl: Duration,
+        ) -> Result<AcquireOutcome, DatastoreError> {
+            let number = self.calls.fetch_add(1, Ordering::SeqCst);
+            assert!(number != self.at, "the store panics");
+            store.acquire(claim, ttl)
+        }
+    }
+
+    #[test]
+    fn races_end_when_a_call_of_the_store_panics() {
+        // The first is a claim of many, the other one of two.
+        for at in [5, RACES * RACERS + 5] {
+            let calls = AtomicUsize::new(0);
+            let panics = PanicsOnce { calls, at };
+            let subject = Subject::from(Layered::new(MemoryDatastore::new(), panics));
+            let case = || one_of_many_claims_wins(&subject);
+            let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(case));
+            let message = failed.unwrap_err().downcast::<&str>().unwrap();
+            assert_eq!(*message, "the store panics");
+        }
+    }
 }

@@ -235,11 +235,10 @@ impl RedisCluster {
     pub fn wait_for_takeover(&self, from: usize) {
         until("a replica takes over", || {
             let owns = |node: &RedisServer| {
-                let slots = node.try_command(["CLUSTER", "SLOTS"]);
-                (0..SLOTS).step_by(64).any(|slot| {
-                    let owner = self.owner_as_seen(&slots, u16::try_from(slot).unwrap_or(0));
-                    owner.is_none_or(|owner| owner == from)
-                })
+                let ranges = self.ranges(&node.try_command(["CLUSTER", "SLOTS"]));
+                let covered: usize = ranges.iter().map(|range| range.slots().len()).sum();
+                let is_of = |range: &Range| range.owner.is_none_or(|owner| owner == from);
+                covered < SLOTS || ranges.iter().any(is_of)
             };
             !self.awake().any(owns)
         });
@@ -357,11 +356,9 @@ impl RedisCluster {
     /// Whether all nodes that run name the same owners.
     fn agree(&self) -> bool {
         let owners = |node: &RedisServer| {
-            let slots = node.try_command(["CLUSTER", "SLOTS"]);
-            let owner = |slot| self.owner_as_seen(&slots, slot);
-            (0..u16::try_from(SLOTS).unwrap_or(0))
-                .map(owner)
-                .collect::<Vec<_>>()
+            let mut ranges = self.ranges(&node.try_command(["CLUSTER", "SLOTS"]));
+            ranges.sort_unstable();
+            ranges
         };
         let mut all = self.awake().map(owners);
         let first = all.next().unwrap_or_default();
@@ -370,24 +367,46 @@ impl RedisCluster {
 
     /// The owner of a slot by a reply to CLUSTER SLOTS.
     fn owner_as_seen(&self, slots: &Reply, slot: u16) -> Option<usize> {
+        let ranges = self.ranges(slots);
+        let range = ranges.iter().find(|range| range.slots().contains(&slot))?;
+        range.owner
+    }
+
+    /// The ranges of a reply to CLUSTER SLOTS. Neighbouring slots of one node are one range.
+    fn ranges(&self, slots: &Reply) -> Vec<Range> {
         let Reply::List(ranges) = slots else {
-            return None;
+            return Vec::new();
         };
-        let slot = i64::from(slot);
-        ranges.iter().find_map(|range| {
+        let range = |range: &Reply| {
             let Reply::List(parts) = range else {
                 return None;
             };
             let [first, last, Reply::List(owner), ..] = parts.as_slice() else {
                 return None;
             };
-            let range = first.integer()?..=last.integer()?;
-            if !range.contains(&slot) {
-                return None;
-            }
             let id = owner.get(2)?.text()?;
-            self.ids.iter().position(|known| *known == id)
-        })
+            Some(Range {
+                first: u16::try_from(first.integer()?).ok()?,
+                last: u16::try_from(last.integer()?).ok()?,
+                owner: self.ids.iter().position(|known| *known == id),
+            })
+        };
+        ranges.iter().filter_map(range).collect()
+    }
+}
+
+/// Slots that one node has.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Range {
+    first: u16,
+    last: u16,
+    /// `None` if the node is none of the cluster's.
+    owner: Option<usize>,
+}
+
+impl Range {
+    fn slots(&self) -> std::ops::RangeInclusive<u16> {
+        self.first..=self.last
     }
 }
 

@@ -10,8 +10,11 @@ fn exit_code(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child compares numbers, and ends without running what belongs to its parent.
     match unsafe { libc::fork() } {
         -1 => panic!("no child: {}", std::io::Error::last_os_error()),
-        // SAFETY: it ends the child.
-        0 => unsafe { libc::_exit(child()) },
+        // SAFETY: it ends the child, if it hangs by a signal.
+        0 => unsafe {
+            libc::alarm(60);
+            libc::_exit(child())
+        },
         pid => {
             let mut status = 0;
             // SAFETY: `status` points to a number.

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::support::{Place, await_end_of, code, kill_child, output, spawn, stderr, wait_until};
+use crate::support::{
+    Place, await_end_of, code, ended, kill_child, output, spawn, status_of, stderr, wait_until,
+};
 use rustix::process::Signal;
 
 /// The pages of this crate with the recipe. The guide's own tests compare its pages with the
@@ -69,11 +71,11 @@ fn a_waiter_takes_over_from_a_winner_that_crashes() {
         std::thread::sleep(std::time::Duration::from_millis(500));
         fs::write(place.path("go"), "").unwrap();
         kill_child(&winner, Signal::KILL);
-        winner.wait().unwrap();
+        status_of(&mut winner);
         await_end_of(job);
         for mut other in others {
             wait_until("the end of a server's line", || other.try_wait().unwrap());
-            let output = other.wait_with_output().unwrap();
+            let output = ended(other);
             assert!(output.status.success(), "{page}: {}", stderr(&output));
         }
         assert_eq!(place.read("log"), "imported\n", "{page}");

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use crate::support::{Place, code, dlock, output, stderr};
+use crate::support::{Place, code, dlock, ended, output, stderr};
 
 fn stdout(output: &std::process::Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -97,7 +97,7 @@ fn it_reads_standard_input_to_its_end() {
         let text = text.clone();
         move || stdin.write_all(text.as_bytes()).unwrap()
     });
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     writer.join().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
 }

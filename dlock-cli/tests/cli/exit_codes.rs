@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Place, code, dlock, output, spawn, stderr};
+use crate::support::{Place, code, dlock, output, spawn, status_of, stderr};
 use rustix::process::Signal;
 
 #[test]
@@ -71,7 +71,7 @@ fn invisible_characters_and_text_direction_are_escaped_in_every_message() {
     ]);
     let mut holder = spawn(&mut holder);
     place.await_pid("pid");
-    let refused = place.dlock("").args([odd, "--", "true"]).output().unwrap();
+    let refused = output(place.dlock("").args([odd, "--", "true"]));
     let no_command = output(place.dlock("other").args(["--", odd]));
     let no_store = output(dlock().args(["run", "--store", odd, "job", "--", "true"]));
     let odd_file = format!("file:/proc/{odd}");
@@ -92,7 +92,7 @@ fn invisible_characters_and_text_direction_are_escaped_in_every_message() {
         );
     }
     crate::support::kill_child(&holder, Signal::TERM);
-    holder.wait().unwrap();
+    status_of(&mut holder);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_lock_that_is_held_gives_75_and_says_by_whom() {
 
     assert!(!place.path("ran").exists());
     crate::support::kill_child(&holder, Signal::TERM);
-    holder.wait().unwrap();
+    status_of(&mut holder);
 }
 
 #[test]

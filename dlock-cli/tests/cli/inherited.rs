@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{
-    Place, code, kill_child, output, spawn, stderr, wait_until, with_default_signals,
+    Place, code, kill_child, output, spawn, status_of, stderr, wait_until, with_default_signals,
 };
 use rustix::process::Signal;
 
@@ -92,7 +92,7 @@ fn a_signal_that_was_blocked_at_start_still_ends_a_wait() {
     assert_eq!(status.code(), Some(128 + 15));
     assert!(!place.path("ran").exists());
     kill_child(&holder, Signal::TERM);
-    holder.wait().unwrap();
+    status_of(&mut holder);
 }
 
 #[test]

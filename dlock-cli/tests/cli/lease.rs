@@ -5,7 +5,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Place, await_end_of, break_lock, code, kill_child, output, runs, spawn, stderr, take_store_away,
+    Place, await_end_of, break_lock, code, ended, kill_child, output, runs, spawn, status_of,
+    stderr, take_store_away,
 };
 use rustix::process::Signal;
 
@@ -16,7 +17,7 @@ fn a_command_whose_lease_cannot_be_renewed_is_asked_to_end() {
     let child = spawn(&mut place.run("--ttl 4s --kill-after 2s job", script));
     place.await_pid("pid");
     take_store_away(&place);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 70, "whatever the command's own status");
     // The shell may print something about its own children first.
     let said = stderr(&output);
@@ -34,7 +35,7 @@ fn a_command_that_ignores_sigterm_is_killed_before_the_lease_ends() {
     let child = spawn(&mut place.run("--ttl 2s --lost-exit-code 9 job", script));
     let (pid, inner) = (place.await_pid("pid"), place.await_pid("inner"));
     take_store_away(&place);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 9, "{}", stderr(&output));
     assert!(!runs(pid) && !runs(inner));
 }
@@ -47,7 +48,7 @@ fn the_children_of_a_command_get_the_grace_period_too() {
     let child = spawn(command.env("CLEANING", cleaning));
     place.await_pid("pid");
     take_store_away(&place);
-    assert_eq!(code(&child.wait_with_output().unwrap()), 70);
+    assert_eq!(code(&ended(child)), 70);
     assert_eq!(place.read("log"), "cleaned\n");
 }
 
@@ -59,7 +60,7 @@ fn a_command_whose_lock_was_taken_away_is_killed_at_once() {
     let child = spawn(&mut place.run("--ttl 20s --once j job", script));
     let pid = place.await_pid("pid");
     break_lock(&place);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     let said = stderr(&output);
     assert_eq!(code(&output), 70, "{said}");
     assert_eq!(
@@ -81,7 +82,7 @@ fn a_lock_that_was_taken_away_unnoticed_is_reported_at_the_end() {
     place.await_pid("pid");
     break_lock(&place);
     fs::write(place.path("go"), "").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 70);
     let said = stderr(&output);
     let fate = "the command had already ended, with exit code 0; another one may have run at the same time";
@@ -107,7 +108,7 @@ fn a_key_that_another_process_took_is_reported_with_its_holder() {
     break_lock(&place);
     let taker = spawn(&mut place.run("--label taker job", "echo $$ >taker; exec sleep 60"));
     place.await_pid("taker");
-    let output = robbed.wait_with_output().unwrap();
+    let output = ended(robbed);
     let said = stderr(&output);
     assert_eq!(code(&output), 70, "{said}");
     let by = format!(" pid {} (taker) since ", taker.id());
@@ -117,7 +118,7 @@ fn a_key_that_another_process_took_is_reported_with_its_holder() {
         "{said}"
     );
     kill_child(&taker, Signal::TERM);
-    taker.wait_with_output().unwrap();
+    ended(taker);
 }
 
 #[test]
@@ -128,7 +129,7 @@ fn a_lock_that_cannot_be_released_is_reported_and_the_status_stays() {
     place.await_pid("pid");
     take_store_away(&place);
     fs::write(place.path("go"), "").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 3);
     let said = stderr(&output);
     assert!(
@@ -152,7 +153,7 @@ fn a_renewed_lease_lasts_longer_than_its_ttl() {
         assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
     }
     fs::write(place.path("go"), "").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!((code(&output), stderr(&output)), (0, String::new()));
 }
 
@@ -166,7 +167,7 @@ fn a_dlock_that_was_stopped_beyond_its_lease_ends_the_command_when_it_continues(
     assert_eq!(code(&output(&mut place.run("--wait 20s job", "true"))), 0);
     assert!(runs(pid));
     kill_child(&child, Signal::CONT);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     let said = stderr(&output);
     assert_eq!(code(&output), 70, "{said}");
     assert!(
@@ -183,7 +184,7 @@ fn kill_9_of_dlock_ends_the_command_and_its_grandchildren() {
     let mut child = spawn(&mut place.run("job", script));
     let (outer, inner) = (place.await_pid("outer"), place.await_pid("inner"));
     kill_child(&child, Signal::KILL);
-    child.wait().unwrap();
+    status_of(&mut child);
     await_end_of(outer);
     await_end_of(inner);
 }
@@ -198,7 +199,7 @@ fn kill_9_at_any_moment_leaves_no_command_behind() {
         let mut child = spawn(&mut place.run(&format!("job-{round}"), script));
         sleep(Duration::from_micros(round * 150));
         kill_child(&child, Signal::KILL);
-        child.wait().unwrap();
+        status_of(&mut child);
     }
     // Every command that was started was started before the last watcher ended.
     sleep(Duration::from_millis(300));
@@ -215,7 +216,7 @@ fn a_stopped_command_dies_with_dlock_too() {
     let pid = place.await_pid("pid");
     crate::support::kill(pid, Signal::STOP);
     kill_child(&child, Signal::KILL);
-    child.wait().unwrap();
+    status_of(&mut child);
     await_end_of(pid);
 }
 

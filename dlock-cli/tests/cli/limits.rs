@@ -6,8 +6,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output};
 
 use crate::support::{
-    Place, USER, await_end_of, break_lock, code, dlock_as_user, output, runs, spawn, stderr,
-    take_store_away, wait_until,
+    Place, USER, await_end_of, break_lock, code, dlock_as_user, ended, output, runs, spawn,
+    status_of, stderr, take_store_away, wait_until,
 };
 
 /// Sets limits for a running dlock, as its own user: root may not do it everywhere.
@@ -41,7 +41,7 @@ fn a_lease_ends_its_command_though_no_thread_can_be_started() {
     let place = Place::new();
     let (child, pid) = stubborn(&place, "--ttl 3s job");
     take_store_away(&place);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 70, "{}", stderr(&output));
     assert!(!runs(pid));
 }
@@ -51,7 +51,7 @@ fn a_deleted_key_ends_its_command_though_no_thread_can_be_started() {
     let place = Place::new();
     let (child, pid) = stubborn(&place, "--ttl 3s job");
     break_lock(&place);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 70, "{}", stderr(&output));
     assert!(!runs(pid));
 }
@@ -139,5 +139,5 @@ fn the_limit_takes_effect() {
         .unwrap();
     assert!(user.contains("61234"), "root has no such limit: {user}");
     crate::support::kill_child(&child, rustix::process::Signal::KILL);
-    child.wait().unwrap();
+    status_of(&mut child);
 }

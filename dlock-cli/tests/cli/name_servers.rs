@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::support::{PATIENCE, Place, await_handler, code, dlock, kill_child, spawn, stderr};
+use crate::support::{
+    PATIENCE, Place, await_handler, code, dlock, ended, kill_child, spawn, stderr,
+};
 use rustix::process::Signal;
 
 /// A name server that reads questions and answers none. The system's resolver waits for it for ten
@@ -76,7 +78,7 @@ fn a_signal_ends_a_wait_at_once_though_no_name_server_answers() {
             server.await_question(&host);
             let start = Instant::now();
             kill_child(&child, Signal::TERM);
-            let output = child.wait_with_output().unwrap();
+            let output = ended(child);
             let took = start.elapsed();
             assert_eq!(code(&output), 128 + 15, "{}", stderr(&output));
             assert!(!place.path("ran").exists());
@@ -95,7 +97,7 @@ fn a_wait_ends_in_time_though_no_name_server_answers() {
             let place = Place::new();
             let start = Instant::now();
             let child = server.dlock(&place, "db", arguments);
-            let output = child.wait_with_output().unwrap();
+            let output = ended(child);
             assert_eq!(code(&output), 69, "{}", stderr(&output));
             assert!(
                 stderr(&output).contains("not resolved"),

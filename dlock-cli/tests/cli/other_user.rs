@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Place, code, copy_program, dlock_as_user, kill, kill_child, output, runs, spawn, stderr,
+    self, Place, code, copy_program, dlock_as_user, kill, kill_child, output, runs, spawn, stderr,
     take_store_away, wait_until,
 };
 use rustix::process::Signal;
@@ -52,7 +52,7 @@ fn await_root(place: &Place, file: &str) -> i32 {
 fn ended(child: Child) -> Output {
     let mut child = child;
     wait_until("the end of dlock", || child.try_wait().unwrap());
-    child.wait_with_output().unwrap()
+    support::ended(child)
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_renewal_that_succeeds_at_the_last_moment_keeps_the_lock() {
         said.contains("cannot be asked to end: it runs as another user"),
         "{said}"
     );
-    crate::support::remove(&place.path("locks"));
+    support::remove(&place.path("locks"));
     fs::rename(place.path("locks-away"), place.path("locks")).unwrap();
     // Wait beyond the end of the lease that was not renewed.
     std::thread::sleep((ttl + Duration::from_secs(2)).saturating_sub(start.elapsed()));

@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::{PATIENCE, await_end_of, code, dlock, kill_child, stderr, wait_until};
+use crate::support::{
+    PATIENCE, await_end_of, code, dlock, ended, kill_child, status_of, stderr, wait_until,
+};
 use rustix::process::Signal;
 
 /// Two races at once would need more processes than a small machine starts within the time of a
@@ -51,11 +53,11 @@ fn one_round(store: &str, folder: &Path, arguments: &[&str]) {
     let codes: Vec<i32> = racers
         .into_iter()
         .map(|racer| {
-            let mut output = racer.wait_with_output().unwrap();
+            let mut output = ended(racer);
             // On an overloaded machine a call can run out of time. dlock reports that, and the test
             // tries again.
             while is_starved(&output) {
-                output = start().wait_with_output().unwrap();
+                output = ended(start());
             }
             let said = stderr(&output);
             assert!(matches!(code(&output), 0 | 75), "{arguments:?}: {said}");
@@ -118,7 +120,7 @@ fn the_next_waiter_gets_the_lock_of_a_killed_holder_when_its_lease_has_ended(sto
     };
     let commands = [pid("background"), pid("inner")];
     kill_child(&holder, Signal::KILL);
-    holder.wait().unwrap();
+    status_of(&mut holder);
     let killed = Instant::now();
 
     let waiting = ["--ttl", "2s", "--wait", "30s", "takeover"];
@@ -128,7 +130,7 @@ fn the_next_waiter_gets_the_lock_of_a_killed_holder_when_its_lease_has_ended(sto
     for command in commands {
         await_end_of(command);
     }
-    let output = next.wait_with_output().unwrap();
+    let output = ended(next);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert!(start.elapsed() >= LEASE, "not before the lease ended");
     assert!(
@@ -203,6 +205,6 @@ races!(memcache, {
     first.args([
         "run", "--store", &url, "--wait", "30s", "first", "--", "true",
     ]);
-    assert!(first.status().unwrap().success());
+    assert!(super::status_of(&mut first.spawn().unwrap()).success());
     (server, url)
 });

@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, await_handler, code, dlock, output, runs, spawn, stderr};
+use crate::support::{
+    Place, await_handler, code, dlock, ended, output, runs, spawn, status_of, stderr,
+};
 use dlock_test_servers::{RedisCluster, RedisServer, SentinelSet};
 
 fn run(store: &str, arguments: &[&str], script: &str) -> Command {
@@ -108,7 +110,7 @@ fn a_wait_outlasts_a_restart_of_the_server() {
         .unwrap();
     std::thread::sleep(Duration::from_millis(300));
     server.start_again();
-    assert_eq!(waiter.wait().unwrap().code(), Some(0));
+    assert_eq!(status_of(&mut waiter).code(), Some(0));
 }
 
 #[test]
@@ -120,7 +122,7 @@ fn a_command_is_ended_when_its_server_is_gone() {
     let child = spawn(run(&server.url(), &arguments, script).current_dir(place.path("")));
     let pid = place.await_pid("pid");
     server.kill();
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 70, "{}", stderr(&output));
     assert!(
         stderr(&output).contains("could not be renewed"),
@@ -191,7 +193,7 @@ fn a_signal_ends_a_wait_at_once_though_the_server_hangs() {
             std::thread::sleep(Duration::from_millis(300));
             let start = Instant::now();
             crate::support::kill_child(&child, rustix::process::Signal::TERM);
-            let output = child.wait_with_output().unwrap();
+            let output = ended(child);
             assert_eq!(code(&output), 128 + 15, "{job}: {}", stderr(&output));
             assert!(!place.path("ran").exists());
             start.elapsed()

@@ -4,7 +4,9 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, await_handler, code, kill, kill_child, output, runs, spawn, stderr};
+use crate::support::{
+    Place, await_handler, code, ended, kill, kill_child, output, runs, spawn, status_of, stderr,
+};
 use rustix::process::Signal;
 
 #[test]
@@ -26,7 +28,7 @@ fn each_signal_is_passed_on_and_the_commands_status_reported() {
         let child = spawn(&mut place.run("job", &script));
         place.await_pid("pid");
         kill_child(&child, signal);
-        let output = child.wait_with_output().unwrap();
+        let output = ended(child);
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         assert_eq!(
             (code(&output), text),
@@ -44,7 +46,7 @@ fn a_signal_reaches_grandchildren_too() {
     let child = spawn(&mut place.run("job", &format!("echo $$ >outer; {script}")));
     let (outer, inner) = (place.await_pid("outer"), place.await_pid("inner"));
     kill_child(&child, Signal::TERM);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 128 + 15);
     assert!(!runs(outer) && !runs(inner));
 }
@@ -60,7 +62,7 @@ fn the_lock_is_held_until_what_the_command_started_has_cleaned_up() {
     kill_child(&child, Signal::TERM);
     let next = output(&mut place.run("--wait 20s job", "echo next >>log"));
     assert_eq!(code(&next), 0);
-    assert_eq!(code(&child.wait_with_output().unwrap()), 128 + 15);
+    assert_eq!(code(&ended(child)), 128 + 15);
     assert_eq!(place.read("log"), "cleaned\nnext\n");
 }
 
@@ -71,7 +73,7 @@ fn the_wait_for_processes_that_do_not_end_is_bounded() {
     let child = spawn(&mut place.run("--ttl 2s --kill-after 200ms job", script));
     let pid = place.await_pid("pid");
     kill_child(&child, Signal::TERM);
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     assert_eq!(code(&output), 128 + 15);
     let said = stderr(&output);
     assert!(
@@ -97,13 +99,13 @@ fn a_wait_ends_at_once_and_the_command_does_not_run() {
         await_handler(&waiter, signal);
         let start = Instant::now();
         kill_child(&waiter, signal);
-        let output = waiter.wait_with_output().unwrap();
+        let output = ended(waiter);
         assert_eq!(code(&output), 128 + number, "{}", stderr(&output));
         assert!(start.elapsed() < Duration::from_secs(5));
     }
     assert!(runs(pid) && !place.path("ran").exists());
     kill_child(&holder, Signal::TERM);
-    holder.wait().unwrap();
+    status_of(&mut holder);
 }
 
 #[test]
@@ -122,7 +124,7 @@ fn a_signal_that_is_ignored_from_the_start_stays_ignored() {
     let pid = place.await_pid("pid");
     kill_child(&child, Signal::HUP);
     kill(pid, Signal::HUP);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(status_of(&mut child).code(), Some(0));
     assert_eq!(place.read("log"), "survived\n");
 }
 
@@ -136,7 +138,7 @@ fn a_command_that_a_user_stops_keeps_its_lock() {
     assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
     kill(pid, Signal::CONT);
     kill_child(&child, Signal::TERM);
-    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert_eq!(status_of(&mut child).code(), Some(128 + 15));
 }
 
 #[test]

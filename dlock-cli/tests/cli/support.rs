@@ -6,12 +6,15 @@ use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for an expected event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// No process of a test takes so long, on however busy a machine: one that does hangs.
+const END_WITHIN: Duration = Duration::from_secs(300);
 
 /// A folder with a file store and the files of a test.
 pub(crate) struct Place {
@@ -185,7 +188,42 @@ pub(crate) fn stderr(output: &Output) -> String {
 
 /// Runs the command to its end.
 pub(crate) fn output(command: &mut Command) -> Output {
-    command.output().unwrap()
+    ended(spawn(command))
+}
+
+/// Waits for the end of the process, and of all that write to its output. Returns what they wrote.
+pub(crate) fn ended(child: Child) -> Output {
+    let pid = child.id();
+    let (send, output) = mpsc::channel();
+    // The thread stays behind if the process does not end.
+    thread::spawn(move || send.send(child.wait_with_output()));
+    match output.recv_timeout(END_WITHIN) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            let pid = i32::try_from(pid).unwrap();
+            if runs(pid) {
+                kill(pid, rustix::process::Signal::KILL);
+            }
+            panic!("process {pid}, or what it started, has not ended after {END_WITHIN:?}")
+        }
+    }
+}
+
+/// Waits for the end of the process.
+pub(crate) fn status_of(child: &mut Child) -> ExitStatus {
+    // As `Child::wait` does: it may read to the end.
+    drop(child.stdin.take());
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > END_WITHIN {
+            let _ = child.kill();
+            panic!("process {} has not ended after {END_WITHIN:?}", child.id());
+        }
+        sleep(Duration::from_millis(5));
+    }
 }
 
 /// Starts the command with its output captured.

@@ -4,7 +4,7 @@
 //! may handle the Ctrl-C itself.
 
 use crate::support::pty::{CTRL_C, CTRL_Z, Shell};
-use crate::support::{Place, spawn};
+use crate::support::{Place, spawn, status_of};
 use rustix::process::Signal;
 
 /// `dlock run` in a shell script, with this store.
@@ -159,7 +159,7 @@ fn a_wait_shows_who_holds_the_lock() {
     shell.shows("dlock: waiting for job, held by ");
     shell.shows(&format!("pid {} (nightly) since ", holder.id()));
     crate::support::kill_child(&holder, Signal::TERM);
-    holder.wait().unwrap();
+    status_of(&mut holder);
     shell.shows("mine");
     shell.shows("status=0");
     let lines = shell.screen().matches("waiting for").count();
@@ -177,5 +177,5 @@ fn ctrl_c_ends_the_wait() {
     shell.types(CTRL_C);
     shell.shows("status=130");
     crate::support::kill_child(&holder, Signal::TERM);
-    holder.wait().unwrap();
+    status_of(&mut holder);
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Scratch, acquire, claim, held};
+use crate::support::{Scratch, acquire, claim, forking, held};
 use dlock_core::{
     AcquireOutcome, Claim, Datastore, ErrorKind, Extension, FencingToken, Lease, ReleaseOutcome,
 };
@@ -167,18 +167,6 @@ fn a_process_killed_at_any_moment_leaves_the_folder_usable() {
 fn grant_in(line: &str) -> Option<(usize, u64)> {
     let (key, fence) = line.split_once(' ')?;
     Some((key.parse().ok()?, fence.parse().ok()?))
-}
-
-/// A command that runs `body` in the forked child, before it executes `true`.
-#[allow(unsafe_code)]
-fn forking(body: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> Command {
-    use std::os::unix::process::CommandExt;
-    let mut command = Command::new("true");
-    // SAFETY: what the child does between fork and exec is file system calls and memory from an
-    // allocator that survives forks (glibc's takes its locks over); it touches no lock that another
-    // thread may have had.
-    unsafe { command.pre_exec(body) };
-    command
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Helpers for the tests of this crate.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use dlock_core::{AcquireOutcome, Claim, Clock, Datastore, DatastoreError, Grant, HeldBy, Lease};
@@ -126,4 +128,26 @@ pub(crate) fn held(attempt: Result<AcquireOutcome, DatastoreError>) -> HeldBy {
         AcquireOutcome::Held(held) => held,
         AcquireOutcome::Granted(grant) => panic!("{grant:?}"),
     }
+}
+
+/// The seconds after which the system ends a forked child, which may hang: the test that waits for
+/// it would too.
+const CHILD_LIMIT: u32 = 60;
+
+/// A command that runs `body` in the forked child, before it executes `true`.
+#[allow(unsafe_code)]
+pub(crate) fn forking(
+    mut body: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) -> Command {
+    let mut command = Command::new("true");
+    let bounded = move || {
+        // SAFETY: it takes any number.
+        unsafe { libc::alarm(CHILD_LIMIT) };
+        body()
+    };
+    // SAFETY: what the child does between fork and exec is file system calls and memory from an
+    // allocator that survives forks (glibc's takes its locks over); it touches no lock that another
+    // thread may have had.
+    unsafe { command.pre_exec(bounded) };
+    command
 }

@@ -5,7 +5,6 @@ use std::env;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
@@ -14,7 +13,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Scratch, acquire, claim};
+use crate::support::{Scratch, acquire, claim, forking};
 use dlock_core::{
     AcquireOutcome, Claim, Clock, Datastore, Lock, LockEvent, LockOptions, ReleaseError,
     ReleaseOutcome, Signal, Store, Wait,
@@ -412,16 +411,6 @@ fn processes_in_other_pid_namespaces_wake_each_other() {
     holder.ends();
     are_served(waiters);
     assert_eq!((pipes(&scratch).len(), queued(&scratch)), (0, 0));
-}
-
-/// A command that runs `body` in the forked child, before it executes `true`.
-#[allow(unsafe_code)]
-fn forking(body: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> Command {
-    let mut command = Command::new("true");
-    // SAFETY: what the child does between fork and exec is file system calls and memory from an
-    // allocator that survives forks; it touches no lock that another thread may have had.
-    unsafe { command.pre_exec(body) };
-    command
 }
 
 #[test]

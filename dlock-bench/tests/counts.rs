@@ -153,7 +153,8 @@ fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: us
 fn polls_of_a_hand_over(server: &RedisServer, waiters: usize) -> u64 {
     const GRANTS: usize = 20;
     let (polls, granted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let lock = aio::Lock::new(RedisDatastore::open(&server.url()).unwrap(), "counted");
+    let datastore = RedisDatastore::open(&server.url()).expect("a URL of Redis");
+    let lock = aio::Lock::new(datastore, "counted");
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime starts");
     let hand_over = async {

@@ -2,7 +2,8 @@
 //!
 //! A key that becomes free is handed to its first waiter: the record says that the waiter holds it,
 //! for a moment. The waiter's process is notified, and the waiter claims, which gives it a lease of
-//! the time that it asks for. A hand-over takes the waiter off the queue for good. So a waiter that misses its turn makes the others wait only once.
+//! the time that it asks for. A hand-over takes the waiter off the queue for good. So a waiter that
+//! misses its turn makes the others wait only once.
 //!
 //! A process may die between any two steps. The record is written first: then the key is the
 //! waiter's, whether or not its line is crossed out and its process notified. Each waiter claims

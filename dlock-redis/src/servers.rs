@@ -92,7 +92,8 @@ impl Servers {
             Servers::One(server) => {
                 calls::call(server, deadline, call, Slot::Settled, Earlier::NOTHING).await
             }
-            Servers::Cluster(cluster) => cluster.call_shared(deadline, call).await,
+            // Boxed, since every future of a call to one server would have room for it.
+            Servers::Cluster(cluster) => Box::pin(cluster.call_shared(deadline, call)).await,
         }
     }
 

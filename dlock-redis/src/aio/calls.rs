@@ -42,7 +42,17 @@ pub(crate) async fn call(
         };
         let replied = match (slot, replicas) {
             (Slot::Settled, None) => server.mux.call(deadline, write).await,
-            _ => call_with_others(&server.mux, deadline, slot, replicas, write).await,
+            // Boxed, since it is large and rare: the futures of all others would have room for it.
+            _ => {
+                Box::pin(call_with_others(
+                    &server.mux,
+                    deadline,
+                    slot,
+                    replicas,
+                    write,
+                ))
+                .await
+            }
         };
         let replied = replied.map_err(|error| with_doubt(error, before))?;
         in_doubt |= replied.in_doubt;

@@ -89,7 +89,7 @@ impl Servers {
             Servers::One(server) => {
                 calls::call(server, deadline, call, Slot::Settled, Earlier::NOTHING).await
             }
-            // In a box: it would be most of the future, also where there is one server.
+            // Boxed, since every future of a call to one server would have room for it.
             Servers::Cluster(cluster) => Box::pin(cluster.call_shared(deadline, call)).await,
         }
     }

@@ -42,6 +42,7 @@ pub(crate) async fn call(
         };
         let replied = match (slot, replicas) {
             (Slot::Settled, None) => server.mux.call(deadline, write).await,
+            // Boxed, since it is large and rare: the futures of all others would have room for it.
             _ => {
                 Box::pin(call_with_others(
                     &server.mux,

@@ -16,6 +16,7 @@ mod group;
 mod lease;
 mod lock_events;
 mod message;
+mod pages;
 mod run;
 mod signals;
 mod store;
@@ -27,17 +28,17 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use args::Invocation;
+use args::{Invocation, Verb};
 
 /// Runs the command line `arguments`, without the program's own name. Returns the exit code.
 ///
 /// It takes over the process: it catches signals, forks, and waits for children. Call it only once.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match args::parse(arguments) {
-        Ok(Invocation::Run(run)) => run::run(&run),
-        Ok(Invocation::Help) => print(include_str!("help.txt")),
-        Ok(Invocation::RunHelp) => print(include_str!("help_run.txt")),
-        Ok(Invocation::Version) => print(concat!("dlock ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Invocation::Text(text)) => print(text.as_bytes()),
+        Ok(Invocation::Verb(Verb::Run(run))) => run::run(&run),
+        Ok(Invocation::Verb(Verb::Completions(completions))) => pages::completions(&completions),
+        Ok(Invocation::Verb(Verb::Man(man))) => pages::man(&man),
         Err(error) => {
             message::report(error);
             exit_code::USAGE
@@ -46,8 +47,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn print(text: &str) -> u8 {
+fn print(text: &[u8]) -> u8 {
     // If the reader has closed the pipe, it needs no more.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().write_all(text);
     0
 }

@@ -12,7 +12,7 @@ use dlock_core::{
 
 use rustix::process::Signal;
 
-use crate::args::{Once as Job, Patience, Run};
+use crate::args::{Codes, DEFAULT_KEEP, Patience, Run, Work};
 use crate::command::{self, Ended, Unkillable};
 use crate::exit_code;
 use crate::lease::Loss;
@@ -71,6 +71,8 @@ impl ExitReason {
 /// One execution of `dlock run`.
 struct LockedRun<'a> {
     run: &'a Run,
+    work: Work,
+    codes: Codes,
     name: String,
     signals: Signals,
     /// Ends the wait for the lock when a signal comes.
@@ -89,6 +91,11 @@ struct LockedRun<'a> {
 impl<'a> LockedRun<'a> {
     fn prepare(run: &'a Run) -> Result<Self, ExitReason> {
         let name = escaped(&run.name);
+        let codes = run.options.codes();
+        let work = run.work().ok_or_else(|| {
+            let message = format!("there is no command to run under {name}");
+            ExitReason::new(exit_code::USAGE, message)
+        })?;
         let signals = Signals::catch().map_err(|error| {
             let message = format!("cannot catch signals: {error}; the command was not started");
             ExitReason::new(exit_code::SYSTEM, message)
@@ -97,15 +104,18 @@ impl<'a> LockedRun<'a> {
         // Before the store is opened: from here on a signal ends the process even if a call hangs.
         signals.end_wait_with(&cancel).map_err(|error| {
             let message = format!("cannot start a thread: {error}; the command was not started");
-            ExitReason::unless_zero(run.codes.unreachable, message)
+            ExitReason::unless_zero(codes.unreachable, message)
         })?;
-        let opened = store::open(run.store.as_deref()).map_err(|error| match error {
+        let opened = store::open(run.store.store.as_deref()).map_err(|error| match error {
             store::OpenError::Usage(message) => ExitReason::new(exit_code::USAGE, message),
             store::OpenError::Unusable(message) => {
-                ExitReason::unless_zero(run.codes.unreachable, message)
+                ExitReason::unless_zero(codes.unreachable, message)
             }
         })?;
-        let events = Arc::new(RecordedEvents::new(name.clone(), run.wait));
+        let events = Arc::new(RecordedEvents::new(
+            name.clone(),
+            run.options.lock.patience(),
+        ));
         let datastore: Arc<dyn Datastore> = Arc::from(opened.datastore);
         let store = Store::builder(Arc::clone(&datastore))
             .observer({
@@ -120,6 +130,8 @@ impl<'a> LockedRun<'a> {
         events.set_key(lock.key());
         Ok(LockedRun {
             run,
+            work,
+            codes,
             name,
             signals,
             cancel,
@@ -134,7 +146,7 @@ impl<'a> LockedRun<'a> {
 
     fn execute(&self) -> Result<u8, ExitReason> {
         let wait = self.wait();
-        let ended = match &self.run.once {
+        let ended = match &self.run.options.once.job {
             Some(job) => self.execute_once(&wait, job)?,
             None => {
                 let guard = self.acquired(self.lock.acquire_with(&wait))?;
@@ -148,21 +160,26 @@ impl<'a> LockedRun<'a> {
     }
 
     fn wait(&self) -> Wait {
-        let wait = match self.run.wait {
+        let wait = match self.run.options.lock.patience() {
             Patience::AtMost(time) => Wait::within(time),
             Patience::Forever => Wait::forever(),
         };
         wait.cancelled_by(&self.cancel)
     }
 
-    fn execute_once(&self, wait: &Wait, job: &Job) -> Result<Ended, ExitReason> {
-        let job_name = format!("job {} of {}", escaped(&job.job), self.name);
-        let done = self.acquired(self.lock.once_with(wait, &job.job, job.keep, |guard| {
-            match self.command(guard) {
-                Ended::Exited(0) => Ok(()),
-                ended => Err(ended),
-            }
-        }))?;
+    fn execute_once(&self, wait: &Wait, job: &str) -> Result<Ended, ExitReason> {
+        let keep = self.run.options.once.keep.unwrap_or(DEFAULT_KEEP);
+        let job_name = format!("job {} of {}", escaped(job), self.name);
+        let done =
+            self.acquired(self.lock.once_with(
+                wait,
+                job,
+                keep,
+                |guard| match self.command(guard) {
+                    Ended::Exited(0) => Ok(()),
+                    ended => Err(ended),
+                },
+            ))?;
         match done {
             Ok(OnceOutcome::Ran(())) => Ok(Ended::Exited(0)),
             Ok(OnceOutcome::RanUnmarked(())) => {
@@ -172,7 +189,7 @@ impl<'a> LockedRun<'a> {
                 Ok(Ended::Exited(0))
             }
             Ok(OnceOutcome::AlreadyDone { since }) => Err(ExitReason::unless_zero(
-                self.run.codes.done,
+                self.codes.done,
                 format!("{job_name} was done {}", ago(since)),
             )),
             Err(ended) => Ok(ended),
@@ -180,15 +197,15 @@ impl<'a> LockedRun<'a> {
     }
 
     fn command(&self, guard: &LockGuard) -> Ended {
-        let mut command = Command::new(&self.run.program);
-        command.args(&self.run.arguments);
+        let mut command = Command::new(&self.work.program);
+        command.args(&self.work.arguments);
         command.env("DLOCK_KEY", guard.key());
         match guard.fencing_token() {
             Some(token) => command.env("DLOCK_FENCING_TOKEN", token.to_string()),
             None => command.env_remove("DLOCK_FENCING_TOKEN"),
         };
         match &self.url {
-            Some(url) if self.run.pass_store => command.env("DLOCK_STORE", url),
+            Some(url) if self.run.options.pass_store => command.env("DLOCK_STORE", url),
             _ => command.env_remove("DLOCK_STORE"),
         };
         let grace = self.lock.options().grace();
@@ -220,7 +237,7 @@ impl<'a> LockedRun<'a> {
             // A signal ends the wait, and may be the reason why a call failed.
             _ if self.signals.first().is_some() => ended_by_signal(),
             AcquireError::Held(held) => {
-                ExitReason::unless_zero(self.run.codes.held, self.refused(&held))
+                ExitReason::unless_zero(self.codes.held, self.refused(&held))
             }
             AcquireError::Cancelled => ended_by_signal(),
             AcquireError::Datastore(error) if error.kind() == ErrorKind::Invalid => {
@@ -234,7 +251,7 @@ impl<'a> LockedRun<'a> {
                 )
             }
             AcquireError::Datastore(error) => ExitReason::unless_zero(
-                self.run.codes.unreachable,
+                self.codes.unreachable,
                 format!(
                     "cannot lock {name} in {}: {}; the command was not started",
                     self.shown_url,
@@ -301,7 +318,7 @@ impl<'a> LockedRun<'a> {
     /// The exit code, after the lock was released.
     fn code(&self, ended: Ended) -> Result<u8, ExitReason> {
         let name = &self.name;
-        let lost = self.run.codes.lost;
+        let lost = self.codes.lost;
         let code = match ended {
             Ended::Exited(code) => code,
             Ended::Killed { signal, .. } => exit_code::of_signal(signal),
@@ -310,7 +327,7 @@ impl<'a> LockedRun<'a> {
             Ended::LostBefore(loss) => {
                 let cause = self.cause_with_holder(loss);
                 let message = self.lost(&cause, "the command was not started");
-                return Err(ExitReason::unless_zero(self.run.codes.unreachable, message));
+                return Err(ExitReason::unless_zero(self.codes.unreachable, message));
             }
             Ended::Lost(loss) => {
                 let cause = self.cause_with_holder(loss);
@@ -381,19 +398,20 @@ fn flag(option: OptionName) -> &'static str {
 
 fn options(run: &Run) -> LockOptionsBuilder {
     let mut options = LockOptions::builder();
-    if let Some(prefix) = &run.prefix {
+    let lock = &run.options.lock;
+    if let Some(prefix) = &run.store.prefix {
         options = options.key_prefix(prefix);
     }
-    if let Some(label) = &run.label {
+    if let Some(label) = &lock.label {
         options = options.label(label);
     }
-    if let Some(ttl) = run.ttl {
+    if let Some(ttl) = lock.ttl {
         options = options.ttl(ttl);
     }
-    if let Some(min_hold) = run.min_hold {
+    if let Some(min_hold) = lock.min_hold {
         options = options.min_hold(min_hold);
     }
-    if let Some(grace) = run.kill_after {
+    if let Some(grace) = run.options.kill_after {
         options = options.grace(grace);
     }
     options

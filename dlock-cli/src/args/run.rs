@@ -1,0 +1,202 @@
+//! `dlock run`: which lock, how, and the command to run under it.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{UsageError, value};
+use crate::exit_code;
+use crate::message::escaped;
+
+/// How long a job counts as done without `--keep`.
+pub const DEFAULT_KEEP: Duration = Duration::from_secs(86_400);
+
+/// The arguments of `dlock run`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(override_usage = "dlock run [OPTIONS] NAME -- COMMAND [ARGUMENTS…]")]
+pub struct Run {
+    /// The lock: of all commands under one NAME in one store, only one runs at a time
+    #[arg(value_name = "NAME", value_parser = value::name())]
+    pub name: String,
+    /// The program, looked up in PATH as a shell does, and its arguments
+    #[arg(value_name = "COMMAND", last = true)]
+    pub command: Vec<OsString>,
+    /// Where the lock is kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How it is held, and how the command is run.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// The program.
+    pub program: OsString,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+impl Run {
+    /// Checks what options say together.
+    pub(super) fn check(&self) -> Result<(), UsageError> {
+        if self.command.is_empty() {
+            return Err(UsageError(format!(
+                "there is no command to run; write: dlock run {} -- COMMAND",
+                escaped(&self.name)
+            )));
+        }
+        if self.options.once.keep.is_some() && self.options.once.job.is_none() {
+            return Err(UsageError(
+                "--keep has no effect without --once; give --once ID too".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The program and its arguments; `None` if there is none, which a command line that was parsed
+    /// never lacks.
+    pub fn work(&self) -> Option<Work> {
+        let mut words = self.command.iter().cloned();
+        Some(Work {
+            program: words.next()?,
+            arguments: words.collect(),
+        })
+    }
+}
+
+/// Where the lock is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Which store")]
+pub struct StoreArgs {
+    /// Where the lock is kept (see below); without it DLOCK_STORE of the environment is used, or
+    /// else file:. A URL with a password belongs in DLOCK_STORE: all users of this host see command
+    /// lines
+    #[arg(long, value_name = "URL", value_parser = value::text(), allow_hyphen_values = true)]
+    pub store: Option<String>,
+    /// The start of the key in the store: TEXT:NAME (default dlock)
+    #[arg(long, value_name = "TEXT", value_parser = value::text(), allow_hyphen_values = true)]
+    pub prefix: Option<String>,
+}
+
+/// The options of `dlock run` that are about the lock and the command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct RunOptions {
+    /// How the lock is waited for and held.
+    #[command(flatten)]
+    pub lock: LockArgs,
+    /// When the lease cannot be renewed, ask the command to end (SIGTERM) this long before the
+    /// lease ends, and kill it just before (default: a sixth of --ttl)
+    #[arg(long, value_name = "TIME", value_parser = value::time())]
+    #[arg(help_heading = "How long the lock is held")]
+    pub kill_after: Option<Duration>,
+    /// A job that is to run once.
+    #[command(flatten)]
+    pub once: OnceArgs,
+    /// Give the command DLOCK_STORE, which is removed otherwise, since it may contain a password
+    #[arg(long, help_heading = "Environment of the command")]
+    pub pass_store: bool,
+    /// The exit codes.
+    #[command(flatten)]
+    pub codes: CodeArgs,
+}
+
+/// How a lock is waited for and held.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct LockArgs {
+    /// Wait while somebody else holds the lock: 0 not at all (default), 30s, 5m, forever. Only a
+    /// process that waits can take over when the holder dies
+    #[arg(long, value_name = "TIME", value_parser = value::patience())]
+    #[arg(help_heading = "When somebody else holds the lock")]
+    pub wait: Option<Patience>,
+    /// Text shown to processes that are refused, beside this host and process id
+    #[arg(long, value_name = "TEXT", value_parser = value::text(), allow_hyphen_values = true)]
+    #[arg(help_heading = "When somebody else holds the lock")]
+    pub label: Option<String>,
+    /// How long the lock stays taken if this host dies (default 30s)
+    #[arg(long, value_name = "TIME", value_parser = value::time())]
+    #[arg(help_heading = "How long the lock is held")]
+    pub ttl: Option<Duration>,
+    /// Keep the lock at least this long, even if the command ends earlier: for jobs that are
+    /// started on many hosts whose clocks differ a little
+    #[arg(long, value_name = "TIME", value_parser = value::time())]
+    #[arg(help_heading = "How long the lock is held")]
+    pub min_hold: Option<Duration>,
+}
+
+impl LockArgs {
+    /// How long to wait.
+    pub fn patience(&self) -> Patience {
+        self.wait.unwrap_or(Patience::AtMost(Duration::ZERO))
+    }
+}
+
+/// How long to wait for a lock that somebody else holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// For at most this long; zero tries once.
+    AtMost(Duration),
+    /// As long as it takes.
+    Forever,
+}
+
+/// A job that is to run once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Once")]
+pub struct OnceArgs {
+    /// If the command succeeds remember the job ID of NAME as done, and do not run it again
+    #[arg(long = "once", value_name = "ID", value_parser = value::text())]
+    #[arg(allow_hyphen_values = true)]
+    pub job: Option<String>,
+    /// For how long it is remembered (default 1d)
+    #[arg(long, value_name = "TIME", value_parser = value::time())]
+    pub keep: Option<Duration>,
+}
+
+/// The exit codes that flags can replace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Exit codes (with 0 dlock also prints no message)")]
+pub struct CodeArgs {
+    /// Exit with N instead of 75 if somebody else holds the lock
+    #[arg(long, value_name = "N", value_parser = value::code())]
+    pub conflict_exit_code: Option<u8>,
+    /// Exit with N instead of 75 if the job of --once is done already
+    #[arg(long, value_name = "N", value_parser = value::code())]
+    pub done_exit_code: Option<u8>,
+    /// Exit with N instead of 69 if the store cannot be used
+    #[arg(long, value_name = "N", value_parser = value::code())]
+    pub unreachable_exit_code: Option<u8>,
+    /// Exit with N instead of 70 if the lease was lost; the message is printed even with 0
+    #[arg(long, value_name = "N", value_parser = value::code())]
+    pub lost_exit_code: Option<u8>,
+}
+
+/// The exit codes in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Codes {
+    /// Somebody else holds the lock.
+    pub held: u8,
+    /// The job of `--once` is done.
+    pub done: u8,
+    /// The store cannot be used.
+    pub unreachable: u8,
+    /// The lease was lost.
+    pub lost: u8,
+}
+
+impl RunOptions {
+    /// The exit codes in use.
+    pub fn codes(&self) -> Codes {
+        let codes = &self.codes;
+        Codes {
+            held: codes.conflict_exit_code.unwrap_or(exit_code::HELD),
+            done: codes.done_exit_code.unwrap_or(exit_code::DONE),
+            unreachable: codes
+                .unreachable_exit_code
+                .unwrap_or(exit_code::UNREACHABLE),
+            lost: codes.lost_exit_code.unwrap_or(exit_code::LOST),
+        }
+    }
+}

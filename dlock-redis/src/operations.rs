@@ -14,7 +14,7 @@ pub(crate) use reply::{
     Answer, HeartbeatReply, Left, QueuePlace, ServerTime, Unanswered, answer_to, done,
     server_error, time,
 };
-pub(crate) use request::{Call, FENCE_KEEP, Keys, Kind, Packer, Record};
+pub(crate) use request::{Call, FENCE_KEEP, Keys, Kind, Listing, Packer, Record};
 pub(crate) use scripts::Form;
 
 /// How often a process looks at a key where some of it wait. Who makes a lock end sooner than that

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, Grant, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
+    FencingToken, Grant, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal,
+    Time, Watch,
 };
 use dlock_net::{Endpoint, Limits, Pool, SharedOwners, call_deadline, deadline_in, in_batches};
 
 use crate::cluster::Cluster;
 use crate::config::{RedisBuilder, UrlError};
 use crate::error::{lost_reply, unexpected};
+use crate::listing;
 use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Keys, Record};
 use crate::pool::ConnectionManager;
 use crate::r2d2;
@@ -416,6 +418,24 @@ impl Inspect for RedisDatastore {
         fence: FencingToken,
     ) -> Result<ReleaseOutcome, DatastoreError> {
         broken(self.ask(Call::Break(key, fence))?)
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        counted(self.ask(Call::Waiting(key))?)
+    }
+
+    /// By SCAN, for which the user needs a right of its own; in a cluster one node after the other.
+    fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        let deadline = deadline_in(self.call_timeout);
+        listing::held(&self.servers, deadline, prefix, after)
+    }
+}
+
+/// How many wait for a key.
+pub(crate) fn counted(answer: (Answer, bool)) -> Result<usize, DatastoreError> {
+    match answer {
+        (Answer::Waiting(count), _) => Ok(count),
+        (answer, _) => Err(unexpected(&answer)),
     }
 }
 

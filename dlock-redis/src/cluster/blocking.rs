@@ -45,6 +45,20 @@ impl Cluster {
         }
     }
 
+    /// The nodes that have slots.
+    ///
+    /// # Errors
+    ///
+    /// Not executed: they are not known by `deadline`.
+    pub(crate) fn primaries(
+        self: &Arc<Self>,
+        deadline: Time,
+    ) -> Result<Vec<Arc<Node>>, DatastoreError> {
+        let here = self.here();
+        here.find(0, &Walk::new(Call::Asking), deadline)?;
+        Ok(here.map().primaries())
+    }
+
     /// Many calls, each with its deadline: those to one node in one trip, the nodes side by side.
     /// The answers are in the order of the calls.
     pub(crate) fn call_all(

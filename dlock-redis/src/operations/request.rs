@@ -5,7 +5,7 @@ use std::time::Duration;
 use dlock_core::{Claim, FencingToken, Lease, OwnerToken, Time};
 use dlock_net::deadline_in;
 
-use super::scripts::{ACQUIRE, BREAK, EXTEND, Form, HOLDER, LOOK, RELEASE, Script};
+use super::scripts::{ACQUIRE, BREAK, EXTEND, Form, HOLDER, LIST, LOOK, RELEASE, Script, WAITING};
 use super::{Deletes, HEARTBEAT_EVERY};
 use crate::wire::Requests;
 
@@ -58,6 +58,10 @@ pub(crate) enum Call<'a> {
     },
     /// Asks who holds a key.
     Holder(&'a str),
+    /// Counts who waits for a key.
+    Waiting(&'a str),
+    /// Names keys of the server that the call goes to, of which this is one page.
+    List(Listing<'a>),
     /// Frees a key that is held under this fencing token.
     Break(&'a str, FencingToken),
     /// Takes back what a claim was granted under this fencing token, and nothing that it was
@@ -66,6 +70,19 @@ pub(crate) enum Call<'a> {
     /// Lets the next call on this connection use a slot that is being moved here.
     Asking,
 }
+
+/// Some of the keys of one server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listing<'a> {
+    /// Where to begin, as the server said the time before; 0 at first.
+    pub(crate) cursor: u64,
+    /// What the keys are like, in the way of SCAN.
+    pub(crate) pattern: &'a str,
+}
+
+/// How many keys the server looks at for one page: few enough for the longest reply that is read,
+/// and for the server, which does nothing else meanwhile.
+const LOOKED_AT: u64 = 100;
 
 /// Which keys a call names. A call that needs no more than a few is not refused while a cluster
 /// moves their slot, where the others do not exist.
@@ -100,6 +117,8 @@ pub(crate) enum Kind {
     /// The same without a script.
     Delete,
     Holder,
+    Waiting,
+    List,
     Heartbeat,
     Asking,
     /// Not a script: how many replicas have acknowledged what was sent before, of this many.
@@ -117,6 +136,8 @@ impl<'a> Call<'a> {
             | Call::Break(..)
             | Call::TakeBack(..) => Kind::Free,
             Call::Holder(_) => Kind::Holder,
+            Call::Waiting(_) => Kind::Waiting,
+            Call::List(_) => Kind::List,
             Call::Heartbeat { .. } => Kind::Heartbeat,
             Call::Asking => Kind::Asking,
         }
@@ -132,9 +153,11 @@ impl<'a> Call<'a> {
             | Call::GiveBack { key, .. }
             | Call::Heartbeat { key, .. }
             | Call::Holder(key)
+            | Call::Waiting(key)
             | Call::Break(key, _) => key,
             Call::TakeBack(claim, _) => claim.key(),
-            Call::Asking => "",
+            // They name no key, and are sent to a node that their caller chooses.
+            Call::Asking | Call::List(_) => "",
         }
     }
 
@@ -204,6 +227,8 @@ impl<'a> Call<'a> {
             | Call::GiveBack { .. }
             | Call::Heartbeat { .. }
             | Call::Holder(_)
+            | Call::Waiting(_)
+            | Call::List(_)
             | Call::Break(..)
             | Call::TakeBack(..)
             | Call::Asking => Time::MAX,
@@ -351,6 +376,13 @@ impl Packer {
                 self.requests.word(&["ASKING"]);
             }
             Call::Holder(key) => self.begin(&HOLDER, form, key, 2, 0),
+            Call::Waiting(key) => self.begin(&WAITING, form, key, PackedKeys::COUNT, 0),
+            Call::List(Listing { cursor, pattern }) => {
+                self.begin(&LIST, form, "", 0, 3);
+                self.requests.number(cursor);
+                self.requests.word(&[pattern]);
+                self.requests.number(LOOKED_AT);
+            }
             Call::Break(key, fence) => {
                 self.begin(&BREAK, form, key, PackedKeys::COUNT, 1);
                 self.requests.number(fence.get());
@@ -476,7 +508,8 @@ impl PackedKeys {
                 *end = self.packed.bytes().len();
             }
         }
-        &self.packed.bytes()[..self.ends[count - 1]]
+        let end = count.checked_sub(1).map_or(0, |last| self.ends[last]);
+        &self.packed.bytes()[..end]
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: one table for the parser, the help, the manual pages and the completions.
 
+mod inspect;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+pub use inspect::{Break, Forget, Key, List, Status};
 pub use run::{
     CodeArgs, Codes, DEFAULT_KEEP, LockArgs, OnceArgs, Patience, Run, RunOptions, StoreArgs, Work,
 };
@@ -40,6 +42,20 @@ pub enum Verb {
     /// Run a command while holding a lock
     #[command(after_help = include_str!("help_run.txt"))]
     Run(Box<Run>),
+    /// Show who holds a lock, and how many wait for it
+    #[command(after_help = STATUS)]
+    Status(Status),
+    /// Show all locks that are held
+    #[command(after_help = LIST)]
+    List(List),
+    /// Free a lock that its holder does not free
+    #[command(after_help = BREAK)]
+    Break(Break),
+    /// Let a job that is marked as done run again
+    #[command(after_help = FORGET)]
+    Forget(Forget),
+    /// Show the key of a lock in the store
+    Key(Key),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print a manual page
@@ -61,6 +77,18 @@ pub struct Man {
     #[arg(value_name = "VERB", value_parser = value::text())]
     pub verb: Option<String>,
 }
+
+const STATUS: &str = "It exits with 0 whether the lock is held or free: the answer is for people, and \
+    old when it is printed. A script that must know tries to acquire the lock.";
+const LIST: &str = "Redis is asked by SCAN, for which its user needs the right. memcached cannot list \
+    its keys. It exits with 0 whether there are locks or not.";
+const BREAK: &str = "Only the lease with that token is freed, in one step of the store, and the next \
+    waiter gets the lock. The holder learns of it at its next renewal, which is a third of its time to \
+    live away; then dlock ends its command. Look first whether the holder works: until it is ended, two \
+    commands may run.\n\nExit codes: 0 freed; 75 the lock is not held with that token, and nothing was \
+    freed; 69 the store cannot be used.";
+const FORGET: &str = "Exit codes: 0 forgotten; 75 the job is not marked as done, or runs just now; 69 \
+    the store cannot be used.";
 
 /// The table of all verbs and options.
 pub(crate) fn table() -> Command {

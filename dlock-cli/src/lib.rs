@@ -12,12 +12,15 @@ compile_error!(
 pub mod args;
 mod command;
 pub mod exit_code;
+mod exit_reason;
 mod group;
+mod inspect;
 mod lease;
 mod lock_events;
 mod message;
 mod pages;
 mod run;
+mod session;
 mod signals;
 mod store;
 mod sys;
@@ -36,15 +39,26 @@ use args::{Invocation, Verb};
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match args::parse(arguments) {
         Ok(Invocation::Text(text)) => print(text.as_bytes()),
-        Ok(Invocation::Verb(Verb::Run(run))) => run::run(&run),
-        Ok(Invocation::Verb(Verb::Completions(completions))) => pages::completions(&completions),
-        Ok(Invocation::Verb(Verb::Man(man))) => pages::man(&man),
+        Ok(Invocation::Verb(verb)) => run_verb(&verb),
         Err(error) => {
             message::report(error);
             exit_code::USAGE
         }
     };
     ExitCode::from(code)
+}
+
+fn run_verb(verb: &Verb) -> u8 {
+    match verb {
+        Verb::Run(run) => run::run(run),
+        Verb::Status(status) => inspect::status(status),
+        Verb::List(list) => inspect::list(list),
+        Verb::Break(arguments) => inspect::break_lock(arguments),
+        Verb::Forget(forget) => inspect::forget(forget),
+        Verb::Key(key) => inspect::key(key),
+        Verb::Completions(completions) => pages::completions(completions),
+        Verb::Man(man) => pages::man(man),
+    }
 }
 
 fn print(text: &[u8]) -> u8 {

@@ -6,6 +6,8 @@ use dlock_core::Datastore;
 use dlock_file::FileDatastore;
 use dlock_url::redacted;
 
+use crate::exit_code;
+use crate::exit_reason::ExitReason;
 use crate::message::{report, with_causes};
 
 /// An opened store.
@@ -24,6 +26,15 @@ pub(crate) enum OpenError {
     Usage(String),
     /// The URL is right, but the store cannot be used.
     Unusable(String),
+}
+
+impl From<OpenError> for ExitReason {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Usage(message) => ExitReason::new(exit_code::USAGE, message),
+            OpenError::Unusable(message) => ExitReason::new(exit_code::UNREACHABLE, message),
+        }
+    }
 }
 
 /// The environment variable with the URL of the store.

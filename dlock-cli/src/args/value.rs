@@ -54,6 +54,19 @@ pub(super) fn code() -> impl TypedValueParser<Value = u8> {
     })
 }
 
+/// A fencing token.
+pub(super) fn token() -> impl TypedValueParser<Value = u64> {
+    OsStringValueParser::new().try_map(|word| {
+        let text = utf8(word)?;
+        text.parse().map_err(|_| {
+            format!(
+                "`{}` is not a token; write the number that `dlock status` shows",
+                escaped(&text)
+            )
+        })
+    })
+}
+
 fn utf8(word: OsString) -> Result<String, String> {
     word.into_string().map_err(|word| {
         format!(

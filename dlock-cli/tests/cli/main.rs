@@ -11,6 +11,8 @@ mod lease;
 mod limits;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod name_servers;
+#[cfg(all(feature = "redis", feature = "memcache"))]
+mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
 mod race;

@@ -14,7 +14,8 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand
 
 pub use inspect::{Break, Forget, Key, List, Status};
 pub use run::{
-    CodeArgs, Codes, DEFAULT_KEEP, LockArgs, OnceArgs, Patience, Run, RunOptions, StoreArgs, Work,
+    CodeArgs, Codes, DEFAULT_KEEP, LockArgs, LogFormat, OnceArgs, Patience, ReportArgs, Run,
+    RunOptions, StoreArgs, Work,
 };
 pub use usage::UsageError;
 

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 use dlock_core::{LockGuard, OnceOutcome, Wait, duration};
 use rustix::process::Signal;
 
-use crate::args::{DEFAULT_KEEP, Run, Work};
-use crate::command::{self, Ended, Unkillable};
+use crate::args::{DEFAULT_KEEP, LogFormat, Run, Work};
+use crate::command::{self, Ended, Times, Unkillable};
 use crate::exit_code;
 use crate::exit_reason::ExitReason;
 use crate::lease::Loss;
 use crate::lock_events::ReleaseFailure;
-use crate::message::{escaped, report, report_if_writable};
+use crate::message::{escaped, report, report_as_json, report_if_writable};
+use crate::run_report::RunReport;
 use crate::session::{Session, Wanted};
 use crate::sys;
 use crate::watcher::Watcher;
@@ -36,6 +37,7 @@ struct LockedRun<'a> {
     run: &'a Run,
     work: Work,
     session: Session,
+    report: RunReport,
     /// Waited for at the end, so that it can end during the release.
     watcher: Cell<Option<Watcher>>,
 }
@@ -46,18 +48,23 @@ impl<'a> LockedRun<'a> {
             let message = format!("there is no command to run under {}", escaped(&run.name));
             ExitReason::new(exit_code::USAGE, message)
         })?;
+        let options = &run.options;
+        if options.report.log == Some(LogFormat::Json) {
+            report_as_json();
+        }
         let session = Session::open(&Wanted {
             name: &run.name,
             store: &run.store,
-            lock: &run.options.lock,
-            grace: run.options.kill_after,
-            codes: run.options.codes(),
+            lock: &options.lock,
+            grace: options.kill_after,
+            codes: options.codes(),
             not_done: "the command was not started",
         })?;
         Ok(LockedRun {
             run,
             work,
             session,
+            report: RunReport::new(&run.name, &options.report),
             watcher: Cell::default(),
         })
     }
@@ -76,7 +83,12 @@ impl<'a> LockedRun<'a> {
                 ended
             }
         };
-        self.code(ended)
+        let result = self.code(ended);
+        let code = match &result {
+            Ok(code) | Err(ExitReason { code, .. }) => *code,
+        };
+        self.report.exits(code);
+        result
     }
 
     fn execute_once(&self, wait: &Wait, job: &str) -> Result<Ended, ExitReason> {
@@ -118,7 +130,12 @@ impl<'a> LockedRun<'a> {
             Some(url) if self.run.options.pass_store => command.env("DLOCK_STORE", url),
             _ => command.env_remove("DLOCK_STORE"),
         };
-        let grace = self.session.lock.options().grace();
+        let times = Times {
+            grace: self.session.lock.options().grace(),
+            max_hold: self.run.options.max_hold,
+        };
+        self.report
+            .begins(self.session.events.waited(), guard.fencing_token());
         self.session.events.record_remaining(guard.remaining());
         let cannot_end = |loss, why| {
             let fate = match why {
@@ -136,9 +153,22 @@ impl<'a> LockedRun<'a> {
             );
         };
         let (ended, watcher) =
-            command::run(command, guard, grace, &self.session.signals, &cannot_end);
+            command::run(command, guard, times, &self.session.signals, &cannot_end);
         self.watcher.set(watcher);
+        self.report.ended(self.status(&ended));
         ended
+    }
+
+    /// What the command's end comes to, as far as it is known before the lock is released; `None` if
+    /// it was not started.
+    fn status(&self, ended: &Ended) -> Option<u8> {
+        match ended {
+            Ended::Exited(code) => Some(*code),
+            Ended::Killed { signal, .. } => Some(exit_code::of_signal(*signal)),
+            Ended::TookTooLong => Some(exit_code::MAX_HOLD),
+            Ended::Lost(_) | Ended::RunsOn => Some(self.session.codes.lost),
+            Ended::NotStarted | Ended::CannotRun(..) | Ended::LostBefore(_) => None,
+        }
     }
 
     /// The exit code, after the lock was released.
@@ -166,6 +196,14 @@ impl<'a> LockedRun<'a> {
                 ));
             }
             Ended::RunsOn => return Ok(lost),
+            Ended::TookTooLong => {
+                let time = self.run.options.max_hold.unwrap_or_default();
+                report(format_args!(
+                    "the command held {name} for longer than --max-hold {} and was ended",
+                    duration::format(time)
+                ));
+                exit_code::MAX_HOLD
+            }
         };
         match self.session.events.release_failure() {
             Some(ReleaseFailure::Lost(at)) => {

@@ -1,9 +1,10 @@
 //! `dlock run`: which lock, how, and the command to run under it.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{UsageError, value};
 use crate::exit_code;
@@ -14,7 +15,10 @@ pub const DEFAULT_KEEP: Duration = Duration::from_secs(86_400);
 
 /// The arguments of `dlock run`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
-#[command(override_usage = "dlock run [OPTIONS] NAME -- COMMAND [ARGUMENTS…]")]
+#[command(
+    override_usage = "dlock run [OPTIONS] NAME -- COMMAND [ARGUMENTS…]\n       \
+                            dlock run [OPTIONS] NAME -c LINE"
+)]
 pub struct Run {
     /// The lock: of all commands under one NAME in one store, only one runs at a time
     #[arg(value_name = "NAME", value_parser = value::name())]
@@ -22,6 +26,10 @@ pub struct Run {
     /// The program, looked up in PATH as a shell does, and its arguments
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,
+    /// Run this line by `sh -c`, instead of a program
+    #[arg(short = 'c', value_name = "LINE", conflicts_with = "command")]
+    #[arg(allow_hyphen_values = true)]
+    pub line: Option<OsString>,
     /// Where the lock is kept.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -42,7 +50,7 @@ pub struct Work {
 impl Run {
     /// Checks what options say together.
     pub(super) fn check(&self) -> Result<(), UsageError> {
-        if self.command.is_empty() {
+        if self.command.is_empty() && self.line.is_none() {
             return Err(UsageError(format!(
                 "there is no command to run; write: dlock run {} -- COMMAND",
                 escaped(&self.name)
@@ -59,6 +67,12 @@ impl Run {
     /// The program and its arguments; `None` if there is none, which a command line that was parsed
     /// never lacks.
     pub fn work(&self) -> Option<Work> {
+        if let Some(line) = &self.line {
+            return Some(Work {
+                program: "sh".into(),
+                arguments: vec!["-c".into(), line.clone()],
+            });
+        }
         let mut words = self.command.iter().cloned();
         Some(Work {
             program: words.next()?,
@@ -92,15 +106,48 @@ pub struct RunOptions {
     #[arg(long, value_name = "TIME", value_parser = value::time())]
     #[arg(help_heading = "How long the lock is held")]
     pub kill_after: Option<Duration>,
+    /// End the command after this time: SIGTERM, after --kill-after SIGKILL; exit with 124
+    #[arg(long, value_name = "TIME", value_parser = value::time())]
+    #[arg(help_heading = "How long the lock is held")]
+    pub max_hold: Option<Duration>,
     /// A job that is to run once.
     #[command(flatten)]
     pub once: OnceArgs,
     /// Give the command DLOCK_STORE, which is removed otherwise, since it may contain a password
     #[arg(long, help_heading = "Environment of the command")]
     pub pass_store: bool,
+    /// What is said about the run.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// The exit codes.
     #[command(flatten)]
     pub codes: CodeArgs,
+}
+
+/// What is said about a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Messages and metrics")]
+pub struct ReportArgs {
+    /// Print a line when the lock is acquired, and one at the end: how long it was waited for, how
+    /// long the command ran, its exit status, the fencing token
+    #[arg(long)]
+    pub verbose: bool,
+    /// How messages are written
+    #[arg(long, value_name = "FORMAT")]
+    pub log: Option<LogFormat>,
+    /// Keep the figures of the last run in FILE, as text for the textfile collector of Prometheus.
+    /// Several locks may share a file
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line of text that begins with `dlock: `
+    Text,
+    /// A JSON object on a line
+    Json,
 }
 
 /// How a lock is waited for and held.
@@ -159,6 +206,10 @@ pub struct OnceArgs {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Exit codes (with 0 dlock also prints no message)")]
 pub struct CodeArgs {
+    /// For a crontab: exit with 0 and print nothing if somebody else holds the lock, or the job is
+    /// done
+    #[arg(long)]
+    pub cron: bool,
     /// Exit with N instead of 75 if somebody else holds the lock
     #[arg(long, value_name = "N", value_parser = value::code())]
     pub conflict_exit_code: Option<u8>,
@@ -190,9 +241,12 @@ impl RunOptions {
     /// The exit codes in use.
     pub fn codes(&self) -> Codes {
         let codes = &self.codes;
+        let unless_cron = |code| if codes.cron { 0 } else { code };
         Codes {
-            held: codes.conflict_exit_code.unwrap_or(exit_code::HELD),
-            done: codes.done_exit_code.unwrap_or(exit_code::DONE),
+            held: codes
+                .conflict_exit_code
+                .unwrap_or(unless_cron(exit_code::HELD)),
+            done: codes.done_exit_code.unwrap_or(unless_cron(exit_code::DONE)),
             unreachable: codes
                 .unreachable_exit_code
                 .unwrap_or(exit_code::UNREACHABLE),

@@ -17,7 +17,8 @@ fn run(line: &str) -> Run {
 fn every_flag_is_read_before_and_after_the_name() {
     let flags = "--store file: --prefix p --label l --ttl 1m --wait forever --min-hold 5m --once J \
                  --keep 2h --kill-after 3s --pass-store --conflict-exit-code 0 --done-exit-code 1 \
-                 --unreachable-exit-code 2 --lost-exit-code=3";
+                 --unreachable-exit-code 2 --lost-exit-code=3 --cron \
+                 --max-hold 9m --verbose --log json --metrics-file m.prom";
     let before = run(&format!("run {flags} n -- cmd --ttl x -- y"));
     let after = run(&format!("run n {flags} -- cmd --ttl x -- y"));
     assert_eq!(before, after);
@@ -29,6 +30,7 @@ fn every_flag_is_read_before_and_after_the_name() {
             command: ["cmd", "--ttl", "x", "--", "y"]
                 .map(OsString::from)
                 .to_vec(),
+            line: None,
             store: StoreArgs {
                 store: Some("file:".into()),
                 prefix: Some("p".into()),
@@ -41,12 +43,19 @@ fn every_flag_is_read_before_and_after_the_name() {
                     min_hold: minutes(5),
                 },
                 kill_after: Some(Duration::from_secs(3)),
+                max_hold: minutes(9),
                 once: OnceArgs {
                     job: Some("J".into()),
                     keep: Some(Duration::from_secs(7200)),
                 },
                 pass_store: true,
+                report: ReportArgs {
+                    verbose: true,
+                    log: Some(LogFormat::Json),
+                    metrics_file: Some("m.prom".into()),
+                },
                 codes: CodeArgs {
+                    cron: true,
                     conflict_exit_code: Some(0),
                     done_exit_code: Some(1),
                     unreachable_exit_code: Some(2),
@@ -100,6 +109,26 @@ fn help_and_version_need_nothing_else() {
             other => panic!("{line}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_line_is_run_by_a_shell() {
+    let line = run("run n -c true").work().unwrap();
+    assert_eq!(line.program, "sh");
+    assert_eq!(line.arguments, ["-c", "true"]);
+    let both = parsed("run n -c true -- false").unwrap_err().to_string();
+    assert!(both.contains("exclude each other"), "{both}");
+}
+
+#[test]
+fn for_cron_held_and_done_are_no_failure_unless_an_option_says_otherwise() {
+    let codes = run("run --cron n -- true").options.codes();
+    assert_eq!((codes.held, codes.done), (0, 0));
+    assert_eq!((codes.unreachable, codes.lost), (69, 70));
+    let codes = run("run --cron --done-exit-code 3 n -- true")
+        .options
+        .codes();
+    assert_eq!((codes.held, codes.done), (0, 3));
 }
 
 /// Options that only one verb has are found wrong when the table is built, in debug builds alone.

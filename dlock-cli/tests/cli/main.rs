@@ -16,6 +16,7 @@ mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
 mod race;
+mod run_options;
 #[cfg(all(feature = "redis", feature = "memcache"))]
 mod servers;
 mod signals;

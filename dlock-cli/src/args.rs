@@ -1,5 +1,6 @@
 //! The command line: one table for the parser, the help, the manual pages and the completions.
 
+mod hold;
 mod inspect;
 mod run;
 #[cfg(test)]
@@ -12,6 +13,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+pub use hold::Hold;
 pub use inspect::{Break, Forget, Key, List, Status};
 pub use run::{
     CodeArgs, Codes, DEFAULT_KEEP, LockArgs, LogFormat, OnceArgs, Patience, ReportArgs, Run,
@@ -43,6 +45,9 @@ pub enum Verb {
     /// Run a command while holding a lock
     #[command(after_help = include_str!("help_run.txt"))]
     Run(Box<Run>),
+    /// Hold a lock for a script, without running a command
+    #[command(after_help = include_str!("help_hold.txt"))]
+    Hold(Box<Hold>),
     /// Show who holds a lock, and how many wait for it
     #[command(after_help = STATUS)]
     Status(Status),

@@ -14,6 +14,7 @@ mod command;
 pub mod exit_code;
 mod exit_reason;
 mod group;
+mod hold;
 mod inspect;
 mod lease;
 mod lock_events;
@@ -53,6 +54,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run_verb(verb: &Verb) -> u8 {
     match verb {
         Verb::Run(run) => run::run(run),
+        Verb::Hold(hold) => hold::hold(hold),
         Verb::Status(status) => inspect::status(status),
         Verb::List(list) => inspect::list(list),
         Verb::Break(arguments) => inspect::break_lock(arguments),

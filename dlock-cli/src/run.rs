@@ -219,11 +219,9 @@ impl<'a> LockedRun<'a> {
                 );
                 return Err(ExitReason::new(lost, self.session.lost(&cause, &fate)));
             }
-            Some(ReleaseFailure::NotReleased(error)) => report(format_args!(
-                "could not release {name} in {} ({error}); others have to wait for at most {}",
-                self.session.shown_url,
-                duration::format(self.session.lock.options().ttl())
-            )),
+            Some(ReleaseFailure::NotReleased(error)) => {
+                report(self.session.not_released(&error));
+            }
             None => {}
         }
         if matches!(ended, Ended::Killed { signal, had_terminal: true } if signal == Signal::INT.as_raw())

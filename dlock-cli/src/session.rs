@@ -160,6 +160,16 @@ impl Session {
         )
     }
 
+    /// Says that the lock stays taken for a while.
+    pub(crate) fn not_released(&self, error: &str) -> String {
+        format!(
+            "could not release {} in {} ({error}); others have to wait for at most {}",
+            self.name,
+            self.shown_url,
+            duration::format(self.lock.options().ttl())
+        )
+    }
+
     /// The exit code for the signal that ended the wait.
     pub(crate) fn code_of_signal(&self) -> u8 {
         self.signals

@@ -5,6 +5,7 @@
 mod cron;
 mod environment;
 mod exit_codes;
+mod hold;
 mod inherited;
 mod lease;
 #[cfg(target_os = "linux")]

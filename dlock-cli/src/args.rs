@@ -3,6 +3,7 @@
 mod hold;
 mod inspect;
 mod run;
+mod section;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -16,9 +17,10 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand
 pub use hold::Hold;
 pub use inspect::{Break, Forget, Key, List, Status};
 pub use run::{
-    CodeArgs, Codes, DEFAULT_KEEP, LockArgs, LogFormat, OnceArgs, Patience, ReportArgs, Run,
-    RunOptions, StoreArgs, Work,
+    CodeArgs, Codes, DEFAULT_KEEP, LockArgs, LockSection, LogFormat, OnceArgs, Patience, PlaceArgs,
+    ReportArgs, Run, RunOptions, StoreArgs, Work,
 };
+pub(crate) use section::{Fields, section};
 pub use usage::UsageError;
 
 /// A parsed command line.

@@ -12,7 +12,8 @@ use dlock_core::LockGuard;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, getppid, kill_process};
 
-use crate::args::Hold;
+use crate::args::{Hold, LogFormat};
+use crate::config::Settings;
 use crate::exit_reason::ExitReason;
 use crate::lease::{LeaseWatch, Loss, State};
 use crate::lock_events::ReleaseFailure;
@@ -37,13 +38,15 @@ pub(crate) fn hold(hold: &Hold) -> u8 {
 fn prepare(hold: &Hold) -> Result<(Session, Parent), ExitReason> {
     // Before anything that takes time: it may end meanwhile.
     let parent = Parent::find();
-    if hold.wants_json() {
+    let settings = Settings::find(&hold.store, Some(&hold.name))?;
+    let lock = hold.lock.clone().or(settings.options.lock.clone());
+    if hold.log.or(settings.options.report.log) == Some(LogFormat::Json) {
         report_as_json();
     }
     let session = Session::open(&Wanted {
         name: &hold.name,
-        store: &hold.store,
-        lock: &hold.lock,
+        settings: &settings,
+        lock: &lock,
         grace: None,
         codes: hold.codes(),
         not_done: "nothing is held",

@@ -11,6 +11,7 @@ compile_error!(
 
 pub mod args;
 mod command;
+mod config;
 pub mod exit_code;
 mod exit_reason;
 mod group;

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use dlock_core::{LockGuard, OnceOutcome, Wait, duration};
 use rustix::process::Signal;
 
-use crate::args::{DEFAULT_KEEP, LogFormat, Run, Work};
+use crate::args::{DEFAULT_KEEP, LogFormat, Run, RunOptions, Work};
 use crate::command::{self, Ended, Times, Unkillable};
+use crate::config::Settings;
 use crate::exit_code;
 use crate::exit_reason::ExitReason;
 use crate::lease::Loss;
@@ -33,8 +34,8 @@ pub(crate) fn run(run: &Run) -> u8 {
 }
 
 /// One execution of `dlock run`.
-struct LockedRun<'a> {
-    run: &'a Run,
+struct LockedRun {
+    options: RunOptions,
     work: Work,
     session: Session,
     report: RunReport,
@@ -42,36 +43,38 @@ struct LockedRun<'a> {
     watcher: Cell<Option<Watcher>>,
 }
 
-impl<'a> LockedRun<'a> {
-    fn prepare(run: &'a Run) -> Result<Self, ExitReason> {
+impl LockedRun {
+    fn prepare(run: &Run) -> Result<Self, ExitReason> {
         let work = run.work().ok_or_else(|| {
             let message = format!("there is no command to run under {}", escaped(&run.name));
             ExitReason::new(exit_code::USAGE, message)
         })?;
-        let options = &run.options;
+        let settings = Settings::find(&run.store, Some(&run.name))?;
+        let options = run.options.clone().or(settings.options.clone());
         if options.report.log == Some(LogFormat::Json) {
             report_as_json();
         }
         let session = Session::open(&Wanted {
             name: &run.name,
-            store: &run.store,
+            settings: &settings,
             lock: &options.lock,
             grace: options.kill_after,
             codes: options.codes(),
             not_done: "the command was not started",
         })?;
+        let report = RunReport::new(&run.name, &options.report);
         Ok(LockedRun {
-            run,
+            options,
             work,
             session,
-            report: RunReport::new(&run.name, &options.report),
+            report,
             watcher: Cell::default(),
         })
     }
 
     fn execute(&self) -> Result<u8, ExitReason> {
         let wait = self.session.wait();
-        let ended = match &self.run.options.once.job {
+        let ended = match &self.options.once.job {
             Some(job) => self.execute_once(&wait, job)?,
             None => {
                 let guard = self
@@ -92,7 +95,7 @@ impl<'a> LockedRun<'a> {
     }
 
     fn execute_once(&self, wait: &Wait, job: &str) -> Result<Ended, ExitReason> {
-        let keep = self.run.options.once.keep.unwrap_or(DEFAULT_KEEP);
+        let keep = self.options.once.keep.unwrap_or(DEFAULT_KEEP);
         let job_name = format!("job {} of {}", escaped(job), self.session.name);
         let done =
             self.session
@@ -127,12 +130,12 @@ impl<'a> LockedRun<'a> {
             None => command.env_remove("DLOCK_FENCING_TOKEN"),
         };
         match &self.session.url {
-            Some(url) if self.run.options.pass_store => command.env("DLOCK_STORE", url),
+            Some(url) if self.options.pass_store => command.env("DLOCK_STORE", url),
             _ => command.env_remove("DLOCK_STORE"),
         };
         let times = Times {
             grace: self.session.lock.options().grace(),
-            max_hold: self.run.options.max_hold,
+            max_hold: self.options.max_hold,
         };
         self.report
             .begins(self.session.events.waited(), guard.fencing_token());
@@ -197,7 +200,7 @@ impl<'a> LockedRun<'a> {
             }
             Ended::RunsOn => return Ok(lost),
             Ended::TookTooLong => {
-                let time = self.run.options.max_hold.unwrap_or_default();
+                let time = self.options.max_hold.unwrap_or_default();
                 report(format_args!(
                     "the command held {name} for longer than --max-hold {} and was ended",
                     duration::format(time)

@@ -9,7 +9,8 @@ use dlock_core::{
     LockOptionsBuilder, OptionName, OptionsError, Store, Wait, duration,
 };
 
-use crate::args::{Codes, LockArgs, Patience, StoreArgs};
+use crate::args::{Codes, LockArgs, Patience};
+use crate::config::Settings;
 use crate::exit_code;
 use crate::exit_reason::ExitReason;
 use crate::lease::Loss;
@@ -21,7 +22,7 @@ use crate::store;
 /// What a verb is asked for.
 pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a str,
-    pub(crate) store: &'a StoreArgs,
+    pub(crate) settings: &'a Settings,
     pub(crate) lock: &'a LockArgs,
     /// How long before the end of the lease its user is asked to end.
     pub(crate) grace: Option<Duration>,
@@ -63,7 +64,7 @@ impl Session {
             let message = format!("cannot start a thread: {error}; {not_done}");
             ExitReason::unless_zero(codes.unreachable, message)
         })?;
-        let opened = store::open(wanted.store.store.as_deref()).map_err(|error| match error {
+        let opened = store::open(wanted.settings.url.as_deref()).map_err(|error| match error {
             store::OpenError::Usage(message) => ExitReason::new(exit_code::USAGE, message),
             store::OpenError::Unusable(message) => {
                 ExitReason::unless_zero(codes.unreachable, message)
@@ -237,7 +238,7 @@ fn flag(option: OptionName) -> &'static str {
 fn options(wanted: &Wanted<'_>) -> LockOptionsBuilder {
     let mut options = LockOptions::builder();
     let lock = wanted.lock;
-    if let Some(prefix) = &wanted.store.prefix {
+    if let Some(prefix) = &wanted.settings.prefix {
         options = options.key_prefix(prefix);
     }
     if let Some(label) = &lock.label {

@@ -35,8 +35,4 @@ impl Hold {
             lost: exit_code::LOST,
         }
     }
-
-    pub(crate) fn wants_json(&self) -> bool {
-        self.log == Some(LogFormat::Json)
-    }
 }

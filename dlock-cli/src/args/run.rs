@@ -81,13 +81,26 @@ impl Run {
     }
 }
 
-/// Where the lock is kept.
+/// Where the lock is kept, and the file that says so.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Which store")]
 pub struct StoreArgs {
-    /// Where the lock is kept (see below); without it DLOCK_STORE of the environment is used, or
-    /// else file:. A URL with a password belongs in DLOCK_STORE: all users of this host see command
-    /// lines
+    /// The store and the prefix.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Read defaults from FILE; without it from DLOCK_CONFIG, else
+    /// $XDG_CONFIG_HOME/dlock/config.toml (~/.config), else /etc/dlock/config.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Where the lock is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Which store")]
+pub struct PlaceArgs {
+    /// Where the lock is kept (see below); without it that of DLOCK_STORE, of the file
+    /// DLOCK_STORE_FILE or of the configuration is used, or else file:. A URL with a password
+    /// belongs in one of these: all users of this host see command lines
     #[arg(long, value_name = "URL", value_parser = value::text(), allow_hyphen_values = true)]
     pub store: Option<String>,
     /// The start of the key in the store: TEXT:NAME (default dlock)
@@ -122,6 +135,17 @@ pub struct RunOptions {
     /// The exit codes.
     #[command(flatten)]
     pub codes: CodeArgs,
+}
+
+/// What a configuration file says of one lock: any option of `dlock run`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct LockSection {
+    /// The store and the prefix.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// How the lock is held, and how the command is run.
+    #[command(flatten)]
+    pub options: RunOptions,
 }
 
 /// What is said about a run.
@@ -237,7 +261,105 @@ pub struct Codes {
     pub lost: u8,
 }
 
+impl PlaceArgs {
+    /// Where these say nothing, what `other` says.
+    #[must_use]
+    pub fn or(self, other: PlaceArgs) -> Self {
+        let PlaceArgs { store, prefix } = other;
+        PlaceArgs {
+            store: self.store.or(store),
+            prefix: self.prefix.or(prefix),
+        }
+    }
+}
+
+impl LockArgs {
+    /// Where these say nothing, what `other` says.
+    #[must_use]
+    pub fn or(self, other: LockArgs) -> Self {
+        let LockArgs {
+            wait,
+            label,
+            ttl,
+            min_hold,
+        } = other;
+        LockArgs {
+            wait: self.wait.or(wait),
+            label: self.label.or(label),
+            ttl: self.ttl.or(ttl),
+            min_hold: self.min_hold.or(min_hold),
+        }
+    }
+}
+
+impl OnceArgs {
+    fn or(self, other: OnceArgs) -> Self {
+        let OnceArgs { job, keep } = other;
+        OnceArgs {
+            job: self.job.or(job),
+            keep: self.keep.or(keep),
+        }
+    }
+}
+
+impl ReportArgs {
+    fn or(self, other: ReportArgs) -> Self {
+        let ReportArgs {
+            verbose,
+            log,
+            metrics_file,
+        } = other;
+        ReportArgs {
+            verbose: self.verbose || verbose,
+            log: self.log.or(log),
+            metrics_file: self.metrics_file.or(metrics_file),
+        }
+    }
+}
+
+impl CodeArgs {
+    fn or(self, other: CodeArgs) -> Self {
+        let CodeArgs {
+            cron,
+            conflict_exit_code,
+            done_exit_code,
+            unreachable_exit_code,
+            lost_exit_code,
+        } = other;
+        CodeArgs {
+            cron: self.cron || cron,
+            conflict_exit_code: self.conflict_exit_code.or(conflict_exit_code),
+            done_exit_code: self.done_exit_code.or(done_exit_code),
+            unreachable_exit_code: self.unreachable_exit_code.or(unreachable_exit_code),
+            lost_exit_code: self.lost_exit_code.or(lost_exit_code),
+        }
+    }
+}
+
 impl RunOptions {
+    /// Where these say nothing, what `other` says.
+    #[must_use]
+    pub fn or(self, other: RunOptions) -> Self {
+        let RunOptions {
+            lock,
+            kill_after,
+            max_hold,
+            once,
+            pass_store,
+            report,
+            codes,
+        } = other;
+        RunOptions {
+            lock: self.lock.or(lock),
+            kill_after: self.kill_after.or(kill_after),
+            max_hold: self.max_hold.or(max_hold),
+            once: self.once.or(once),
+            pass_store: self.pass_store || pass_store,
+            report: self.report.or(report),
+            codes: self.codes.or(codes),
+        }
+    }
+
     /// The exit codes in use.
     pub fn codes(&self) -> Codes {
         let codes = &self.codes;

@@ -15,7 +15,7 @@ fn run(line: &str) -> Run {
 
 #[test]
 fn every_flag_is_read_before_and_after_the_name() {
-    let flags = "--store file: --prefix p --label l --ttl 1m --wait forever --min-hold 5m --once J \
+    let flags = "--config c.toml --store file: --prefix p --label l --ttl 1m --wait forever --min-hold 5m --once J \
                  --keep 2h --kill-after 3s --pass-store --conflict-exit-code 0 --done-exit-code 1 \
                  --unreachable-exit-code 2 --lost-exit-code=3 --cron \
                  --max-hold 9m --verbose --log json --metrics-file m.prom";
@@ -32,8 +32,11 @@ fn every_flag_is_read_before_and_after_the_name() {
                 .to_vec(),
             line: None,
             store: StoreArgs {
-                store: Some("file:".into()),
-                prefix: Some("p".into()),
+                place: PlaceArgs {
+                    store: Some("file:".into()),
+                    prefix: Some("p".into()),
+                },
+                config: Some("c.toml".into()),
             },
             options: RunOptions {
                 lock: LockArgs {

@@ -19,7 +19,7 @@ pub(crate) fn break_lock(arguments: &Break) -> u8 {
 }
 
 fn freed(arguments: &Break) -> Result<String, ExitReason> {
-    let target = Target::open(&arguments.store)?;
+    let target = Target::open(&arguments.store, Some(&arguments.name))?;
     let lock = target.lock(&arguments.name)?;
     let (name, token) = (escaped(&arguments.name), FencingToken::new(arguments.token));
     let inspect = target.inspect()?;

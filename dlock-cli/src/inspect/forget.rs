@@ -19,7 +19,7 @@ pub(crate) fn forget(arguments: &Forget) -> u8 {
 }
 
 fn forgotten(arguments: &Forget) -> Result<String, ExitReason> {
-    let target = Target::open(&arguments.store)?;
+    let target = Target::open(&arguments.store, Some(&arguments.name))?;
     let lock = target.lock(&arguments.name)?;
     let job = format!(
         "job {} of {}",

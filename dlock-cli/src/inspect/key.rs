@@ -18,9 +18,9 @@ pub(crate) fn key(arguments: &Key) -> u8 {
 }
 
 fn shown(arguments: &Key) -> Result<String, ExitReason> {
-    let target = Target::open(&arguments.store)?;
+    let target = Target::open(&arguments.store, Some(&arguments.name))?;
     let lock = target.lock(&arguments.name)?;
-    let prefix = arguments.store.prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
+    let prefix = target.prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
     let is_plain = lock.key() == format!("{prefix}:{}", arguments.name);
     let command = match target.url.split_once(':').map(|(scheme, _)| scheme) {
         Some("file") => {

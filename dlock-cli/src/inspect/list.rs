@@ -23,7 +23,7 @@ pub(crate) fn list(arguments: &List) -> u8 {
 }
 
 fn shown(arguments: &List) -> Result<String, ExitReason> {
-    let target = Target::open(&arguments.store)?;
+    let target = Target::open(&arguments.store, None)?;
     let prefix = start(&target, "")?;
     let wanted = arguments.start.as_deref().unwrap_or_default();
     let keys = all(&target, target.inspect()?, &start(&target, wanted)?)?;

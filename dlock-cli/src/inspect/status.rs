@@ -20,9 +20,10 @@ pub(crate) fn status(arguments: &Status) -> u8 {
 }
 
 fn shown(arguments: &Status) -> Result<String, ExitReason> {
-    let target = Target::open(&arguments.store)?;
     let (mut lines, mut all) = (String::new(), Vec::new());
     for name in &arguments.names {
+        // A lock may have a store of its own.
+        let target = Target::open(&arguments.store, Some(name))?;
         let lock = target.lock(name)?;
         let look = |key: &str| {
             let held = target.inspect()?.holder(key);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dlock_core::{Datastore, DatastoreError, ErrorKind, Inspect, Lock, LockOptions};
 
 use crate::args::StoreArgs;
+use crate::config::Settings;
 use crate::exit_code;
 use crate::exit_reason::ExitReason;
 use crate::message::{escaped, with_causes};
@@ -15,16 +16,19 @@ pub(super) struct Target {
     store: Arc<dyn Datastore>,
     /// Without secrets, for messages.
     pub(super) url: String,
-    prefix: Option<String>,
+    /// That of the keys, if it is not the usual one.
+    pub(super) prefix: Option<String>,
 }
 
 impl Target {
-    pub(super) fn open(arguments: &StoreArgs) -> Result<Self, ExitReason> {
-        let opened = store::open(arguments.store.as_deref())?;
+    /// The store of the lock `name`, or of no lock in particular.
+    pub(super) fn open(arguments: &StoreArgs, name: Option<&str>) -> Result<Self, ExitReason> {
+        let settings = Settings::find(arguments, name)?;
+        let opened = store::open(settings.url.as_deref())?;
         Ok(Target {
             store: Arc::from(opened.datastore),
             url: opened.redacted_url,
-            prefix: arguments.prefix.clone(),
+            prefix: settings.prefix,
         })
     }
 

@@ -16,7 +16,7 @@ use dlock_net::{Endpoint, Limits, Pool, SharedOwners, call_deadline, deadline_in
 use crate::cluster::Cluster;
 use crate::config::{RedisBuilder, UrlError};
 use crate::error::{lost_reply, unexpected};
-use crate::listing;
+use crate::held::{self, held_by};
 use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Keys, Record};
 use crate::pool::ConnectionManager;
 use crate::r2d2;
@@ -427,7 +427,7 @@ impl Inspect for RedisDatastore {
     /// By SCAN, for which the user needs a right of its own; in a cluster one node after the other.
     fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
         let deadline = deadline_in(self.call_timeout);
-        listing::held(&self.servers, deadline, prefix, after)
+        held::held(&self.servers, deadline, prefix, after)
     }
 }
 
@@ -435,15 +435,6 @@ impl Inspect for RedisDatastore {
 pub(crate) fn counted(answer: (Answer, bool)) -> Result<usize, DatastoreError> {
     match answer {
         (Answer::Waiting(count), _) => Ok(count),
-        (answer, _) => Err(unexpected(&answer)),
-    }
-}
-
-/// Who holds a key, by the answer to that question.
-pub(crate) fn held_by(answer: (Answer, bool)) -> Result<Option<HeldBy>, DatastoreError> {
-    match answer {
-        (Answer::Free, _) => Ok(None),
-        (Answer::Held(held), _) => Ok(Some(held)),
         (answer, _) => Err(unexpected(&answer)),
     }
 }

@@ -49,7 +49,7 @@ const PLANS: [Plan; 3] = [
         package: "dlock-redis",
         lacks: &[],
         own: &[
-            "cluster", "replicas", "sentinel", "server", "servers", "tls",
+            "cluster", "held", "replicas", "sentinel", "server", "servers", "tls",
         ],
     },
     Plan {
@@ -80,6 +80,7 @@ const PLANS: [Plan; 3] = [
             "file_system",
             "files",
             "folder",
+            "held",
             "listing",
             "lock_owner",
             "now",

@@ -50,6 +50,12 @@ impl ConfigFile {
                 Ok(text) => return Self::parse(path, &text).map(Some),
                 Err(error)
                     if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                // The folder of another user, which HOME may name after a change of the user. A
+                // file that is there and cannot be read is a mistake: without it the wrong store
+                // would be used.
+                Err(error)
+                    if error.kind() == ErrorKind::PermissionDenied
+                        && fs::metadata(&path).is_err() => {}
                 Err(error) => return Err(format!("cannot read {}: {error}", shown(&path))),
             }
         }

@@ -116,6 +116,30 @@ fn the_file_is_that_of_the_option_or_of_the_environment_or_of_the_user() {
 }
 
 #[test]
+fn a_home_of_another_user_is_passed_over_and_a_file_that_cannot_be_read_is_not() {
+    let place = Place::new();
+    write(&place, "home/dlock/config.toml", "store = \"file:\"\n");
+    let arguments = format!("job --store {}", url(&place, "a"));
+    let as_user = || {
+        let mut command = crate::support::dlock_as_user(&place, &arguments);
+        command
+            .env("XDG_CONFIG_HOME", place.path("home"))
+            .args(["-c", "true"]);
+        output(&mut command)
+    };
+    let failed = as_user();
+    assert_eq!(code(&failed), 64, "{}", stderr(&failed));
+    assert!(
+        stderr(&failed).contains("dlock/config.toml: Permission denied"),
+        "{}",
+        stderr(&failed)
+    );
+    fs::set_permissions(place.path("home"), fs::Permissions::from_mode(0o700)).unwrap();
+    let passed_over = as_user();
+    assert_eq!(code(&passed_over), 0, "{}", stderr(&passed_over));
+}
+
+#[test]
 fn a_lock_has_a_section_with_the_options_of_run_and_the_command_line_wins() {
     let place = Place::new();
     let text = format!(

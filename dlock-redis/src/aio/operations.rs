@@ -11,10 +11,10 @@ use dlock_core::{
 use dlock_net::{Planned, deadline_in};
 
 use super::calls;
-use crate::listing;
+use crate::held::{self, held_by};
 use crate::operations::{Answer, Call};
 use crate::servers::Servers;
-use crate::store::{BATCH, RedisDatastore, broken, counted, extension, held_by, unacknowledged};
+use crate::store::{BATCH, RedisDatastore, broken, counted, extension, unacknowledged};
 
 /// The async form shares everything but its connections with the blocking one: the same keys and
 /// scripts, the same waiters, the same deadlines. Calls go over one connection for each runtime.
@@ -116,7 +116,7 @@ impl AsyncInspect for RedisDatastore {
         after: Option<&'a PageMark>,
     ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
         let deadline = deadline_in(self.call_timeout);
-        Box::pin(listing::held_shared(&self.servers, deadline, prefix, after))
+        Box::pin(held::held_shared(&self.servers, deadline, prefix, after))
     }
 }
 

@@ -11,7 +11,6 @@ use crate::aio::calls::{self, Slot};
 use crate::error::unexpected;
 use crate::operations::{Answer, Call, Listing};
 use crate::servers::{Servers, Target};
-use crate::store::held_by;
 
 /// Where a page begins: which of the servers, in the order of their addresses, and where on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +144,15 @@ fn page(
         }
     }
     Ok(HeldPage::new(held, Some(place.next(next))))
+}
+
+/// Who holds a key, by the answer to that question.
+pub(crate) fn held_by(answer: (Answer, bool)) -> Result<Option<HeldBy>, DatastoreError> {
+    match answer {
+        (Answer::Free, _) => Ok(None),
+        (Answer::Held(held), _) => Ok(Some(held)),
+        (answer, _) => Err(unexpected(&answer)),
+    }
 }
 
 #[cfg(test)]

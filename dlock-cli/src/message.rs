@@ -27,13 +27,13 @@ pub(crate) fn report_with(message: impl Display, facts: Value) {
     let message = escaped(&message.to_string());
     let line = match JSON.load(Ordering::Relaxed) {
         false => format!("dlock: {message}\n"),
-        true => format!("{}\n", as_json(message, facts)),
+        true => format!("{}\n", as_json(&message, facts)),
     };
     // One write, so that lines of several processes do not mix in a shared log.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-fn as_json(message: String, facts: Value) -> Value {
+fn as_json(message: &str, facts: Value) -> Value {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -227,7 +227,7 @@ pub struct OnceArgs {
 }
 
 /// The exit codes that flags can replace.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Exit codes (with 0 dlock also prints no message)")]
 pub struct CodeArgs {
     /// For a crontab: exit with 0 and print nothing if somebody else holds the lock, or the job is

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dlock_core::{HeldBy, Holder, duration};
+use dlock_core::{FencingToken, HeldBy, Holder, duration};
 use serde_json::{Value, json};
 
 /// Who holds a key, with the token by which the lease can be broken.
@@ -34,7 +34,7 @@ pub(super) fn as_json(key: &str, held: Option<&HeldBy>, waiting: Option<usize>) 
         (Some(_), Some(holder)) if holder.is_kept() => "kept",
         (Some(_), _) => "held",
     };
-    let token = held.and_then(HeldBy::fence).map(|token| token.get());
+    let token = held.and_then(HeldBy::fence).map(FencingToken::get);
     let expires_in = held.and_then(HeldBy::expires_in).map(millis);
     json!({
         "key": key,

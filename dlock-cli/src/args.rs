@@ -86,17 +86,21 @@ pub struct Man {
     pub verb: Option<String>,
 }
 
-const STATUS: &str = "It exits with 0 whether the lock is held or free: the answer is for people, and \
-    old when it is printed. A script that must know tries to acquire the lock.";
-const LIST: &str = "Redis is asked by SCAN, for which its user needs the right. memcached cannot list \
-    its keys. It exits with 0 whether there are locks or not.";
-const BREAK: &str = "Only the lease with that token is freed, in one step of the store, and the next \
-    waiter gets the lock. The holder learns of it at its next renewal, which is a third of its time to \
-    live away; then dlock ends its command. Look first whether the holder works: until it is ended, two \
-    commands may run.\n\nExit codes: 0 freed; 75 the lock is not held with that token, and nothing was \
-    freed; 69 the store cannot be used.";
-const FORGET: &str = "Exit codes: 0 forgotten; 75 the job is not marked as done, or runs just now; 69 \
-    the store cannot be used.";
+const STATUS: &str = "\
+    It exits with 0 whether the lock is held or free: the answer is for people, and old when \
+    it is printed. A script that must know tries to acquire the lock.";
+const LIST: &str = "\
+    Redis is asked by SCAN, for which its user needs the right. memcached cannot list its \
+    keys. It exits with 0 whether there are locks or not.";
+const BREAK: &str = "\
+    Only the lease with that token is freed, in one step of the store, and the next waiter \
+    gets the lock. The holder learns of it at its next renewal, which is a third of its time \
+    to live away; then dlock ends its command. Look first whether the holder works: until it \
+    is ended, two commands may run.\n\nExit codes: 0 freed; 75 the lock is not held with \
+    that token, and nothing was freed; 69 the store cannot be used.";
+const FORGET: &str = "\
+    Exit codes: 0 forgotten; 75 the job is not marked as done, or runs just now; 69 the \
+    store cannot be used.";
 
 /// The table of all verbs and options.
 pub(crate) fn table() -> Command {

@@ -48,7 +48,8 @@ pub(crate) enum Ended {
 /// How long a command may do what.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
-    /// How long before the end of the lease it is asked to end, and how long after that it is killed.
+    /// How long before the end of the lease it is asked to end, and how long after that it is
+    /// killed.
     pub(crate) grace: Duration,
     /// How long it may hold the lock.
     pub(crate) max_hold: Option<Duration>,

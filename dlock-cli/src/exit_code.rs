@@ -39,7 +39,8 @@ pub const HELD: u8 = 75;
 /// it.
 pub const DONE: u8 = HELD;
 
-/// The command ran for longer than `--max-hold`, and dlock ended it. `timeout(1)` uses the same code.
+/// The command ran for longer than `--max-hold`, and dlock ended it. `timeout(1)` uses the same
+/// code.
 pub const MAX_HOLD: u8 = 124;
 
 /// The command was found but cannot be executed. Shells use the same code.

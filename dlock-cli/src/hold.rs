@@ -1,8 +1,8 @@
 //! `dlock hold`: holds the lock for a script, which goes on by itself.
 //!
 //! The script ends the hold by closing the standard input of dlock, or by ending: whatever happens
-//! to it, the lock is released. No command is started, so a lease that is lost can only be reported:
-//! by the exit code, and if it is asked for by a signal to the script.
+//! to it, the lock is released. No command is started, so a lease that is lost can only be
+//! reported: by the exit code, and if it is asked for by a signal to the script.
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

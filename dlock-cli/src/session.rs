@@ -1,5 +1,5 @@
-//! A lock in its store, for a verb that holds it: how it is acquired, and what is said if that fails
-//! or if the lease is lost.
+//! A lock in its store, for a verb that holds it: how it is acquired, and what is said if that
+//! fails or if the lease is lost.
 
 use std::sync::Arc;
 use std::time::Duration;

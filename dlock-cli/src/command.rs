@@ -39,24 +39,36 @@ pub(crate) enum Ended {
     LostBefore(Loss),
     /// The lease was lost or about to be lost, so dlock ended the command.
     Lost(Loss),
+    /// It ran for longer than it may hold the lock, so dlock ended it.
+    TookTooLong,
     /// The lease was lost, and the command could not be ended. This was reported.
     RunsOn,
 }
 
+/// How long a command may do what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// How long before the end of the lease it is asked to end, and how long after that it is
+    /// killed.
+    pub(crate) grace: Duration,
+    /// How long it may hold the lock.
+    pub(crate) max_hold: Option<Duration>,
+}
+
 /// Runs the command under the lock that `guard` holds, and returns when it has ended. When only
-/// `grace` of the lease is left, the command is asked to end. `cannot_end` is called at once if the
-/// command outlives the lease.
+/// `grace` of the lease is left, or after `max_hold`, the command is asked to end. `cannot_end` is
+/// called at once if the command outlives the lease.
 ///
 /// The watcher that is returned, if one was started, is dismissed already. Dropping it waits for
 /// its end.
 pub(crate) fn run(
     mut command: Command,
     guard: &LockGuard,
-    grace: Duration,
+    times: Times,
     signals: &Signals,
     cannot_end: &dyn Fn(Loss, Unkillable),
 ) -> (Ended, Option<Watcher>) {
-    match start(&mut command, guard, grace, signals) {
+    match start(&mut command, guard, times, signals) {
         Ok(running) => running.watch(cannot_end),
         Err(ended) => (ended, None),
     }
@@ -65,7 +77,7 @@ pub(crate) fn run(
 fn start<'a>(
     command: &mut Command,
     guard: &'a LockGuard,
-    grace: Duration,
+    times: Times,
     signals: &'a Signals,
 ) -> Result<Running<'a>, Ended> {
     let cannot = |what: &str, error: &io::Error| {
@@ -87,7 +99,7 @@ fn start<'a>(
     }
     let lent = tty.is_some();
     guard.on_lost(Signals::lost);
-    let mut lease = LeaseWatch::new(guard, grace);
+    let mut lease = LeaseWatch::new(guard, times.grace);
     // The process may have been stopped since the grant.
     if lease.check() == State::Lost {
         return Err(Ended::LostBefore(lease.loss()));
@@ -112,7 +124,12 @@ fn start<'a>(
     };
     Ok(Running {
         lease,
-        grace,
+        grace: times.grace,
+        // A time that the clock cannot count to is no limit.
+        end_at: times
+            .max_hold
+            .and_then(|time| Instant::now().checked_add(time)),
+        took_too_long: false,
         signals,
         leader,
         group: Group::new(leader),
@@ -169,6 +186,10 @@ fn is_for_a_shell(program: &str) -> bool {
 struct Running<'a> {
     lease: LeaseWatch<'a>,
     grace: Duration,
+    /// When the command has held the lock for as long as it may.
+    end_at: Option<Instant>,
+    /// Whether it was asked to end for that.
+    took_too_long: bool,
     signals: &'a Signals,
     leader: Pid,
     group: Group,
@@ -236,8 +257,23 @@ impl Running<'_> {
                 self.end_early();
                 Ok(())
             }
-            State::AtRisk | State::Lasts => Ok(()),
+            State::AtRisk | State::Lasts => {
+                let is_over = self.end_at.is_some_and(|at| Instant::now() >= at);
+                if is_over && !self.took_too_long && self.loss.is_none() {
+                    self.end_after_max_hold();
+                }
+                Ok(())
+            }
         }
+    }
+
+    fn end_after_max_hold(&mut self) {
+        self.took_too_long = true;
+        if self.group.signal(Signal::TERM).is_err() {
+            return self.report_once("the command cannot be asked to end: it runs as another user");
+        }
+        self.kill_at = Some(Instant::now() + self.grace);
+        let _ = self.group.signal(Signal::CONT);
     }
 
     fn end_early(&mut self) {
@@ -246,17 +282,18 @@ impl Running<'_> {
             return self.report_once("the command cannot be asked to end: it runs as another user");
         }
         self.loss = Some(self.lease.loss());
-        self.kill_at = Some(self.lease.kill_at());
+        let kill_at = self.lease.kill_at();
+        self.kill_at = Some(self.kill_at.map_or(kill_at, |at| at.min(kill_at)));
         // A stopped process handles a signal only when it is continued.
         let _ = self.group.signal(Signal::CONT);
     }
 
     fn next_check(&self) -> Instant {
-        let look = self.lease.next_check();
-        match self.kill_at {
-            Some(at) if at > Instant::now() => look.min(at),
-            _ => look,
-        }
+        let now = Instant::now();
+        let end_at = self.end_at.filter(|_| !self.took_too_long);
+        let due = [self.kill_at, end_at].into_iter().flatten();
+        due.filter(|at| *at > now)
+            .fold(self.lease.next_check(), Instant::min)
     }
 
     fn handle(&mut self, event: Option<Event>) {
@@ -380,7 +417,7 @@ impl Running<'_> {
     ) -> (Ended, Option<Watcher>) {
         let had_terminal = self.take_back_terminal();
         let killed = matches!(change, Change::Killed(_));
-        if killed || self.asked_to_end || self.loss.is_some() {
+        if killed || self.asked_to_end || self.took_too_long || self.loss.is_some() {
             reap(self.leader);
             if let Err(why) = self.wait_for_group() {
                 return self.give_up(why, cannot_end);
@@ -390,6 +427,7 @@ impl Running<'_> {
         reap(self.leader);
         let ended = match (self.loss, change) {
             (Some(loss), _) => Ended::Lost(loss),
+            (None, _) if self.took_too_long => Ended::TookTooLong,
             (None, Change::Killed(signal) | Change::Stopped(signal)) => Ended::Killed {
                 signal,
                 had_terminal,

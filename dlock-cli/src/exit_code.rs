@@ -39,6 +39,10 @@ pub const HELD: u8 = 75;
 /// it.
 pub const DONE: u8 = HELD;
 
+/// The command ran for longer than `--max-hold`, and dlock ended it. `timeout(1)` uses the same
+/// code.
+pub const MAX_HOLD: u8 = 124;
+
 /// The command was found but cannot be executed. Shells use the same code.
 pub const CANNOT_EXECUTE: u8 = 126;
 

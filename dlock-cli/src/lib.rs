@@ -11,12 +11,20 @@ compile_error!(
 
 pub mod args;
 mod command;
+mod config;
 pub mod exit_code;
+mod exit_reason;
 mod group;
+mod hold;
+mod inspect;
 mod lease;
 mod lock_events;
 mod message;
+mod metrics_file;
+mod pages;
 mod run;
+mod run_report;
+mod session;
 mod signals;
 mod store;
 mod sys;
@@ -27,17 +35,15 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use args::Invocation;
+use args::{Invocation, Verb};
 
 /// Runs the command line `arguments`, without the program's own name. Returns the exit code.
 ///
 /// It takes over the process: it catches signals, forks, and waits for children. Call it only once.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match args::parse(arguments) {
-        Ok(Invocation::Run(run)) => run::run(&run),
-        Ok(Invocation::Help) => print(include_str!("help.txt")),
-        Ok(Invocation::RunHelp) => print(include_str!("help_run.txt")),
-        Ok(Invocation::Version) => print(concat!("dlock ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Invocation::Text(text)) => print(text.as_bytes()),
+        Ok(Invocation::Verb(verb)) => run_verb(&verb),
         Err(error) => {
             message::report(error);
             exit_code::USAGE
@@ -46,8 +52,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn print(text: &str) -> u8 {
+fn run_verb(verb: &Verb) -> u8 {
+    match verb {
+        Verb::Run(run) => run::run(run),
+        Verb::Hold(hold) => hold::hold(hold),
+        Verb::Status(status) => inspect::status(status),
+        Verb::List(list) => inspect::list(list),
+        Verb::Break(arguments) => inspect::break_lock(arguments),
+        Verb::Forget(forget) => inspect::forget(forget),
+        Verb::Key(key) => inspect::key(key),
+        Verb::Completions(completions) => pages::completions(completions),
+        Verb::Man(man) => pages::man(man),
+    }
+}
+
+fn print(text: &[u8]) -> u8 {
     // If the reader has closed the pipe, it needs no more.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().write_all(text);
     0
 }

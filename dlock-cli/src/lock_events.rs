@@ -1,12 +1,13 @@
 //! What the observer reports of the lock, kept for messages.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use dlock_core::{LockEvent, ReleaseError};
+use dlock_core::{LockEvent, ReleaseError, duration};
 
 use crate::args::Patience;
-use crate::message::{report, with_causes};
+use crate::message::{report, report_if_writable, with_causes};
 
 /// The events of the lock that messages need later.
 pub(crate) struct RecordedEvents {
@@ -18,6 +19,10 @@ pub(crate) struct RecordedEvents {
     shows_wait: bool,
     holder: Mutex<Option<String>>,
     renewal: Mutex<Option<String>>,
+    /// Whether it was reported that renewals fail.
+    fails: AtomicBool,
+    /// How long the lock was waited for.
+    waited: Mutex<Duration>,
     /// The end of the lease if it is not renewed any more.
     valid_until: Mutex<Option<Instant>>,
     release: Mutex<Option<ReleaseFailure>>,
@@ -39,6 +44,8 @@ impl RecordedEvents {
             shows_wait: waits && rustix::termios::isatty(rustix::stdio::stderr()),
             holder: Mutex::new(None),
             renewal: Mutex::new(None),
+            fails: AtomicBool::new(false),
+            waited: Mutex::default(),
             valid_until: Mutex::new(None),
             release: Mutex::new(None),
         }
@@ -57,6 +64,11 @@ impl RecordedEvents {
     /// Returns whether the lease was still running at that moment, by its time.
     pub(crate) fn was_running_at(&self, moment: Instant) -> bool {
         lock(&self.valid_until).is_some_and(|end| moment < end)
+    }
+
+    /// How long the lock was waited for.
+    pub(crate) fn waited(&self) -> Duration {
+        *lock(&self.waited)
     }
 
     /// Why the last renewal failed.
@@ -81,13 +93,21 @@ impl RecordedEvents {
                     None => "held by an unknown holder".to_owned(),
                 });
             }
-            LockEvent::RenewalFailed { error, .. } => {
-                *lock(&self.renewal) = Some(with_causes(*error));
+            LockEvent::Acquired { key, waited, .. } if self.is_ours(key) => {
+                *lock(&self.waited) = *waited;
+            }
+            LockEvent::RenewalFailed { key, error, .. } => {
+                let error = with_causes(*error);
+                *lock(&self.renewal) = Some(error.clone());
+                if self.is_ours(key) {
+                    self.renewals_fail(&error);
+                }
             }
             LockEvent::Renewed { key, remaining, .. } => {
                 *lock(&self.renewal) = None;
                 if self.is_ours(key) {
                     self.record_remaining(*remaining);
+                    self.renewals_work();
                 }
             }
             LockEvent::ReleaseFailed { key, error, .. } if self.is_ours(key) => {
@@ -97,6 +117,31 @@ impl RecordedEvents {
                 });
             }
             _ => {}
+        }
+    }
+
+    /// Reports the first of several failures. It comes on the thread that renews, which must not
+    /// wait for a reader.
+    fn renewals_fail(&self, error: &str) {
+        if self.fails.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let left = lock(&self.valid_until)
+            .map(|end| end.saturating_duration_since(Instant::now()))
+            .map(|left| {
+                let left = duration::format(Duration::from_secs(left.as_secs()));
+                format!("; unless it can be renewed before, it ends in {left}")
+            });
+        report_if_writable(format_args!(
+            "the lease of {} cannot be renewed ({error}){}",
+            self.name,
+            left.unwrap_or_default()
+        ));
+    }
+
+    fn renewals_work(&self) {
+        if self.fails.swap(false, Ordering::Relaxed) {
+            report_if_writable(format_args!("the lease of {} is renewed again", self.name));
         }
     }
 

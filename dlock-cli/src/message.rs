@@ -3,14 +3,46 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+
+/// Whether messages are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on each message is a JSON object.
+pub(crate) fn report_as_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
 
 /// Prints one line. A closed or full standard error is not a failure.
 pub(crate) fn report(message: impl Display) {
-    let line = format!("dlock: {}\n", escaped(&message.to_string()));
+    report_with(message, json!({}));
+}
+
+/// The same with facts, each under its own name, for messages that are JSON.
+pub(crate) fn report_with(message: impl Display, facts: Value) {
+    let message = escaped(&message.to_string());
+    let line = match JSON.load(Ordering::Relaxed) {
+        false => format!("dlock: {message}\n"),
+        true => format!("{}\n", as_json(&message, facts)),
+    };
     // One write, so that lines of several processes do not mix in a shared log.
     let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+fn as_json(message: &str, facts: Value) -> Value {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let mut object = json!({ "source": "dlock", "unix_ms": now, "message": message });
+    if let (Value::Object(object), Value::Object(facts)) = (&mut object, facts) {
+        object.extend(facts);
+    }
+    object
 }
 
 /// Prints one line if standard error accepts it now, for a caller that must not wait for the reader

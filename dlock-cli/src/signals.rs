@@ -119,7 +119,18 @@ impl Signals {
             return Ok(false);
         }
         catch_all(&WHILE_RUNNING)?;
-        Ok(change(&self.stage, STARTED))
+        Ok(self.wait_is_over())
+    }
+
+    /// From now on signals do not end the wait for the lock any more, which was acquired. Returns
+    /// `false` if a signal came before.
+    pub(crate) fn wait_is_over(&self) -> bool {
+        self.first().is_none() && change(&self.stage, STARTED)
+    }
+
+    /// Readable when there is an event.
+    pub(crate) fn pipe(&self) -> BorrowedFd<'_> {
+        self.pipe.reader.as_fd()
     }
 
     /// How signals were treated when dlock was started.

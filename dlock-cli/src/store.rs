@@ -1,11 +1,11 @@
 //! Opens the store of a URL.
 
-use std::env;
-
 use dlock_core::Datastore;
 use dlock_file::FileDatastore;
 use dlock_url::redacted;
 
+use crate::exit_code;
+use crate::exit_reason::ExitReason;
 use crate::message::{report, with_causes};
 
 /// An opened store.
@@ -26,28 +26,23 @@ pub(crate) enum OpenError {
     Unusable(String),
 }
 
-/// The environment variable with the URL of the store.
-const VARIABLE: &str = "DLOCK_STORE";
+impl From<OpenError> for ExitReason {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Usage(message) => ExitReason::new(exit_code::USAGE, message),
+            OpenError::Unusable(message) => ExitReason::new(exit_code::UNREACHABLE, message),
+        }
+    }
+}
 
-/// Opens the store of the flag, or else of the environment, or else the default folder on this
-/// host.
-pub(crate) fn open(flag: Option<&str>) -> Result<Opened, OpenError> {
-    let url = match flag {
-        Some(url) => Some(url.to_owned()),
-        None => match env::var(VARIABLE) {
-            Ok(url) => Some(url).filter(|url| !url.is_empty()),
-            Err(env::VarError::NotPresent) => None,
-            Err(env::VarError::NotUnicode(_)) => {
-                return Err(OpenError::Usage(format!("{VARIABLE} is not UTF-8 text")));
-            }
-        },
-    };
+/// Opens the store at the URL, or else the default folder on this host.
+pub(crate) fn open(url: Option<&str>) -> Result<Opened, OpenError> {
     let Some(url) = url else {
         let datastore = file("file:")?;
         // Cron drops the environment. Without a message nobody would notice that each host now
         // locks only itself.
         report(format_args!(
-            "no --store and no {VARIABLE}: this lock excludes processes of this user on this host only \
+            "no --store and no DLOCK_STORE: this lock excludes processes of this user on this host only \
              (if that is what you want, write --store file:)"
         ));
         return Ok(Opened {
@@ -57,9 +52,9 @@ pub(crate) fn open(flag: Option<&str>) -> Result<Opened, OpenError> {
         });
     };
     Ok(Opened {
-        datastore: connect(&url)?,
-        redacted_url: redacted(&url),
-        url: Some(url),
+        datastore: connect(url)?,
+        redacted_url: redacted(url),
+        url: Some(url.to_owned()),
     })
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod datastore;
 pub(crate) mod error;
 pub(crate) mod grant;
 pub(crate) mod holder;
+pub(crate) mod inspect;
 pub(crate) mod key;
 pub(crate) mod layer;
 pub(crate) mod lease;

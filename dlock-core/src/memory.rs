@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use crate::contract::characteristics::{Characteristics, Reach};
 use crate::contract::claim::{Claim, OwnerToken};
-use crate::contract::datastore::{Datastore, Inspect, Watch};
+use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::{DatastoreError, ErrorKind};
 use crate::contract::grant::{FencingToken, Grant};
+use crate::contract::inspect::{HeldPage, Inspect, PageMark};
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
 use crate::time::clock::Clock;
@@ -274,6 +275,27 @@ impl Inspect for MemoryDatastore {
         let released = owner.is_some_and(|owner| state.release(key, owner, now));
         unlock(state);
         Ok(ReleaseOutcome::from(released))
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        let mut state = self.lock();
+        state.expire(key, self.clock.now());
+        Ok(state.queues.get(key).map_or(0, VecDeque::len))
+    }
+
+    /// All keys on one page.
+    fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        if let Some(after) = after {
+            return Err(after.unknown());
+        }
+        let state = self.lock();
+        let now = self.clock.now();
+        let held = state
+            .records
+            .iter()
+            .filter(|(key, record)| key.starts_with(prefix) && record.valid_until > now);
+        let held = held.map(|(key, record)| (key.to_string(), record.as_seen(now)));
+        Ok(HeldPage::new(held.collect(), None))
     }
 }
 

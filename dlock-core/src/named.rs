@@ -69,6 +69,11 @@ impl Named {
         }
     }
 
+    /// The key of the mark of `job`.
+    pub(crate) fn once_key(&self, job: &str, store: &Characteristics) -> String {
+        key::once_key(self.options.key_prefix(), &self.id, job, store.max_key)
+    }
+
     /// Checks what a job is to be done once with.
     ///
     /// # Errors

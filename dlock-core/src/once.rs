@@ -82,4 +82,10 @@ impl Lock {
         }
         Ok(outcome)
     }
+
+    /// The key of the mark that says that `job` was done, see [`once`](Self::once). Operators look
+    /// at it, and free it so that the job runs again, by [`Inspect`](crate::Inspect).
+    pub fn once_key(&self, job: &str) -> String {
+        self.named.once_key(job, self.store.characteristics())
+    }
 }

@@ -44,6 +44,7 @@ mod folder;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod held;
 mod listing;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod lock_owner;

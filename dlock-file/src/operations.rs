@@ -44,7 +44,7 @@ pub(crate) struct Write {
 }
 
 impl<A> Decision<A> {
-    fn unchanged(answer: A) -> Self {
+    pub(crate) fn unchanged(answer: A) -> Self {
         Decision {
             answer,
             write: None,

@@ -93,6 +93,19 @@ impl<'a> Queue<'a> {
         })
     }
 
+    /// How many waiters of the key live.
+    pub(crate) fn count(&mut self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
+        let (folder, key) = (self.shard.folder(), self.key);
+        let lines = self.lines();
+        let waiting = (0..lines.waiting.len()).filter_map(|at| lines.line(at));
+        waiting
+            .filter(|line| line.key == key && pipe::has_reader(folder, line.pipe))
+            .count()
+    }
+
     /// Takes all waiters of the shard off whose processes are dead.
     pub(crate) fn remove_dead(&mut self) {
         let folder = self.shard.folder();

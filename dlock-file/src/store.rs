@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
-    FencingToken, HeldBy, Holder, Inspect, Lease, Reach, ReleaseOutcome, Signal, Watch,
+    AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
+    FencingToken, HeldBy, HeldPage, Holder, Inspect, Lease, PageMark, Reach, ReleaseOutcome,
+    Signal, Watch,
 };
 
 use crate::config::FileBuilder;
 use crate::error::may_be_done;
 use crate::folder::Folder;
+use crate::held;
 use crate::now::{Clocks, Now};
 use crate::operations::{self, Decision, FencesUsedUp, Write};
 use crate::pipe;
@@ -317,6 +319,24 @@ impl Inspect for FileDatastore {
         self.transact(key, time_left, |stored, now, queue| {
             Ok(turn::break_lease(stored, key, fence, now, queue))
         })
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        if !WAKES {
+            let text = "waiters keep no queue on this system";
+            return Err(DatastoreError::not_executed(ErrorKind::Unsupported, text));
+        }
+        let time_left = || self.shared.call_timeout;
+        self.transact(key, time_left, |_, _, queue| {
+            Ok(Decision::unchanged(queue.count()))
+        })
+    }
+
+    fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        let shared = &self.shared;
+        let end = Clock::BOOTTIME.now().saturating_add(shared.call_timeout);
+        let time_left = || Clock::BOOTTIME.now().until(end);
+        held::held(&shared.folder, &shared.clocks, time_left, prefix, after)
     }
 }
 

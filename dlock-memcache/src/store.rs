@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Time, at_once,
+    FencingToken, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Time, at_once,
 };
 use dlock_net::{Limits, Pool, SharedOwners, call_deadline, deadline_in};
 
@@ -215,6 +215,17 @@ impl Inspect for MemcacheDatastore {
             at_once(holding::delete_fenced(link, key, fence, earlier))
         })
     }
+
+    /// memcached does not list its keys.
+    fn held(&self, _: &str, _: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        Err(not_listed())
+    }
+}
+
+/// Why there is no list.
+pub(crate) fn not_listed() -> DatastoreError {
+    let text = "memcached cannot list its keys; ask for a lock by its name";
+    DatastoreError::not_executed(ErrorKind::Unsupported, text)
 }
 
 /// The same answer with its time counted from the start of the call, as core counts it. The read

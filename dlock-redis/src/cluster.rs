@@ -24,7 +24,8 @@ use dlock_net::{Connect as _, Endpoint, Pool, PoolSettings, deadline_in};
 use crate::connection::Connection;
 use crate::pool::ConnectionManager;
 use crate::server::Server;
-use map::{Map, Node};
+use map::Map;
+pub(crate) use map::Node;
 use walk::{Next, Unserved, Walk};
 
 /// How often the map is read at most.

@@ -41,6 +41,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handshake;
+mod held;
 mod operations;
 mod pool;
 mod replicas;

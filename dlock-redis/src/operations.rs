@@ -9,7 +9,7 @@ mod scripts;
 
 use std::time::Duration;
 
-pub(crate) use call::{Call, Keys, Kind, Record};
+pub(crate) use call::{Call, Keys, Kind, Listing, Record};
 pub(crate) use deletes::Deletes;
 pub(crate) use message::{Message, channel, message};
 pub(crate) use reply::{

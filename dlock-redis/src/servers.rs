@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use crate::aio::RequestWriter;
 #[cfg(feature = "tokio")]
 use crate::aio::calls::{self, Slot};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Node};
 use crate::connection::Connection;
 #[cfg(feature = "tokio")]
 use crate::operations::Form;
@@ -27,7 +27,52 @@ pub(crate) enum Servers {
     Cluster(Arc<Cluster>),
 }
 
+/// A server that has keys.
+pub(crate) enum Target {
+    One(Arc<Server>),
+    Node(Arc<Node>),
+}
+
 impl Servers {
+    /// The server at this place, in the order of their addresses; `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// Not executed: which servers there are is not known by `deadline`.
+    pub(crate) fn target(
+        &self,
+        place: usize,
+        deadline: Time,
+    ) -> Result<Option<Target>, DatastoreError> {
+        Ok(match self {
+            Servers::One(server) => (place == 0).then(|| Target::One(Arc::clone(server))),
+            Servers::Cluster(cluster) => {
+                let primaries = cluster.primaries(deadline)?;
+                primaries.into_iter().nth(place).map(Target::Node)
+            }
+        })
+    }
+
+    /// As [`target`](Self::target), without blocking.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn target_shared(
+        &self,
+        place: usize,
+        deadline: Time,
+    ) -> Result<Option<Target>, DatastoreError> {
+        Ok(match self {
+            Servers::One(server) => (place == 0).then(|| Target::One(Arc::clone(server))),
+            Servers::Cluster(cluster) => {
+                let primaries = cluster.primaries_shared(deadline).await?;
+                primaries.into_iter().nth(place).map(Target::Node)
+            }
+        })
+    }
+
     /// One call, and whether an earlier try of it may have been carried out as well.
     ///
     /// # Errors

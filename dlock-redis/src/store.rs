@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
-    FencingToken, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
+    FencingToken, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time,
+    Watch,
 };
 use dlock_net::{
     Endpoint, Limits, Planned, Pool, SharedOwners, call_deadline, deadline_in, in_batches,
@@ -17,6 +18,7 @@ use dlock_net::{
 
 use crate::cluster::Cluster;
 use crate::config::{RedisBuilder, UrlError};
+use crate::held::{self, held_by};
 use crate::operations::{Answer, Call};
 use crate::pool::ConnectionManager;
 use crate::r2d2;
@@ -24,7 +26,7 @@ use crate::replicas::Replicas;
 use crate::server::{By, Server};
 use crate::servers::Servers;
 use crate::waiting::Waiters;
-pub(crate) use outcomes::{broken, extension, held_by};
+pub(crate) use outcomes::{broken, counted, extension};
 pub(crate) use too_few::unacknowledged;
 
 const TTL_MIN: Duration = Duration::from_millis(10);
@@ -261,6 +263,16 @@ impl Inspect for RedisDatastore {
         fence: FencingToken,
     ) -> Result<ReleaseOutcome, DatastoreError> {
         broken(self.ask(Call::Break(key, fence))?)
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        counted(self.ask(Call::Waiting(key))?)
+    }
+
+    /// By SCAN, for which the user needs a right of its own; in a cluster one node after the other.
+    fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        let deadline = deadline_in(self.call_timeout);
+        held::held(&self.servers, deadline, prefix, after)
     }
 }
 

@@ -32,6 +32,7 @@ pub mod held;
 pub mod hold;
 pub mod idempotent;
 pub mod independent;
+pub mod inspected;
 pub mod late;
 pub mod leaving;
 pub mod loss;

@@ -192,6 +192,10 @@ macro_rules! __for_each_law {
                 "Where operators can inspect the store, they see the holder and can break exactly that holder's lease.";
             declared_a_broken_lease_wakes_the_next = declared::a_broken_lease_wakes_the_next,
                 "Where operators can break a lease, the next waiter is woken and gets the key.";
+            declared_waiters_are_counted = inspected::waiters_are_counted,
+                "Where operators can count the waiters of a key, those that were refused are counted until they leave.";
+            declared_held_keys_are_listed = inspected::held_keys_are_listed,
+                "Where operators can list the keys that are held, the list has those with the prefix, each with its holder, and no others.";
             lock_a_hundred_threads_take_turns = exclusion::a_hundred_threads_take_turns,
                 "A hundred threads take turns with a lock, and no update of the guarded data is lost.";
             lock_processes_take_turns = exclusion::processes_take_turns,

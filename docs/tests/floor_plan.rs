@@ -12,6 +12,7 @@
 //! | `operations` | what a claim, an extend and a release are in the server's terms; no socket |
 //! | `store` | core's trait: which call runs on which connection, by when |
 //! | `waiting` | the waiters of this process, and what wakes them |
+//! | `held` | the keys that are held, a page at a time, for operators |
 //! | `aio` | the async form: a connection that many calls share, and core's async trait |
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a store has, unless it says why not.
-const COMMON: [&str; 11] = [
+const COMMON: [&str; 12] = [
     "lib",
     "config",
     "error",
@@ -30,6 +31,7 @@ const COMMON: [&str; 11] = [
     "operations",
     "store",
     "waiting",
+    "held",
     "aio",
 ];
 
@@ -54,7 +56,10 @@ const PLANS: [Plan; 3] = [
     },
     Plan {
         package: "dlock-memcache",
-        lacks: &[("waiting", "the server wakes nobody: waiters poll")],
+        lacks: &[
+            ("waiting", "the server wakes nobody: waiters poll"),
+            ("held", "the server does not list its keys"),
+        ],
         own: &["incarnations"],
     },
     Plan {

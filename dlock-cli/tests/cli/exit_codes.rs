@@ -331,3 +331,43 @@ fn help_tells_about_every_flag_and_exit_code() {
             .contains("dlock help run")
     );
 }
+
+#[test]
+fn manual_pages_and_completions_know_every_verb_and_option() {
+    let text = |arguments: &str| {
+        let shown = output(dlock().args(arguments.split_whitespace()));
+        assert_eq!(
+            (code(&shown), stderr(&shown)),
+            (0, String::new()),
+            "{arguments}"
+        );
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    // Of the help, which is made of the same table.
+    let words = |help: String, from: &str| -> Vec<String> {
+        let lines = help.lines().map(str::trim_start);
+        let words = lines.filter_map(|line| line.split_whitespace().next());
+        let words = words.filter(|word| word.starts_with(from) && word.len() > 2);
+        words.map(str::to_owned).collect()
+    };
+    let options = words(text("run --help"), "--");
+    assert!(options.len() > 10, "{options:?}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = text(&format!("completions {shell}"));
+        for option in &options {
+            let option = option.trim_start_matches("--");
+            assert!(script.contains(option), "{shell} completes {option}");
+        }
+    }
+    let page = text("man run").replace("\\-", "-");
+    for option in &options {
+        assert!(page.contains(option.as_str()), "the page shows {option}");
+    }
+    assert!(
+        page.starts_with(".ie") && page.contains(".TH DLOCK-RUN 1"),
+        "{page}"
+    );
+    assert!(text("man").contains("dlock\\-run(1)"));
+    let unknown = output(dlock().args(["man", "frob"]));
+    assert_eq!(code(&unknown), 64);
+}

@@ -2,18 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod config;
 mod cron;
 mod environment;
 mod exit_codes;
+mod hold;
 mod inherited;
 mod lease;
 #[cfg(target_os = "linux")]
 mod limits;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod name_servers;
+#[cfg(all(feature = "redis", feature = "memcache"))]
+mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
 mod race;
+mod run_options;
 #[cfg(all(feature = "redis", feature = "memcache"))]
 mod servers;
 mod signals;

@@ -79,7 +79,18 @@ impl Place {
 /// The binary, without the environment of the tests.
 pub(crate) fn dlock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dlock"));
-    command.env_remove("DLOCK_STORE").stdin(Stdio::null());
+    for variable in [
+        "DLOCK_STORE",
+        "DLOCK_STORE_FILE",
+        "DLOCK_CONFIG",
+        "CREDENTIALS_DIRECTORY",
+    ] {
+        command.env_remove(variable);
+    }
+    // No configuration of whoever runs the tests.
+    command
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .stdin(Stdio::null());
     // SAFETY: system calls, nothing else.
     #[allow(unsafe_code)]
     unsafe {

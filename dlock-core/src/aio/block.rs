@@ -13,9 +13,10 @@ use tokio::runtime::Handle;
 use super::datastore::{AsyncDatastore, not_inspectable};
 use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
-use crate::contract::datastore::{Datastore, Inspect, Watch};
+use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::{DatastoreError, ErrorKind};
 use crate::contract::grant::FencingToken;
+use crate::contract::inspect::{HeldPage, Inspect, PageMark};
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
 use crate::time::clock::Clock;
@@ -194,6 +195,7 @@ impl<D: AsyncDatastore + 'static> Datastore for Block<D> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<D: AsyncDatastore + 'static> Inspect for Block<D> {
     fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
         let (store, key) = (Arc::clone(&self.store), key.to_owned());
@@ -212,6 +214,22 @@ impl<D: AsyncDatastore + 'static> Inspect for Block<D> {
         self.look(async move {
             let inspect = store.inspect().ok_or_else(not_inspectable)?;
             inspect.break_lease(&key, fence).await
+        })
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        let (store, key) = (Arc::clone(&self.store), key.to_owned());
+        self.look(async move {
+            let inspect = store.inspect().ok_or_else(not_inspectable)?;
+            inspect.waiting(&key).await
+        })
+    }
+
+    fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        let (store, prefix, after) = (Arc::clone(&self.store), prefix.to_owned(), after.cloned());
+        self.look(async move {
+            let inspect = store.inspect().ok_or_else(not_inspectable)?;
+            inspect.held(&prefix, after.as_ref()).await
         })
     }
 }

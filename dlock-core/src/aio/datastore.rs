@@ -10,6 +10,7 @@ use crate::contract::claim::Claim;
 use crate::contract::datastore::Watch;
 use crate::contract::error::{DatastoreError, ErrorKind};
 use crate::contract::grant::FencingToken;
+use crate::contract::inspect::{HeldPage, PageMark, not_counted, not_listed};
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
 use crate::time::clock::Clock;
@@ -217,6 +218,31 @@ pub trait AsyncInspect: Send + Sync {
         key: &'a str,
         fence: FencingToken,
     ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>>;
+
+    /// How many claimants wait for `key`, see [`Inspect::waiting`](crate::Inspect::waiting).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {
+        let _ = key;
+        Box::pin(async { Err(not_counted()) })
+    }
+
+    /// The keys that start with `prefix` and are held, a page at a time, see
+    /// [`Inspect::held`](crate::Inspect::held).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn held<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a PageMark>,
+    ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
+        let _ = (prefix, after);
+        Box::pin(async { Err(not_listed()) })
+    }
 }
 
 /// The error of a bridge whose store was inspectable and is so no more.

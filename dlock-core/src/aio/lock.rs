@@ -115,6 +115,13 @@ impl Lock {
         &self.0.named.key
     }
 
+    /// The key of the mark that says that `job` was done, see [`once`](Self::once). Operators look
+    /// at it, and free it so that the job runs again, by [`AsyncInspect`](super::AsyncInspect).
+    pub fn once_key(&self, job: &str) -> String {
+        let InStore { store, named } = &*self.0;
+        named.once_key(job, store.characteristics())
+    }
+
     /// The options.
     pub fn options(&self) -> &LockOptions {
         &self.0.named.options

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::datastore::{AsyncDatastore, AsyncInspect, Boxed};
 use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
-use crate::contract::datastore::{Datastore, Inspect, Watch};
+use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::DatastoreError;
 use crate::contract::grant::FencingToken;
+use crate::contract::inspect::{HeldPage, Inspect, PageMark};
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
 use crate::memory::MemoryDatastore;
@@ -76,6 +77,7 @@ impl AsyncDatastore for MemoryDatastore {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl AsyncInspect for MemoryDatastore {
     fn holder<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<Option<HeldBy>, DatastoreError>> {
         Box::pin(async move { Inspect::holder(self, key) })
@@ -87,5 +89,17 @@ impl AsyncInspect for MemoryDatastore {
         fence: FencingToken,
     ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>> {
         Box::pin(async move { Inspect::break_lease(self, key, fence) })
+    }
+
+    fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {
+        Box::pin(async move { Inspect::waiting(self, key) })
+    }
+
+    fn held<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a PageMark>,
+    ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
+        Box::pin(async move { Inspect::held(self, prefix, after) })
     }
 }

@@ -12,9 +12,10 @@ use super::threads::{Kind, Threads};
 use crate::ProcessId;
 use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
-use crate::contract::datastore::{Datastore, Inspect, Watch};
+use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::{DatastoreError, ErrorKind};
 use crate::contract::grant::FencingToken;
+use crate::contract::inspect::{HeldPage, Inspect, PageMark};
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
 use crate::store::PerProcess;
@@ -244,6 +245,7 @@ impl<D: Datastore + 'static> AsyncDatastore for Unblock<D> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<D: Datastore + 'static> AsyncInspect for Unblock<D> {
     fn holder<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<Option<HeldBy>, DatastoreError>> {
         let key = key.to_owned();
@@ -257,6 +259,20 @@ impl<D: Datastore + 'static> AsyncInspect for Unblock<D> {
     ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>> {
         let key = key.to_owned();
         Box::pin(self.look(move |inspect| inspect.break_lease(&key, fence)))
+    }
+
+    fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {
+        let key = key.to_owned();
+        Box::pin(self.look(move |inspect| inspect.waiting(&key)))
+    }
+
+    fn held<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a PageMark>,
+    ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        Box::pin(self.look(move |inspect| inspect.held(&prefix, after.as_ref())))
     }
 }
 

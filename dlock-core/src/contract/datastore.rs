@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
 use crate::contract::error::DatastoreError;
-use crate::contract::grant::FencingToken;
+use crate::contract::inspect::Inspect;
 use crate::contract::lease::Lease;
-use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
+use crate::contract::outcome::{AcquireOutcome, Extension, ReleaseOutcome};
 use crate::time::clock::Clock;
 use crate::time::signal::Signal;
 
@@ -246,26 +246,6 @@ pub trait Datastore: Send + Sync {
     fn inspect(&self) -> Option<&dyn Inspect> {
         None
     }
-}
-
-/// Lets operators look into a store.
-pub trait Inspect: Send + Sync {
-    /// The present holder of `key`; `None` if nobody holds it. The answer is stale by the time it
-    /// is read: do not base decisions on it.
-    ///
-    /// # Errors
-    ///
-    /// Any error of the store.
-    fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError>;
-
-    /// Takes the lock from the holder that has the fencing token `fence`, and from no other. The
-    /// holder learns of it at its next extend; until then it believes that it holds the lock.
-    ///
-    /// # Errors
-    ///
-    /// Any error of the store.
-    fn break_lease(&self, key: &str, fence: FencingToken)
-    -> Result<ReleaseOutcome, DatastoreError>;
 }
 
 /// A waiter's subscription to a key. Dropping it ends the subscription.

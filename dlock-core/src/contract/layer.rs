@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
-use crate::contract::datastore::{Datastore, Inspect, Watch};
+use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::DatastoreError;
+use crate::contract::inspect::Inspect;
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{AcquireOutcome, Extension, ReleaseOutcome};
 use crate::time::clock::Clock;

@@ -278,8 +278,9 @@ fn new_claim<S: Io>(
 mod tests {
     use super::*;
     use crate::contract::characteristics::Characteristics;
-    use crate::contract::datastore::{Datastore, Inspect};
+    use crate::contract::datastore::Datastore;
     use crate::contract::error::ErrorKind;
+    use crate::contract::inspect::Inspect;
     use crate::contract::layer::{Layer, Layered};
     use crate::contract::outcome::ReleaseOutcome;
     use crate::engine::release::outlive_lost_request;

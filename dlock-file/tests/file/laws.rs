@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::support::{CALL, Scratch, acquire, claim, granted, held, lease};
 use dlock_core::{
-    AcquireOutcome, Clock, Datastore, ErrorKind, Extension, Fencing, FencingToken, Reach,
-    ReleaseOutcome,
+    AcquireOutcome, Clock, Datastore, ErrorKind, Extension, Fencing, FencingToken, Inspect,
+    PageMark, Reach, ReleaseOutcome,
 };
 use dlock_file::FileDatastore;
 
@@ -31,6 +31,36 @@ fn a_key_is_held_until_it_is_released() {
     assert_eq!(a.release(&first).unwrap(), ReleaseOutcome::Released);
     let second = acquire(&b, "dlock:x", TTL);
     assert!(second.fence() > first.fence());
+}
+
+#[test]
+fn a_list_of_many_pages_has_each_key_that_is_held() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for number in 0..600 {
+        let lease = acquire(&store, &format!("dlock:{number}"), TTL);
+        if number % 2 == 1 {
+            assert_eq!(store.release(&lease).unwrap(), ReleaseOutcome::Released);
+        }
+    }
+    let (mut keys, mut pages, mut after) = (Vec::new(), 0, None);
+    loop {
+        let page = Inspect::held(&store, "dlock:", after.as_ref()).unwrap();
+        assert!(page.keys.iter().all(|(_, held)| held.fence().is_some()));
+        keys.extend(page.keys.into_iter().map(|(key, _)| key));
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    keys.sort();
+    keys.dedup();
+    assert_eq!((keys.len(), pages > 1), (300, true));
+    let error = store
+        .held("", Some(&PageMark::new("no number")))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
 #[test]

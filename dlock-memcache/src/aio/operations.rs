@@ -6,7 +6,7 @@ use std::time::Duration;
 use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed};
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, HeldBy, Lease, OwnerToken, ReleaseOutcome, Time,
+    FencingToken, HeldBy, HeldPage, Lease, OwnerToken, PageMark, ReleaseOutcome, Time,
 };
 use dlock_net::{Planned, deadline_in};
 
@@ -15,7 +15,7 @@ use crate::operations::batch::{self, BATCH};
 use crate::operations::commands::Key;
 use crate::operations::grant::{self, Wanted};
 use crate::operations::holding;
-use crate::store::{MemcacheDatastore, counted_from};
+use crate::store::{MemcacheDatastore, counted_from, not_listed};
 
 /// Holds a conversation, which may run twice. An async closure would do as well, but a future that
 /// has one in it and borrows is not known to be `Send`.
@@ -136,6 +136,14 @@ impl AsyncInspect for MemcacheDatastore {
                 holding::delete_fenced(server, key, fence, earlier)
             })
         })
+    }
+
+    fn held<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a PageMark>,
+    ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
+        Box::pin(async { Err(not_listed()) })
     }
 }
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed, is_polled_by_drop};
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
-    FencingToken, HeldBy, Lease, ReleaseOutcome, Signal, Watch,
+    FencingToken, HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
 };
 use dlock_net::{Planned, deadline_in};
 
 use super::calls;
+use crate::held::{self, held_by};
 use crate::operations::{Answer, Call};
 use crate::servers::Servers;
-use crate::store::{BATCH, RedisDatastore, broken, extension, held_by, unacknowledged};
+use crate::store::{BATCH, RedisDatastore, broken, counted, extension, unacknowledged};
 
 /// The async form shares everything but its connections with the blocking one: the same keys and
 /// scripts, the same waiters, the same deadlines. Calls go over one connection for each runtime.
@@ -107,6 +108,19 @@ impl AsyncInspect for RedisDatastore {
         fence: FencingToken,
     ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>> {
         Box::pin(async move { broken(self.ask_shared(Call::Break(key, fence)).await?) })
+    }
+
+    fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {
+        Box::pin(async move { counted(self.ask_shared(Call::Waiting(key)).await?) })
+    }
+
+    fn held<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a PageMark>,
+    ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
+        let deadline = deadline_in(self.call_timeout);
+        Box::pin(held::held_shared(&self.servers, deadline, prefix, after))
     }
 }
 

@@ -48,6 +48,21 @@ impl Cluster {
         }
     }
 
+    /// As [`primaries`](Self::primaries), without blocking.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) async fn primaries_shared(
+        self: &Arc<Self>,
+        deadline: Time,
+    ) -> Result<Vec<Arc<Node>>, DatastoreError> {
+        let here = self.here();
+        let any = Walk::new(Call::Asking);
+        here.find_shared(0, &any, deadline).await?;
+        Ok(here.map().primaries())
+    }
+
     /// Many calls, those to one node together, the nodes side by side. All end by one deadline, as
     /// in [`call_all`](Self::call_all). The answers are in the order of the calls. What is not
     /// carried out at once goes its own way.

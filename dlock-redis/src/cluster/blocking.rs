@@ -46,6 +46,20 @@ impl Cluster {
         }
     }
 
+    /// The nodes that have slots.
+    ///
+    /// # Errors
+    ///
+    /// Not executed: they are not known by `deadline`.
+    pub(crate) fn primaries(
+        self: &Arc<Self>,
+        deadline: Time,
+    ) -> Result<Vec<Arc<Node>>, DatastoreError> {
+        let here = self.here();
+        here.find(0, &Walk::new(Call::Asking), deadline)?;
+        Ok(here.map().primaries())
+    }
+
     /// Many calls: those to one node in one trip, the nodes side by side. All end by one deadline,
     /// so that no node that hangs holds back what the others have answered for longer. The answers
     /// are in the order of the calls.

@@ -16,9 +16,9 @@ use crate::server::Server;
 const NOBODY: u16 = u16::MAX;
 
 /// A primary of the cluster.
-pub(super) struct Node {
+pub(crate) struct Node {
     pub(super) endpoint: Endpoint,
-    pub(super) server: Server,
+    pub(crate) server: Server,
 }
 
 /// The slots and their owners, as far as they are known.
@@ -49,6 +49,23 @@ impl Map {
     pub(super) fn owner(&self, slot: u16) -> Option<&Arc<Node>> {
         let owner = *self.owners.get(usize::from(slot))?;
         self.nodes.get(usize::from(owner))
+    }
+
+    /// The nodes that have slots, in the order of their addresses.
+    pub(super) fn primaries(&self) -> Vec<Arc<Node>> {
+        let mut has_slots = vec![false; self.nodes.len()];
+        for owner in &self.owners {
+            if let Some(has_slots) = has_slots.get_mut(usize::from(*owner)) {
+                *has_slots = true;
+            }
+        }
+        let nodes = self.nodes.iter().zip(has_slots);
+        let mut primaries: Vec<_> = nodes
+            .filter(|(_, has_slots)| *has_slots)
+            .map(|(node, _)| Arc::clone(node))
+            .collect();
+        primaries.sort_by_cached_key(|node| node.endpoint.to_string());
+        primaries
     }
 
     pub(super) fn node(&self, endpoint: &Endpoint) -> Option<&Arc<Node>> {

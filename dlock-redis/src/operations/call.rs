@@ -53,6 +53,10 @@ pub(crate) enum Call<'a> {
     },
     /// Asks who holds a key.
     Holder(&'a str),
+    /// Counts who waits for a key.
+    Waiting(&'a str),
+    /// Names keys of the server that the call goes to, of which this is one page.
+    List(Listing<'a>),
     /// Frees a key that is held under this fencing token.
     Break(&'a str, FencingToken),
     /// Takes back what a claim was granted under this fencing token, and nothing that it was
@@ -60,6 +64,15 @@ pub(crate) enum Call<'a> {
     TakeBack(&'a Claim, FencingToken),
     /// Lets the next call on this connection use a slot that is being moved here.
     Asking,
+}
+
+/// Some of the keys of one server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listing<'a> {
+    /// Where to begin, as the server said the time before; 0 at first.
+    pub(crate) cursor: u64,
+    /// What the keys are like, in the way of SCAN.
+    pub(crate) pattern: &'a str,
 }
 
 /// Which keys a call names. A call that needs no more than a few is not refused while a cluster
@@ -95,6 +108,8 @@ pub(crate) enum Kind {
     /// The same without a script.
     Delete,
     Holder,
+    Waiting,
+    List,
     Heartbeat,
     Asking,
     /// Not a script: how many replicas have acknowledged what was sent before, of this many.
@@ -112,6 +127,8 @@ impl<'a> Call<'a> {
             | Call::Break(..)
             | Call::TakeBack(..) => Kind::Free,
             Call::Holder(_) => Kind::Holder,
+            Call::Waiting(_) => Kind::Waiting,
+            Call::List(_) => Kind::List,
             Call::Heartbeat { .. } => Kind::Heartbeat,
             Call::Asking => Kind::Asking,
         }
@@ -127,9 +144,11 @@ impl<'a> Call<'a> {
             | Call::GiveBack { key, .. }
             | Call::Heartbeat { key, .. }
             | Call::Holder(key)
+            | Call::Waiting(key)
             | Call::Break(key, _) => key,
             Call::TakeBack(claim, _) => claim.key(),
-            Call::Asking => "",
+            // They name no key, and are sent to a node that their caller chooses.
+            Call::Asking | Call::List(_) => "",
         }
     }
 
@@ -199,6 +218,8 @@ impl<'a> Call<'a> {
             | Call::GiveBack { .. }
             | Call::Heartbeat { .. }
             | Call::Holder(_)
+            | Call::Waiting(_)
+            | Call::List(_)
             | Call::Break(..)
             | Call::TakeBack(..)
             | Call::Asking => Time::MAX,

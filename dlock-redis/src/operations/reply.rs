@@ -38,6 +38,10 @@ pub(crate) enum Answer {
     NotDeleted,
     /// Nobody holds the key.
     Free,
+    /// So many wait.
+    Waiting(usize),
+    /// Keys, and where to go on; `None` at the end.
+    Listed(Vec<String>, Option<u64>),
     /// The call came too late and did nothing.
     Stale,
     /// Somebody waits, or may wait: the call did nothing, since it did not name all keys. A release
@@ -149,6 +153,7 @@ fn short(number: i64, kind: Kind) -> Option<(Answer, ServerTime)> {
         (Kind::Free, 0 | 1) | (Kind::Delete, 1) => (Answer::Released(number == 1), None),
         (Kind::Delete, 0) => (Answer::Marked, None),
         (Kind::Holder, 0) => (Answer::Free, None),
+        (Kind::Waiting, 0..) => (Answer::Waiting(usize::try_from(number).ok()?), None),
         (Kind::Wait(_), 0..) => {
             let count = u32::try_from(number).unwrap_or(u32::MAX);
             (Answer::Acknowledged(count), None)
@@ -242,9 +247,24 @@ fn parts_of(parts: &[Value]) -> Option<(Answer, ServerTime)> {
             let deletes = Deletes::by(name)?;
             Some((Answer::ReleasedAnd(*ours == 1, deletes), None))
         }
+        (b"listed", [Value::BulkString(cursor), Value::Array(keys)]) => {
+            let cursor = std::str::from_utf8(cursor).ok()?.parse().ok()?;
+            let next = Some(cursor).filter(|cursor| *cursor != 0);
+            Some((Answer::Listed(names(keys)?, next), None))
+        }
         (b"marked", []) => Some((Answer::Marked, None)),
         _ => None,
     }
+}
+
+/// Keys that are text. dlock writes no others.
+fn names(keys: &[Value]) -> Option<Vec<String>> {
+    let text = |key: &Value| match key {
+        Value::BulkString(key) => Some(String::from_utf8(key.clone()).ok()),
+        _ => None,
+    };
+    let keys: Option<Vec<Option<String>>> = keys.iter().map(text).collect();
+    Some(keys?.into_iter().flatten().collect())
 }
 
 /// A refusal, from what follows the owner token in a record. One that we did not write has an

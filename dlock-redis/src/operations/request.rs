@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use dlock_core::OwnerToken;
 
-use super::call::{Call, Keys, Record};
-use super::scripts::{ACQUIRE, BREAK, EXTEND, Form, HOLDER, LOOK, RELEASE, Script};
+use super::call::{Call, Keys, Listing, Record};
+use super::scripts::{ACQUIRE, BREAK, EXTEND, Form, HOLDER, LIST, LOOK, RELEASE, Script, WAITING};
 use super::{Deletes, HEARTBEAT_EVERY};
 use crate::wire::Requests;
 
 /// How long acquire.lua keeps a fence unless a claim says otherwise.
 pub(crate) const FENCE_KEEP: Duration = Duration::from_secs(7 * 86_400);
+
+/// How many keys the server looks at for one page: few enough for the longest reply that is read,
+/// and for the server, which does nothing else meanwhile.
+const LOOKED_AT: u64 = 100;
 
 /// Packs requests. Its buffers are kept, so that a warm one allocates nothing.
 #[derive(Default)]
@@ -155,6 +159,13 @@ impl Packer {
                 self.requests.word(&["ASKING"]);
             }
             Call::Holder(key) => self.begin(&HOLDER, form, key, 2, 0),
+            Call::Waiting(key) => self.begin(&WAITING, form, key, PackedKeys::COUNT, 0),
+            Call::List(Listing { cursor, pattern }) => {
+                self.begin(&LIST, form, "", 0, 3);
+                self.requests.number(cursor);
+                self.requests.word(&[pattern]);
+                self.requests.number(LOOKED_AT);
+            }
             Call::Break(key, fence) => {
                 self.begin(&BREAK, form, key, PackedKeys::COUNT, 1);
                 self.requests.number(fence.get());
@@ -283,7 +294,8 @@ impl PackedKeys {
                 *end = self.packed.bytes().len();
             }
         }
-        &self.packed.bytes()[..self.ends[count - 1]]
+        let end = count.checked_sub(1).map_or(0, |last| self.ends[last]);
+        &self.packed.bytes()[..end]
     }
 }
 

@@ -29,6 +29,10 @@ pub(super) static HOLDER: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../scripts/holder.lua")));
 pub(super) static BREAK: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../scripts/break.lua")));
+pub(super) static WAITING: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../scripts/waiting.lua")));
+pub(super) static LIST: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../scripts/list.lua")));
 
 impl Script {
     /// The script with what it shares with others put in its place: Redis knows no include.

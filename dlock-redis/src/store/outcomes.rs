@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireOutcome, Claim, DatastoreError, ErrorKind, Extension, Grant, HeldBy, Lease,
-    ReleaseOutcome,
+    AcquireOutcome, Claim, DatastoreError, ErrorKind, Extension, Grant, Lease, ReleaseOutcome,
 };
 
 use super::RedisDatastore;
@@ -169,11 +168,10 @@ impl RedisDatastore {
     }
 }
 
-/// Who holds a key, by the answer to that question.
-pub(crate) fn held_by(answer: (Answer, bool)) -> Result<Option<HeldBy>, DatastoreError> {
+/// How many wait for a key.
+pub(crate) fn counted(answer: (Answer, bool)) -> Result<usize, DatastoreError> {
     match answer {
-        (Answer::Free, _) => Ok(None),
-        (Answer::Held(held), _) => Ok(Some(held)),
+        (Answer::Waiting(count), _) => Ok(count),
         (answer, _) => Err(unexpected(&answer)),
     }
 }
@@ -210,6 +208,7 @@ pub(crate) fn extension(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dlock_core::HeldBy;
     use dlock_core::{Clock, FencingToken};
 
     const TTL: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ const CALL: Duration = Duration::from_secs(10);
 pub(crate) const RIGHTS: &str = "resetchannels -@all ~dlock* ~{dlock*}:* \
                       +eval +evalsha +time +get +set +incr +incrby +pexpire +pttl +del +exists \
                       &dlock:wake:* +subscribe +publish \
-                      +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall";
+                      +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall +scan";
 
 /// The server that all cases share: each has keys of its own.
 pub(crate) fn server() -> &'static RedisServer {

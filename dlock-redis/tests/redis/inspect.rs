@@ -1,8 +1,11 @@
 //! What operators see, and how they take a lock from its holder.
 
+use std::collections::BTreeSet;
 use std::thread;
 
-use dlock_core::{Clock, Datastore, FencingToken, Inspect, ReleaseOutcome, Signal};
+use dlock_core::{
+    Clock, Datastore, ErrorKind, FencingToken, HeldPage, Inspect, PageMark, ReleaseOutcome, Signal,
+};
 use dlock_test_servers::RedisServer;
 
 use crate::queue::{lock, waiting};
@@ -65,4 +68,112 @@ fn what_was_handed_over_and_not_claimed_has_no_token_and_is_not_broken_by_the_on
     let broken = inspect.break_lease(KEY, lease.fence().unwrap()).unwrap();
     assert_eq!(broken, ReleaseOutcome::NotHeld);
     granted(waiter.acquire(&waits, TTL));
+}
+
+/// All pages: the keys, and how many pages there were.
+fn all_held(inspect: &dyn Inspect, prefix: &str) -> (BTreeSet<String>, usize) {
+    let (mut keys, mut pages, mut after) = (BTreeSet::new(), 0, None);
+    loop {
+        let page = inspect.held(prefix, after.as_ref()).unwrap();
+        keys.extend(page.keys.into_iter().map(|(key, _)| key));
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            return (keys, pages);
+        }
+    }
+}
+
+#[test]
+fn a_list_has_each_lock_that_is_held_and_nothing_else_that_the_server_keeps() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let names = |start: &str| -> BTreeSet<String> {
+        (0..400)
+            .map(|number| format!("dlock:{start}{number}"))
+            .collect()
+    };
+    let (held, freed) = (names("a"), names("b"));
+    for key in held.iter().chain(&freed) {
+        let lease = acquired(&store, &claim(key));
+        if freed.contains(key) {
+            assert!(released(&store, &lease));
+        }
+    }
+    server.command([
+        "SET",
+        "dlock:plain",
+        "a client of another language",
+        "PX",
+        "60000",
+    ]);
+    server.command(["RPUSH", "dlock:list", "no lock"]);
+    server.command(["SET", "other:a1", "another prefix"]);
+    let long = format!("dlock:{}", "x".repeat(1000));
+    server.command(["SET", &long, "too long for a lock"]);
+
+    let (all, pages) = all_held(&store, "dlock:");
+    let mut expected = held.clone();
+    expected.insert("dlock:plain".to_owned());
+    assert_eq!(all, expected);
+    assert!(pages > 4, "{pages} pages");
+    assert_eq!(all_held(&store, "dlock:a39").0.len(), 11);
+    let (whole, _) = all_held(&store, "");
+    assert!(whole.contains("other:a1") && whole.iter().all(|key| !key.contains('{')));
+    // The prefix is no pattern.
+    assert_eq!(all_held(&store, "dlock:?").0.len(), 0);
+    assert_eq!(all_held(&store, "dlock:*").0.len(), 0);
+}
+
+#[test]
+fn a_mark_that_no_page_had_is_refused() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let error = store.held("", Some(&PageMark::new("x"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    // There is one server.
+    let past = store.held("", Some(&PageMark::new("1 0"))).unwrap();
+    assert_eq!(past, HeldPage::default());
+}
+
+#[test]
+fn a_list_needs_a_right_of_its_own_and_says_which() {
+    let server = RedisServer::start();
+    let rights =
+        "on >secret resetchannels -@all ~dlock:* ~{dlock:*}:* +eval +evalsha +get +time +pttl";
+    let mut command = vec!["ACL", "SETUSER", "operator"];
+    command.extend(rights.split(' '));
+    server.command(command.clone());
+    let url = format!("redis://operator:secret@{}/", server.address());
+    let error = patient(&url).held("dlock:", None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(
+        whole_text(&error).contains("needs the right +scan"),
+        "{}",
+        whole_text(&error)
+    );
+    command.push("+scan");
+    server.command(command);
+    assert!(patient(&url).held("dlock:", None).unwrap().keys.is_empty());
+}
+
+#[test]
+fn waiters_are_counted_while_they_wait() {
+    let server = RedisServer::start();
+    let operator = store(&server);
+    assert_eq!(Inspect::waiting(&operator, KEY).unwrap(), 0);
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waits = [0; 2].map(|_| scope.spawn(|| lock(&server).locked_within(LONG, |_| {})));
+        until("both wait", || {
+            Inspect::waiting(&operator, KEY).unwrap() == 2
+        });
+        guard.release().unwrap();
+        for wait in waits {
+            wait.join().unwrap().unwrap();
+        }
+    });
+    until("nobody waits", || {
+        Inspect::waiting(&operator, KEY).unwrap() == 0
+    });
 }

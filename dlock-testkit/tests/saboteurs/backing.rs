@@ -204,6 +204,14 @@ impl Turn {
         }
     }
 
+    /// The same; `None` where they are not known.
+    pub(crate) fn names(&self) -> Option<Vec<String>> {
+        match &self.place {
+            Where::Memory(_) => Some(self.keys()),
+            Where::Folder(_) => None,
+        }
+    }
+
     pub(crate) fn keys(&self) -> Vec<String> {
         match &self.place {
             Where::Memory(memory) => memory.records().keys().cloned().collect(),

@@ -334,6 +334,18 @@ saboteurs! {
         "law 1 (atomic)", "concurrent claims on a free key were granted";
     break_that_wakes_nobody = BreaksWithoutWaking, declared::a_broken_lease_wakes_the_next,
         "declaration", "a lease was broken, and the next one, who waited for it, was not woken";
+    waiter_that_is_not_counted = CountsOneWaiter, inspected::waiters_are_counted,
+        "declaration", "two claimants wait for a key, and Some(1) are counted";
+    counted_after_it_left = CountsWhoGaveUp, inspected::waiters_are_counted,
+        "declaration", "two claimants have left the queue, and Some(2) are counted";
+    free_key_in_the_list = ListsReleasedKeys, inspected::held_keys_are_listed,
+        "declaration", "the list has a key that is free";
+    strange_key_in_the_list = ListsOtherKeys, inspected::held_keys_are_listed,
+        "declaration", "the list has a key that is free or does not start with the prefix";
+    list_that_is_cut = ListsTheFirstKeys, inspected::held_keys_are_listed,
+        "declaration", "the list lacks a key that is held";
+    list_without_end = ListsWithoutEnd, inspected::held_keys_are_listed,
+        "declaration", "a list of keys has more than";
     crashed_in_another_memory = RemembersInItsProcess in folder, once::a_crashed_job_runs_again,
         "lock (once)", "a process crashed in the job a moment ago, and the next try came to `ran`, not to `held`";
 }

@@ -123,6 +123,12 @@ pub(crate) enum Flaw {
     HoldsForeignKeys,
     BreaksAnyLease,
     BreaksWithoutWaking,
+    CountsWhoGaveUp,
+    CountsOneWaiter,
+    ListsReleasedKeys,
+    ListsOtherKeys,
+    ListsTheFirstKeys,
+    ListsWithoutEnd,
     DeclaresNoTime,
     // The queue.
     ServesTheLast,

@@ -66,6 +66,8 @@ impl Reference {
                     | Flaw::BuriesTheLivingWithTheDead
                     | Flaw::HandsOverTheNumber
                     | Flaw::BreaksWithoutWaking
+                    | Flaw::CountsOneWaiter
+                    | Flaw::CountsWhoGaveUp
             )
         )
     }
@@ -253,7 +255,7 @@ impl Reference {
         waiters.any(|waiter| waiter.seen_end <= self.now())
     }
 
-    fn places(&self, turn: &Turn, key: &str) -> Vec<Place> {
+    pub(super) fn places(&self, turn: &Turn, key: &str) -> Vec<Place> {
         match self.flaw {
             Some(Flaw::QueuesInItsProcess) => {
                 let queues = in_process().lock().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub(crate) struct Reference {
     /// State that only a flawed store has.
     own_fence: AtomicU64,
     pub(super) drawn: Arc<AtomicU64>,
+    /// The most waiters that were counted.
+    pub(super) waited: Arc<AtomicUsize>,
     waiting: Arc<Mutex<HashMap<String, Claim>>>,
     pub(super) waiters: Arc<Waiters>,
     pub(super) former: Arc<Mutex<HashMap<String, OwnerToken>>>,
@@ -54,6 +56,7 @@ impl Reference {
             flaw,
             own_fence: AtomicU64::new(0),
             drawn: Arc::default(),
+            waited: Arc::default(),
             waiting: Arc::default(),
             waiters: Arc::default(),
             former: Arc::default(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, HeldBy, Inspect, Lease, Reach, ReleaseOutcome, Signal, Time, Watch,
+    FencingToken, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time,
+    Watch,
 };
 
 use super::backing::{Backing, FOREIGN, Record};
@@ -355,5 +356,45 @@ impl Inspect for Reference {
             None => {}
         }
         Ok(ReleaseOutcome::from(found))
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        let turn = self.turn(self.now().saturating_add(PATIENCE))?;
+        let most = self.waited.load(Ordering::SeqCst);
+        let count = self.places(&turn, &self.name(key)).len();
+        self.waited.fetch_max(count, Ordering::SeqCst);
+        Ok(match self.flaw {
+            Some(Flaw::CountsWhoGaveUp) => count.max(most),
+            Some(Flaw::CountsOneWaiter) => count.min(1),
+            _ => count,
+        })
+    }
+
+    /// Three names to a page, in their order.
+    fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        let turn = self.turn(self.now().saturating_add(PATIENCE))?;
+        let now = self.now();
+        let Some(mut keys) = turn.names() else {
+            let text = "the folder has no list";
+            return Err(DatastoreError::not_executed(ErrorKind::Unsupported, text));
+        };
+        keys.sort();
+        keys.retain(|key| key.starts_with(prefix) || self.has(Flaw::ListsOtherKeys));
+        keys.retain(|key| after.is_none_or(|after| key.as_str() > after.as_str()));
+        let next = keys.get(2).filter(|_| keys.len() > 3);
+        let next = next.map(|key| PageMark::new(key.as_str()));
+        let next = match self.flaw {
+            Some(Flaw::ListsTheFirstKeys) => None,
+            Some(Flaw::ListsWithoutEnd) => Some(PageMark::new("")),
+            _ => next,
+        };
+        let shown = keys.iter().take(3).filter_map(|key| {
+            let record = turn.load(key)?;
+            let is_held = record.owner.is_some() && record.until > now;
+            let is_shown = is_held || self.has(Flaw::ListsReleasedKeys);
+            let held = HeldBy::new().with_fence(FencingToken::new(record.fence));
+            is_shown.then(|| (key.clone(), held))
+        });
+        Ok(HeldPage::new(shown.collect(), next))
     }
 }

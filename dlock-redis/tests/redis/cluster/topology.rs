@@ -138,6 +138,31 @@ fn operators_see_and_break_locks_on_every_node() {
     }
 }
 
+#[test]
+fn a_list_has_the_locks_of_all_nodes() {
+    let store = patient(&whole().url());
+    let keys: Vec<String> = (0..40).map(|_| own_key()).collect();
+    for key in &keys {
+        support::acquired(&store, &claim(key));
+    }
+    let owners: std::collections::BTreeSet<_> =
+        keys.iter().map(|key| whole().owner_of(key)).collect();
+    assert!(owners.len() > 1, "the keys are on several nodes");
+    let inspect: &dyn Inspect = store.inspect().unwrap();
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = inspect.held("", after.as_ref()).unwrap();
+        listed.extend(page.keys.into_iter().map(|(key, _)| key));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    for key in &keys {
+        assert!(listed.contains(key), "{key}");
+    }
+}
+
 /// The map is read once, and not by every call.
 #[test]
 fn a_map_that_is_right_is_not_read_again() {

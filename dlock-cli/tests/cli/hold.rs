@@ -1,0 +1,193 @@
+//! `dlock hold`, for scripts that hold a lock without being wrapped in it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use crate::support::{
+    Place, await_end_of, break_lock, code, dlock, kill_child, output, stderr, wait_until,
+};
+use rustix::process::Signal;
+
+fn hold(place: &Place, arguments: &str) -> Command {
+    let mut command = dlock();
+    command
+        .args(["hold", "--store", &place.store()])
+        .args(arguments.split_whitespace())
+        .current_dir(place.path(""))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A process that holds the lock, and its token.
+fn holding(place: &Place, arguments: &str) -> (Child, u64, BufReader<ChildStdout>) {
+    let mut child = hold(place, arguments).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    (child, line.trim().parse().unwrap(), out)
+}
+
+fn is_free(place: &Place) -> bool {
+    code(&output(&mut place.run("job", "true"))) == 0
+}
+
+#[test]
+fn the_lock_is_held_until_the_input_ends() {
+    let place = Place::new();
+    let (mut child, token, _out) = holding(&place, "job");
+    assert!(token > 0);
+    let refused = output(&mut place.run("job", "true"));
+    assert_eq!(code(&refused), 75);
+    assert!(stderr(&refused).contains(&format!(" pid {} since ", child.id())));
+    drop(child.stdin.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((code(&ended), stderr(&ended)), (0, String::new()));
+    assert!(is_free(&place));
+}
+
+#[test]
+fn what_is_written_to_it_is_read_and_means_nothing() {
+    use std::io::Write as _;
+    let place = Place::new();
+    let (mut child, _, _out) = holding(&place, "job");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&[b'x'; 200_000]).unwrap();
+    assert!(!is_free(&place));
+    drop(input);
+    assert_eq!(code(&child.wait_with_output().unwrap()), 0);
+}
+
+#[test]
+fn the_lock_is_released_when_the_parent_dies_though_the_input_stays_open() {
+    let place = Place::new();
+    rustix::fs::mkfifoat(rustix::fs::CWD, place.path("input"), 0o600.into()).unwrap();
+    let script = "\"$DLOCK\" hold --store \"$STORE\" job <>input >token & \
+                  echo $! >pid; while ! grep -q . token; do sleep 0.02; done; echo $$ >parent; exec sleep 60";
+    let mut parent = Command::new("sh")
+        .args(["-c", script])
+        .env("DLOCK", env!("CARGO_BIN_EXE_dlock"))
+        .env("STORE", place.store())
+        .current_dir(place.path(""))
+        .spawn()
+        .unwrap();
+    place.await_pid("parent");
+    assert!(!is_free(&place));
+    kill_child(&parent, Signal::KILL);
+    parent.wait().unwrap();
+    await_end_of(place.await_pid("pid"));
+    assert!(is_free(&place));
+}
+
+/// As the help shows it.
+#[test]
+fn a_script_in_bash_holds_the_lock_and_releases_it() {
+    let help = output(dlock().args(["hold", "--help"]));
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, example) = help.split_once("Example, in bash:\n").unwrap();
+    let (example, _) = example.split_once("\n\n").unwrap();
+    let place = Place::new();
+    fs::write(
+        place.path("migrate"),
+        "echo \"$1 $2\" >ran; \"$DLOCK\" run migrate -c true; echo $? >>ran\n",
+    )
+    .unwrap();
+    fs::set_permissions(place.path("migrate"), fs::Permissions::from_mode(0o755)).unwrap();
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_dlock"))
+        .parent()
+        .unwrap();
+    let path = std::env::join_paths([bin, "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap();
+    let ran = Command::new("bash")
+        .args(["-c", example])
+        .env("PATH", path)
+        .env("DLOCK", env!("CARGO_BIN_EXE_dlock"))
+        .env("DLOCK_STORE", place.store())
+        .current_dir(place.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(code(&ran), 0, "{}", stderr(&ran));
+    let said = place.read("ran");
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].starts_with("--fence 1"), "{said}");
+    assert_eq!(lines[1], "75", "it was held meanwhile");
+}
+
+#[test]
+fn a_signal_releases_the_lock() {
+    let place = Place::new();
+    let (child, _, _out) = holding(&place, "job");
+    kill_child(&child, Signal::TERM);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((code(&ended), stderr(&ended)), (143, String::new()));
+    assert!(is_free(&place));
+}
+
+#[test]
+fn a_lock_that_is_held_is_waited_for_or_refused_and_no_token_is_printed() {
+    let place = Place::new();
+    let (mut first, token, _out) = holding(&place, "job");
+    let refused = hold(&place, "job").output().unwrap();
+    assert_eq!(code(&refused), 75);
+    assert!(refused.stdout.is_empty());
+    assert!(
+        stderr(&refused).starts_with("dlock: job is held by "),
+        "{}",
+        stderr(&refused)
+    );
+    let mut waiter = hold(&place, "--wait 60s job").spawn().unwrap();
+    drop(first.stdin.take());
+    first.wait().unwrap();
+    let mut out = BufReader::new(waiter.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.trim().parse::<u64>().unwrap() > token);
+    drop(out);
+    assert_eq!(code(&waiter.wait_with_output().unwrap()), 0);
+}
+
+#[test]
+fn a_lease_that_is_lost_gives_70() {
+    let place = Place::new();
+    let (child, _, _out) = holding(&place, "--ttl 2s job");
+    break_lock(&place);
+    let _input = child.stdin.as_ref();
+    let lost = wait_for(child);
+    assert_eq!(lost.0, 70, "{}", lost.1);
+    assert!(lost.1.starts_with("dlock: lost job in "), "{}", lost.1);
+    assert!(lost.1.contains("must stop"), "{}", lost.1);
+}
+
+/// The exit code and the messages, without closing the input first.
+fn wait_for(mut child: Child) -> (i32, String) {
+    let input = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(input);
+    (code(&output), stderr(&output))
+}
+
+#[test]
+fn the_parent_is_asked_to_end_when_the_lease_is_lost() {
+    let place = Place::new();
+    rustix::fs::mkfifoat(rustix::fs::CWD, place.path("input"), 0o600.into()).unwrap();
+    let script = "trap 'echo asked >asked; wait $holder; echo $? >code; exit 3' TERM; \
+                  \"$DLOCK\" hold --signal-parent --ttl 2s --store \"$STORE\" job <>input >token & \
+                  holder=$!; while ! grep -q . token; do sleep 0.02; done; echo $$ >parent; \
+                  while :; do sleep 0.02; done";
+    let mut parent = Command::new("sh")
+        .args(["-c", script])
+        .env("DLOCK", env!("CARGO_BIN_EXE_dlock"))
+        .env("STORE", place.store())
+        .current_dir(place.path(""))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    place.await_pid("parent");
+    break_lock(&place);
+    let status = wait_until("the end of the parent", || parent.try_wait().unwrap());
+    assert_eq!(status.code(), Some(3));
+    assert_eq!(place.read("asked"), "asked\n");
+    assert_eq!(place.read("code"), "70\n");
+}

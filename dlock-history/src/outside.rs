@@ -39,8 +39,8 @@ impl Recorder {
         self.record(key, (since, now()), What::Paced { actor, share });
     }
 
-    /// Records that a process was just killed that held `key`, or had been handed it. The lease ends
-    /// in `left`.
+    /// Records that a process was just killed that held `key`, or had been handed it. The lease
+    /// ends in `left`.
     pub fn orphaned(&self, key: &str, since: Time, left: Duration) {
         let until = now().saturating_add(left);
         self.record(key, (since, now()), What::Orphaned { until });

@@ -130,9 +130,30 @@ impl Crashes<'_> {
         };
         healthy.start("healthy", NAME, habit)?;
         self.wait_for_grants("healthy", 1, AGAIN_WITHIN * 2)?;
-        let starves = self.sabotage == Some(Sabotage::Starves);
-        let key = NAME.key();
-        let since_all = Clock::BOOTTIME.now();
+        self.take_turns(&healthy, record, &random)?;
+        let processes = random.pick(&[1, 5, 8, 12]);
+        let threads = random.pick(&[1, 1, 3, 8]);
+        if self.starves() {
+            healthy.signal(Signal::STOP);
+        }
+        let since = Clock::BOOTTIME.now();
+        let died = self.many_die("dead", NAME, processes, threads)?;
+        record.fault("dead-waiters", Harm::None, since);
+        let before = self.grants("healthy")?;
+        self.wait_for_grants("healthy", before + 1, AGAIN_WITHIN)?;
+        healthy.signal(Signal::CONT);
+        record.thrives(&NAME.key(), "healthy", 1, died, AGAIN_WITHIN);
+        Ok(healthy)
+    }
+
+    /// Leaves the lock to the healthy process alone and lets crashing ones share it, in turns.
+    fn take_turns(
+        &self,
+        healthy: &Waiters<'_>,
+        record: &Recorder,
+        random: &Random,
+    ) -> Result<(), Failure> {
+        let (key, begin) = (NAME.key(), Clock::BOOTTIME.now());
         let mut crash_loop = self.crash_loop("loop", NAME, 3, random.clone())?;
         crash_loop.orphans = Some(Orphans {
             store: self.backend.open(self.url, &mut random.clone())?,
@@ -142,10 +163,9 @@ impl Crashes<'_> {
             let since = Clock::BOOTTIME.now();
             thread::sleep(ALONE / TURNS);
             record.paced(&key, "healthy", None, since);
-            let warm = Clock::BOOTTIME.now().saturating_add(WARMS_UP);
-            crash_loop.run_until(warm)?;
+            crash_loop.run_until(Clock::BOOTTIME.now().saturating_add(WARMS_UP))?;
             let since = Clock::BOOTTIME.now();
-            if starves {
+            if self.starves() {
                 // A little is not enough.
                 crash_loop.run_until(since.saturating_add(LASTS / TURNS / 12))?;
                 healthy.signal(Signal::STOP);
@@ -158,20 +178,12 @@ impl Crashes<'_> {
             let before = self.grants("healthy")?;
             self.wait_for_grants("healthy", before + 2, AGAIN_WITHIN)?;
         }
-        record.fault("crashing-waiters", Harm::None, since_all);
-        let processes = random.pick(&[1, 5, 8, 12]);
-        let threads = random.pick(&[1, 1, 3, 8]);
-        if starves {
-            healthy.signal(Signal::STOP);
-        }
-        let since = Clock::BOOTTIME.now();
-        let died = self.many_die("dead", NAME, processes, threads)?;
-        record.fault("dead-waiters", Harm::None, since);
-        let before = self.grants("healthy")?;
-        self.wait_for_grants("healthy", before + 1, AGAIN_WITHIN)?;
-        healthy.signal(Signal::CONT);
-        record.thrives(&key, "healthy", 1, died, AGAIN_WITHIN);
-        Ok(healthy)
+        record.fault("crashing-waiters", Harm::None, begin);
+        Ok(())
+    }
+
+    fn starves(&self) -> bool {
+        self.sabotage == Some(Sabotage::Starves)
     }
 
     fn share_of_a_healthy_one(&self) -> u64 {

@@ -208,8 +208,8 @@ pub(crate) fn extension(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dlock_core::HeldBy;
-    use dlock_core::{Clock, FencingToken};
+
+    use dlock_core::{Clock, FencingToken, HeldBy};
 
     const TTL: Duration = Duration::from_secs(30);
 

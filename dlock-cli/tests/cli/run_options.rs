@@ -55,12 +55,12 @@ fn for_cron_a_lock_that_is_held_and_a_job_that_is_done_are_silent_successes() {
 fn a_command_that_takes_too_long_is_asked_to_end_and_the_lock_is_free() {
     let place = Place::new();
     let script = "trap 'echo asked >>log; exit 3' TERM; echo $$ >pid; while :; do sleep 0.02; done";
-    let run = output(&mut place.run("--max-hold 300ms job", script));
+    let run = output(&mut place.run("--max-hold 3s job", script));
     assert_eq!(code(&run), 124, "{}", stderr(&run));
     // The shell may report that its `sleep` was ended.
     assert_eq!(
         stderr(&run).lines().last(),
-        Some("dlock: the command held job for longer than --max-hold 300ms and was ended")
+        Some("dlock: the command held job for longer than --max-hold 3s and was ended")
     );
     assert_eq!(place.read("log"), "asked\n");
     assert!(!runs(place.await_pid("pid")));
@@ -72,7 +72,7 @@ fn a_command_that_takes_too_long_and_does_not_end_is_killed_with_all_it_started(
     let place = Place::new();
     let script =
         "trap '' TERM; sleep 60 & echo $! >child; echo $$ >pid; while :; do sleep 0.02; done";
-    let run = output(&mut place.run("--max-hold 300ms --kill-after 200ms job", script));
+    let run = output(&mut place.run("--max-hold 3s --kill-after 200ms job", script));
     assert_eq!(code(&run), 124, "{}", stderr(&run));
     assert!(!runs(place.await_pid("pid")));
     await_end_of(place.await_pid("child"));
@@ -196,12 +196,10 @@ fn a_line_says_that_renewals_fail_and_one_that_they_work_again() {
     let messages = File::create(place.path("messages")).unwrap();
     let mut command = place.run(
         "--ttl 20s --kill-after 1s job",
-        "while [ ! -e go ]; do sleep 0.02; done",
+        "echo $$ > holds; while [ ! -e go ]; do sleep 0.02; done",
     );
     let mut child = command.stderr(messages).spawn().unwrap();
-    wait_until("the holder", || {
-        (code(&output(&mut place.run("job", "true"))) == 75).then_some(())
-    });
+    place.await_pid("holds");
     take_store_away(&place);
     let said = place.await_text("messages");
     assert!(

@@ -199,3 +199,28 @@ fn the_glossary_is_the_same_in_the_guide_and_for_contributors() {
     let contributing = read(&root().join("CONTRIBUTING.md"));
     assert!(contributing.contains(table.trim_end()));
 }
+
+/// The text of all sources, with what a backslash continues on the next line put together.
+fn all_code() -> String {
+    let mut files = Vec::new();
+    sources(root(), &mut files);
+    let text: String = files.iter().map(|file| read(file)).collect();
+    let mut pieces = text.split("\\\n");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |whole, piece| whole + piece.trim_start())
+}
+
+#[test]
+fn each_message_on_the_page_of_troubleshooting_is_one_of_ours() {
+    let (page, code) = (page("troubleshooting.md"), all_code());
+    let messages = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let messages: Vec<_> = messages
+        .filter(|words| !words.starts_with("dlock "))
+        .collect();
+    assert!(messages.len() > 20, "{messages:?}");
+    for words in messages {
+        assert!(code.contains(words), "no message has the words `{words}`");
+    }
+}

@@ -37,8 +37,11 @@ pub(crate) fn held(
         let shard = Shard::lock(folder, record_path.shard, &time_left)?;
         let now = clocks.now();
         let is_right = |record: &Record| RecordPath::of(&record.key) == record_path;
-        let Some(record) = shard.read(&record_path, is_right, &now)? else {
-            continue;
+        let record = match shard.read(&record_path, is_right, &now) {
+            Ok(Some(record)) => record,
+            // It must not hide the others. Whoever wants this lock is told of the file.
+            Ok(None) | Err(FileError::Unreadable { .. }) => continue,
+            Err(error) => return Err(error.into()),
         };
         if !record.key.starts_with(prefix) {
             continue;

@@ -281,7 +281,11 @@ impl<S: Transport> Connection<S> {
         let reply = self.reply().map_err(|error| self.wire.failed(error))?;
         match operations::answer_to(&reply, Kind::Wait(replicas.count)) {
             Ok((Answer::Acknowledged(count), _)) => Ok(Ok(count)),
-            Err(Unanswered::Refused(error)) => Ok(Err(error.into())),
+            Err(Unanswered::Refused(error)) => {
+                // Of a node that is a replica by now.
+                self.is_doubtful |= error.ends_connection(self.in_cluster);
+                Ok(Err(error.into()))
+            }
             Ok(_) | Err(Unanswered::Malformed) => {
                 let odd = io::Error::new(io::ErrorKind::InvalidData, "not an answer to WAIT");
                 Err(self.wire.failed(odd))

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{CALL, Scratch, acquire, claim, granted, held, lease};
+use crate::support::{CALL, Scratch, acquire, claim, granted, held, lease, record_file};
 use dlock_core::{
     AcquireOutcome, Clock, Datastore, ErrorKind, Extension, Fencing, FencingToken, Inspect,
     PageMark, Reach, ReleaseOutcome,
@@ -61,6 +61,19 @@ fn a_list_of_many_pages_has_each_key_that_is_held() {
         .held("", Some(&PageMark::new("no number")))
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_list_passes_over_a_record_that_cannot_be_read() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    let _kept = ["a", "b"].map(|key| acquire(&store, key, TTL));
+    std::fs::write(record_file(&scratch.path(), "a"), "no record").unwrap();
+    let error = Inspect::holder(&store, "a").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ForeignKey);
+    let page = Inspect::held(&store, "", None).unwrap();
+    let keys: Vec<_> = page.keys.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["b"]);
 }
 
 #[test]

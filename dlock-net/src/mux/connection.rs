@@ -449,12 +449,13 @@ impl<W: Send + 'static, R: Replies> Alarm for Connection<W, R> {
             failed.extend(state.queue.give_up(&Reason::NotDriven));
         }
         state.rings = found.next.unwrap_or(Time::MAX);
-        // A driver that is polled proves that its runtime is driven.
-        // One that has a large buffer gives it back when it is polled.
-        let is_woken = found.next.is_some() || state.queue.rest();
-        let driver = match is_woken {
-            true => state.wakes_driver(now),
-            false => None,
+        let driver = match found.next {
+            // A driver that is polled proves that its runtime is driven.
+            Some(_) => state.wakes_driver(now),
+            // One that has a large buffer gives it back when it is polled. There is no hurry, so
+            // nothing is concluded if it is not.
+            None if state.queue.rest() => state.driver.clone(),
+            None => None,
         };
         drop(state);
         if let Some(next) = found.next {

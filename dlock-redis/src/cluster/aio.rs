@@ -100,6 +100,8 @@ impl Cluster {
         }
         let results = first.into_iter().zip(calls).map(|(first, call)| {
             let here = Arc::clone(here);
+            // Some may end before the batch does.
+            let deadline = deadline.min(call.end());
             async move {
                 let before = match first {
                     Some((_, Ok(answer))) => return Ok(answer),

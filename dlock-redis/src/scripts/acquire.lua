@@ -65,7 +65,10 @@ if set and set.ok then
           -- may have been higher.
           local time = token == 1 and redis.pcall('TIME')
           refused = time and time.err and time
-          if not refused then
+          if refused then
+            -- It was made a moment ago, and would have no end.
+            redis.pcall('DEL', fence)
+          else
             token = time and time[1] * 1000000 + time[2] or millis * 1000
             -- tostring would print 1.79e+15.
             local kept = redis.pcall('SET', fence, string.format('%.0f', token), 'PX', 608400000)

@@ -84,13 +84,8 @@ impl Holding {
         let is_kept = matches!(end, End::Keep(..)) && result.is_ok();
         if !is_kept && self.lost_request.is_some() {
             // In a box: few releases need it, and it would be a part of the future of each.
-            Box::pin(outlive_lost_request(
-                io,
-                lease.claim(),
-                self.lost_request,
-                sent,
-            ))
-            .await;
+            let outlive = outlive_lost_request(io, lease.claim(), self.lost_request, sent);
+            Box::pin(outlive).await;
         }
         result
     }

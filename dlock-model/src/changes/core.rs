@@ -86,8 +86,8 @@ pub(super) fn of_the_user() -> Vec<Change> {
         Change {
             name: "a release does not wait for the end of a lost claim",
             file: "dlock-core/src/engine/release.rs",
-            before: "if !is_kept {",
-            after: "if !is_kept && !CHANGED {",
+            before: "if !is_kept && self.lost_request.is_some() {",
+            after: "if !is_kept && self.lost_request.is_some() && !CHANGED {",
             property: Property::NothingLeft,
             world: OfWorld::Redis(losses(1)),
         },
@@ -106,8 +106,8 @@ pub(super) fn of_the_user() -> Vec<Change> {
         Change {
             name: "a key is kept before the end of a lost claim",
             file: "dlock-core/src/engine/release.rs",
-            before: "await_lost_request(io, self.lost_request).await;",
-            after: "if !CHANGED { await_lost_request(io, self.lost_request).await; }",
+            before: "Box::pin(await_lost_request(io, self.lost_request)).await;",
+            after: "if !CHANGED { Box::pin(await_lost_request(io, self.lost_request)).await; }",
             property: Property::KeptEndsInTime,
             world: OfWorld::Redis(Bounds {
                 min_hold: Some(seconds(2)),

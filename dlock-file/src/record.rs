@@ -16,7 +16,8 @@
 //! Spaces pad it to a multiple of 512 bytes, so that most records have the same length and one can
 //! be written over another.
 //!
-//! A key that was handed to a waiter, which has not claimed it yet, has `handed` instead of `owner`.
+//! A key that was handed to a waiter, which has not claimed it yet, has `handed` instead of
+//! `owner`.
 //! A key that nobody holds keeps its last token. Its record has the line `free` instead of those
 //! from `owner` to `holder`.
 

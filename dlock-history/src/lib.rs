@@ -32,8 +32,8 @@
 //! Where a store lost its data, or its clock was set, two may believe for a while that they hold a
 //! lock: until the end of a lease that the store had granted by then, as its holder recorded it. So
 //! much is excused, counted and reported, and nothing else. Fencing tokens are never excused. A
-//! store that [confirms](dlock_core::Datastore::confirm) may declare a lease shorter than it granted
-//! it; that is counted as cut short.
+//! store that [confirms](dlock_core::Datastore::confirm) may declare a lease shorter than it
+//! granted it; that is counted as cut short.
 //!
 //! ```
 //! use dlock_core::{Lock, MemoryDatastore, Wait};

@@ -36,7 +36,16 @@ fn blocking(cluster: &RedisCluster) -> Form {
 }
 
 fn blocking_at(url: &str) -> Form {
-    Arc::new(patient(url))
+    Arc::new(unhurried(url))
+}
+
+/// Long enough for a replica to take over on a busy machine, where elections are repeated.
+const TAKEOVER: Duration = Duration::from_secs(60);
+
+fn unhurried(url: &str) -> RedisDatastore {
+    let builder = RedisDatastore::builder(url).unwrap();
+    let builder = builder.call_timeout(TAKEOVER);
+    builder.connect_timeout(LONG).build()
 }
 
 #[cfg(feature = "tokio")]
@@ -46,7 +55,7 @@ fn shared(cluster: &RedisCluster) -> Form {
 
 #[cfg(feature = "tokio")]
 fn shared_at(url: &str) -> Form {
-    shared_over(patient(url))
+    shared_over(unhurried(url))
 }
 
 /// The async form, whose calls this thread waits for.
@@ -90,11 +99,15 @@ fn acquired(store: &Form, claim: &Claim) -> Lease {
 }
 
 fn tries(store: &Form, key: &str) -> Result<AcquireOutcome, DatastoreError> {
-    store.acquire(&claim(key), TTL)
+    store.acquire(&claim_within(key, TAKEOVER), TTL)
 }
 
 fn extends(store: &Form, lease: &Lease, sequence: u64, ttl: Duration) -> bool {
-    match store.extend(&call(lease, sequence), ttl).unwrap() {
+    let not_after = dlock_core::Clock::BOOTTIME.now().saturating_add(TAKEOVER);
+    match store
+        .extend(&lease.for_call(sequence, not_after), ttl)
+        .unwrap()
+    {
         Extension::Extended(_) => true,
         Extension::Lost => false,
     }

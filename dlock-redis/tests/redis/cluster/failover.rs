@@ -25,7 +25,9 @@ fn a_lock_that_reached_the_replica_outlives_its_primary() {
         let (store, other) = (open(&cluster), open(&cluster));
         let key = own_key();
         let primary = cluster.owner_of(&key);
-        let lease = acquired(&store, &claim(&key));
+        let claim_of_ours = claim(&key);
+        let grant = granted(store.acquire(&claim_of_ours, TAKEOVER * 2));
+        let lease = Lease::new(claim_of_ours, grant);
         refused(tries(&other, &key));
         // WAIT is for writes of its own connection.
         until("the replica has the lock", || {

@@ -48,8 +48,8 @@ pub trait Inspect: Send + Sync {
     /// `after`, each later one what the [page before](HeldPage::next) said.
     ///
     /// A key that is held from the first call to the last is on a page; it may be on two. (On
-    /// several servers it may be on none, if servers came, went or were replaced meanwhile.) Marks of
-    /// jobs that were done ([`Lock::once`](crate::Lock::once)) are keys too. A page may be empty
+    /// several servers it may be on none, if servers came, went or were replaced meanwhile.) Marks
+    /// of jobs that were done ([`Lock::once`](crate::Lock::once)) are keys too. A page may be empty
     /// though another one follows.
     ///
     /// # Errors

@@ -162,8 +162,9 @@ fn short(number: i64, kind: Kind) -> Option<(Answer, ServerTime)> {
     })
 }
 
-/// An unknown command, a right that is missing, or another type: nothing was deleted, and the script
-/// knows what to do. Any other error is the server's own, and says itself what may have been done.
+/// An unknown command, a right that is missing, or another type: nothing was deleted, and the
+/// script knows what to do. Any other error is the server's own, and says itself what may have been
+/// done.
 fn is_about_delete(error: &ServerError) -> bool {
     error.is_of_unknown_command() || matches!(error.code(), "NOPERM" | "WRONGTYPE")
 }

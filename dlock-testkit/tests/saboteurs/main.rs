@@ -115,11 +115,11 @@ mod caught;
 use caught::SABOTEURS;
 
 /// How often a case may be run again if the machine paused during it.
-const TRIES: u32 = 20;
+const TRIES: u32 = 3;
 
 /// Runs the case and checks how it fails. A case gives a store the benefit of the doubt if the
-/// machine was too slow to see the flaw, or sees it in another place. So it is run again, on another
-/// store, if this process paused meanwhile: not on a machine that keeps the time.
+/// machine was too slow to see the flaw, or sees it in another place. So it is run again, on
+/// another store, if this process paused meanwhile: not on a machine that keeps the time.
 fn assert_caught(
     case: fn(&Subject) -> Verdict,
     subject: impl Fn() -> Subject,

@@ -37,7 +37,7 @@ const TURNS: u32 = 4;
 const WARMS_UP: Duration = Duration::from_millis(LIVES.end);
 /// Beside crashing processes it must get the lock at least at one part in this many of the rate
 /// that it has alone. The machine may be busy: then each hand-over to another process takes long.
-const SHARE: u64 = 5;
+const SHARE: u64 = 6;
 /// A process that dies after it was handed the lock keeps it for at most this time, as documented.
 const HANDED_FOR: Duration = Duration::from_millis(1200);
 /// It must get the lock again within this time after many waiters died. The documentation says

@@ -22,12 +22,26 @@ impl Fields {
         Fields(names(&LockSection::augment_args(Command::new("lock"))))
     }
 
-    /// Checks the names in a table.
+    /// The fields of a table, with underscores for hyphens in their names, so that each is read by
+    /// one name.
     ///
     /// # Errors
     ///
-    /// The first name that is not known, with the nearest one that is.
-    pub(crate) fn check(&self, table: &Table) -> Result<(), String> {
+    /// The first name that is not known, with the nearest one that is; or a field that is there
+    /// twice.
+    pub(crate) fn of(&self, table: &Table) -> Result<Table, String> {
+        self.check(table)?;
+        let mut fields = Table::new();
+        for (name, value) in table {
+            let name = name.replace('-', "_");
+            if fields.insert(name.clone(), value.clone()).is_some() {
+                return Err(format!("the field `{name}` is set twice"));
+            }
+        }
+        Ok(fields)
+    }
+
+    fn check(&self, table: &Table) -> Result<(), String> {
         let is_known = |name: &&String| self.0.contains(&name.replace('-', "_"));
         let Some(unknown) = table.keys().find(|name| !is_known(name)) else {
             return Ok(());
@@ -48,9 +62,9 @@ impl Fields {
 ///
 /// What is wrong with a field.
 pub(crate) fn section(table: &Table) -> Result<LockSection, String> {
-    Fields::of_section().check(table)?;
+    let table = Fields::of_section().of(table)?;
     let mut arguments = vec!["lock".to_owned()];
-    for (name, value) in table {
+    for (name, value) in &table {
         let option = format!("--{}", name.replace('_', "-"));
         match value {
             Value::String(text) => arguments.push(format!("{option}={text}")),

@@ -65,13 +65,13 @@ impl ConfigFile {
     fn parse(path: PathBuf, text: &str) -> Result<Self, String> {
         let file = shown(&path);
         // The error's own text shows the line, which may hold a password.
-        let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(0, |before| before.matches('\n').count()) + 1;
             format!("{file}, line {line}: {}", escaped(error.message()))
         })?;
-        Fields::of_file()
-            .check(&table)
+        let mut table = Fields::of_file()
+            .of(&table)
             .map_err(|error| format!("{file}: {error}"))?;
         let mut text = |name: &str| match table.remove(name) {
             None => Ok(None),
@@ -92,6 +92,11 @@ impl ConfigFile {
             Some(Value::Table(locks)) => locks,
             Some(_) => return Err(format!("{file}: write a section [lock.\"NAME\"]")),
         };
+        if let Some(unread) = table.keys().next() {
+            return Err(format!(
+                "{file}: the field `{unread}` belongs into a section"
+            ));
+        }
         Ok(ConfigFile {
             store,
             store_file: store_file.map(PathBuf::from),
@@ -136,6 +141,11 @@ mod tests {
                 "/x/config.toml: store must be a text in quotes, not a integer",
             ),
             ("store = \"a\"\nstore_file = \"b\"", "exclude each other"),
+            (
+                "store-file = \"a\"\nstore_file = \"b\"",
+                "the field `store_file` is set twice",
+            ),
+            ("store = \"a\"\nstore-file = \"b\"", "exclude each other"),
             ("lock = \"x\"", "write a section [lock.\"NAME\"]"),
         ] {
             let error = parsed(text).unwrap_err();

@@ -189,6 +189,16 @@ fn a_lock_has_a_section_with_the_options_of_run_and_the_command_line_wins() {
 }
 
 #[test]
+fn a_field_is_read_with_hyphens_as_with_underscores() {
+    let place = Place::new();
+    let text = "store-file = \"store\"\n[lock.job]\nlost-exit-code = 3\n";
+    let config = write(&place, "config.toml", text);
+    write(&place, "store", &url(&place, "a"));
+    let mut command = run(&place, &format!("--config {config}"), "true");
+    assert_eq!(ran_in(&place, &mut command), "a");
+}
+
+#[test]
 fn a_mistake_in_the_configuration_gives_64_and_says_where_and_what() {
     let place = Place::new();
     for (text, expected) in [

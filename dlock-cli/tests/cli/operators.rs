@@ -6,7 +6,8 @@ use dlock_test_servers::{MemcachedServer, RedisServer};
 use serde_json::Value;
 
 use crate::support::{
-    Place, await_end_of, code, dlock, kill_child, output, spawn, stderr, wait_until,
+    self, Place, await_end_of, code, dlock, kill_child, output, spawn, status_of, stderr,
+    wait_until,
 };
 
 /// The stores that a command can reach, and what must stay until the test is over.
@@ -69,7 +70,7 @@ fn held(place: &Place, url: &str, name: &str, more: &str) -> Child {
 
 fn ended(mut child: Child) {
     kill_child(&child, rustix::process::Signal::TERM);
-    child.wait().unwrap();
+    status_of(&mut child);
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn status_counts_who_waits() {
         });
         assert!(stdout(&ask(&url, "status job")).contains(", 1 waiting (key"));
         ended(holder);
-        assert!(waiter.wait().unwrap().success());
+        assert!(status_of(&mut waiter).success());
     }
 }
 
@@ -223,12 +224,12 @@ fn a_broken_lock_goes_to_the_waiter_and_its_holder_is_ended() {
             stdout(&broken)
                 .starts_with(&format!("freed job, which was held with the token {token}"))
         );
-        let waited = waiter.wait_with_output().unwrap();
+        let waited = support::ended(waiter);
         assert!(waited.status.success(), "{}", stderr(&waited));
         let next: u64 = stdout(&waited).trim().parse().unwrap();
         assert!(next > token);
 
-        let lost = holder.wait_with_output().unwrap();
+        let lost = support::ended(holder);
         assert_eq!(code(&lost), 70, "{}", stderr(&lost));
         await_end_of(command);
 

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::support::{
     Place, await_end_of, code, kill_child, output, remove, runs, spawn, stderr, take_store_away,
-    wait_until,
 };
 use rustix::process::Signal;
 

@@ -162,8 +162,8 @@ impl LockedRun {
         ended
     }
 
-    /// What the command's end comes to, as far as it is known before the lock is released; `None` if
-    /// it was not started.
+    /// What the command's end comes to, as far as it is known before the lock is released; `None`
+    /// if it was not started.
     fn status(&self, ended: &Ended) -> Option<u8> {
         match ended {
             Ended::Exited(code) => Some(*code),

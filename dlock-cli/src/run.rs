@@ -158,19 +158,21 @@ impl LockedRun {
         let (ended, watcher) =
             command::run(command, guard, times, &self.session.signals, &cannot_end);
         self.watcher.set(watcher);
-        self.report.ended(self.status(&ended));
+        let is_success = matches!(ended, Ended::Exited(0));
+        self.report.ended(self.status(&ended), is_success);
         ended
     }
 
-    /// What the command's end comes to, as far as it is known before the lock is released; `None` if
-    /// it was not started.
-    fn status(&self, ended: &Ended) -> Option<u8> {
+    /// What the command's end comes to, as far as it is known before the lock is released.
+    fn status(&self, ended: &Ended) -> u8 {
         match ended {
-            Ended::Exited(code) => Some(*code),
-            Ended::Killed { signal, .. } => Some(exit_code::of_signal(*signal)),
-            Ended::TookTooLong => Some(exit_code::MAX_HOLD),
-            Ended::Lost(_) | Ended::RunsOn => Some(self.session.codes.lost),
-            Ended::NotStarted | Ended::CannotRun(..) | Ended::LostBefore(_) => None,
+            Ended::Exited(code) => *code,
+            Ended::Killed { signal, .. } => exit_code::of_signal(*signal),
+            Ended::TookTooLong => exit_code::MAX_HOLD,
+            Ended::Lost(_) | Ended::RunsOn => self.session.codes.lost,
+            Ended::NotStarted => self.session.code_of_signal(),
+            Ended::CannotRun(code, _) => *code,
+            Ended::LostBefore(_) => self.session.codes.unreachable,
         }
     }
 
@@ -215,6 +217,7 @@ impl LockedRun {
                 } else {
                     Loss::TimeRanOut
                 };
+                self.report.was_lost(lost);
                 let cause = self.session.cause_with_holder(loss);
                 let fate = format!(
                     "the command had already ended, with exit code {code}; \

@@ -49,8 +49,16 @@ impl LockedRun {
             let message = format!("there is no command to run under {}", escaped(&run.name));
             ExitReason::new(exit_code::USAGE, message)
         })?;
+        // The configuration is reported on in the same form.
+        if run.options.report.log == Some(LogFormat::Json) {
+            report_as_json();
+        }
         let settings = Settings::find(&run.store, Some(&run.name))?;
         let options = run.options.clone().or(settings.options.clone());
+        if run.options.once.keep.is_some() && options.once.job.is_none() {
+            let message = "--keep has no effect without --once; give --once ID too";
+            return Err(ExitReason::new(exit_code::USAGE, message));
+        }
         if options.report.log == Some(LogFormat::Json) {
             report_as_json();
         }

@@ -56,11 +56,6 @@ impl Run {
                 escaped(&self.name)
             )));
         }
-        if self.options.once.keep.is_some() && self.options.once.job.is_none() {
-            return Err(UsageError(
-                "--keep has no effect without --once; give --once ID too".to_owned(),
-            ));
-        }
         Ok(())
     }
 

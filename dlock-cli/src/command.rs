@@ -268,10 +268,15 @@ impl Running<'_> {
     }
 
     fn end_after_max_hold(&mut self) {
-        self.took_too_long = true;
+        // A command that has just ended by itself keeps its own status. Its end is handled next.
+        if self.reap_children().is_some() {
+            return;
+        }
         if self.group.signal(Signal::TERM).is_err() {
+            // dlock does not end it, so its status is its own. It is tried again at the next check.
             return self.report_once("the command cannot be asked to end: it runs as another user");
         }
+        self.took_too_long = true;
         self.kill_at = Some(Instant::now() + self.grace);
         let _ = self.group.signal(Signal::CONT);
     }

@@ -7,13 +7,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::{self, File, Permissions};
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::message::escaped;
 
@@ -84,6 +86,15 @@ pub(crate) struct MetricsFile {
 /// By lock, the text of each figure that is known.
 type Known = BTreeMap<String, [Option<String>; FIGURES.len()]>;
 
+/// The file as it was found.
+struct Old {
+    /// The turn to replace it.
+    turn: File,
+    known: Known,
+    /// The permissions of a file that exists, which the new one gets.
+    mode: Option<Permissions>,
+}
+
 impl MetricsFile {
     pub(crate) fn new(path: &Path, name: &str) -> Self {
         MetricsFile {
@@ -94,23 +105,42 @@ impl MetricsFile {
     }
 
     /// What the file says, and the turn to replace it.
-    fn read(&self) -> io::Result<(File, Known)> {
+    fn read(&self) -> io::Result<Old> {
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         let turn = turn(folder)?;
-        let old = match fs::read_to_string(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            old => old?,
-        };
+        let mut old = String::new();
+        let mut mode = None;
+        // Opening a pipe must not wait for its other end.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let opened = File::options()
+            .read(true)
+            .custom_flags(flags)
+            .open(&self.path);
+        match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            opened => {
+                let mut file = opened?;
+                let found = file.metadata()?;
+                if !found.is_file() {
+                    return Err(io::Error::new(
+                        ErrorKind::InvalidInput,
+                        "it is not a regular file",
+                    ));
+                }
+                mode = Some(found.permissions());
+                file.read_to_string(&mut old)?;
+            }
+        }
         let known = parse(&old).ok_or_else(|| {
             io::Error::new(
                 ErrorKind::InvalidData,
                 "it holds something that dlock did not write",
             )
         })?;
-        Ok((turn, known))
+        Ok(Old { turn, known, mode })
     }
 
     /// Writes the figures. Those of an earlier run that this one does not replace stay.
@@ -119,7 +149,11 @@ impl MetricsFile {
     ///
     /// If the file cannot be written, or holds something that dlock did not write.
     pub(crate) fn write(&self, figures: &Figures) -> io::Result<()> {
-        let (_turn, mut known) = self.read()?;
+        let Old {
+            turn: _turn,
+            mut known,
+            mode,
+        } = self.read()?;
         let ours = known.entry(self.label.clone()).or_default();
         ours[START] = Some(seconds_since_1970(figures.start));
         ours[WAIT] = Some(seconds(figures.waited));
@@ -133,7 +167,7 @@ impl MetricsFile {
             ours[DURATION] = Some(seconds(end.ran));
             ours[STATUS] = Some(end.status.to_string());
         }
-        self.replace(&known)
+        self.replace(&known, mode)
     }
 
     /// Corrects the end that was written last: the lease had been lost, as was found out later.
@@ -146,7 +180,11 @@ impl MetricsFile {
         let Some(end) = written.end else {
             return Ok(());
         };
-        let (_turn, mut known) = self.read()?;
+        let Old {
+            turn: _turn,
+            mut known,
+            mode,
+        } = self.read()?;
         let Some(ours) = known.get_mut(&self.label) else {
             return Ok(());
         };
@@ -159,16 +197,22 @@ impl MetricsFile {
         if end.is_success {
             ours[SUCCESS] = self.success_before.take();
         }
-        self.replace(&known)
+        self.replace(&known, mode)
     }
 
-    fn replace(&self, known: &Known) -> io::Result<()> {
-        // The collector reads files that end with .prom.
-        let new = self
-            .path
-            .with_extension(format!("{}.new", std::process::id()));
-        let written = File::create(&new)
-            .and_then(|mut file| file.write_all(text(known).as_bytes()))
+    fn replace(&self, known: &Known, mode: Option<Permissions>) -> io::Result<()> {
+        // The collector reads files that end with .prom. Nobody who can write in the folder can
+        // prepare a file of this name.
+        let random = RandomState::new().hash_one(std::process::id());
+        let new = self.path.with_extension(format!("{random:016x}.new"));
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&new)?;
+        let written = mode
+            .map_or(Ok(()), |mode| file.set_permissions(mode))
+            .and_then(|()| file.write_all(text(known).as_bytes()))
             .and_then(|()| fs::rename(&new, &self.path));
         if written.is_err() {
             let _ = fs::remove_file(&new);
@@ -300,6 +344,26 @@ mod tests {
         file.write(&run(300, Some((330, 0)))).unwrap();
         file.correct(&second, 70).unwrap();
         assert!(read().contains(&success(330)) && read().contains(&status(0)));
+    }
+
+    #[test]
+    fn the_file_keeps_its_permissions_and_a_pipe_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("dlock.prom");
+        let file = MetricsFile::new(&path, "one");
+        file.write(&run(1, None)).unwrap();
+        for mode in [0o600, 0o664] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            file.write(&run(2, None)).unwrap();
+            let now = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(now & 0o777, mode);
+        }
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        let error = file.write(&run(3, None)).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
     }
 
     #[test]

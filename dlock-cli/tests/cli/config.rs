@@ -355,3 +355,18 @@ fn the_command_line_may_say_how_long_to_keep_the_job_that_the_file_names() {
     );
     assert!(!place.path("ran").exists());
 }
+
+#[test]
+fn status_prints_what_it_found_before_an_error() {
+    let place = Place::new();
+    let text = format!(
+        "[lock.a]\nstore = \"{}\"\n[lock.b]\nstore = \"nowhere\"\n",
+        url(&place, "a")
+    );
+    let config = write(&place, "config.toml", &text);
+    let failed = output(dlock().args(["status", "a", "b", "--config", &config]));
+    assert_eq!(code(&failed), 64, "{}", stderr(&failed));
+    let shown = String::from_utf8(failed.stdout.clone()).unwrap();
+    assert!(shown.starts_with("a: free "), "{shown}");
+    assert!(stderr(&failed).contains("is not a store that this dlock knows"));
+}

@@ -53,7 +53,7 @@ fn held(place: &Place, url: &str, name: &str, more: &str) -> Child {
     let mut command = dlock();
     let file = format!("pid-{}-{name}", url.split(':').next().unwrap());
     command
-        .args(["run", "--store", url, "--ttl", "9s"])
+        .args(["run", "--store", url, "--ttl", "8s"])
         .args(more.split_whitespace())
         .args([
             name,

@@ -24,6 +24,10 @@ use crate::watcher::Watcher;
 /// The signals that people send to end a command.
 const ASKS_TO_END: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
+/// Said when the lock is released although a part of the command's group still runs.
+const STILL_RUN: &str = "the command has ended, but processes that it started still run; \
+                         the lock is released anyway";
+
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -268,10 +272,15 @@ impl Running<'_> {
     }
 
     fn end_after_max_hold(&mut self) {
-        self.took_too_long = true;
+        // A command that has just ended by itself keeps its own status. Its end is handled next.
+        if self.reap_children().is_some() {
+            return;
+        }
         if self.group.signal(Signal::TERM).is_err() {
+            // dlock does not end it, so its status is its own. It is tried again at the next check.
             return self.report_once("the command cannot be asked to end: it runs as another user");
         }
+        self.took_too_long = true;
         self.kill_at = Some(Instant::now() + self.grace);
         let _ = self.group.signal(Signal::CONT);
     }
@@ -467,14 +476,23 @@ impl Running<'_> {
                     }
                 }
                 _ if self.kill_at.is_some_and(|at| now >= at) => {
-                    killed.get_or_insert(now);
-                    let _ = self.group.signal(Signal::KILL);
+                    let killed = *killed.get_or_insert(now);
+                    let reached = self.group.signal(Signal::KILL);
+                    // The lease may be renewed for ever, but nothing more can be done.
+                    if now >= killed + self.grace.max(DYING) && self.group.runs() {
+                        return match (self.loss, reached) {
+                            (None, _) => {
+                                report(STILL_RUN);
+                                Ok(())
+                            }
+                            (Some(_), Err(OutOfReach)) => Err(Unkillable::OtherUser),
+                            (Some(_), Ok(())) => Err(Unkillable::Hangs),
+                        };
+                    }
                 }
                 State::AtRisk if self.loss.is_none() => self.end_early(),
                 _ if self.loss.is_none() && now >= wait_until => {
-                    report(
-                        "the command has ended, but processes that it started still run; the lock is released anyway",
-                    );
+                    report(STILL_RUN);
                     return Ok(());
                 }
                 _ => {}

@@ -75,9 +75,13 @@ fn of_environment() -> Result<Option<String>, String> {
     }
     let (folder, name) = CREDENTIALS;
     let credential = set(folder).map(|folder| Path::new(&folder).join(name));
-    match credential.filter(|credential| credential.exists()) {
-        Some(credential) => url_in(&credential, "the credential dlock.store").map(Some),
-        None => Ok(None),
+    match credential {
+        // One that is there and cannot be read is a mistake: without it the wrong store would be
+        // used.
+        Some(credential) if !matches!(credential.try_exists(), Ok(false)) => {
+            url_in(&credential, "the credential dlock.store").map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

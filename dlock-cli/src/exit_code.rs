@@ -28,7 +28,7 @@ pub const UNREACHABLE: u8 = 69;
 pub const LOST: u8 = 70;
 
 /// The system was out of a resource that dlock needs: a descriptor or a process. The command was
-/// not started.
+/// not started. Also if what a verb prints could not be written, to a full disk for example.
 pub const SYSTEM: u8 = 71;
 
 /// Somebody else held the lock for longer than `--wait`. The command was not started.

@@ -38,6 +38,10 @@ pub(crate) fn hold(hold: &Hold) -> u8 {
 fn prepare(hold: &Hold) -> Result<(Session, Parent), ExitReason> {
     // Before anything that takes time: it may end meanwhile.
     let parent = Parent::find();
+    // The configuration is reported on in the same form.
+    if hold.log == Some(LogFormat::Json) {
+        report_as_json();
+    }
     let settings = Settings::find(&hold.store, Some(&hold.name))?;
     let lock = hold.lock.clone().or(settings.options.lock.clone());
     if hold.log.or(settings.options.report.log) == Some(LogFormat::Json) {

@@ -32,7 +32,7 @@ mod terminal;
 mod watcher;
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use args::{Invocation, Verb};
@@ -67,7 +67,13 @@ fn run_verb(verb: &Verb) -> u8 {
 }
 
 fn print(text: &[u8]) -> u8 {
-    // If the reader has closed the pipe, it needs no more.
-    let _ = std::io::stdout().write_all(text);
-    0
+    let mut out = std::io::stdout();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        // If the reader has closed the pipe, it needs no more.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            message::report(format_args!("cannot write to standard output: {error}"));
+            exit_code::SYSTEM
+        }
+        _ => 0,
+    }
 }

@@ -49,8 +49,16 @@ impl LockedRun {
             let message = format!("there is no command to run under {}", escaped(&run.name));
             ExitReason::new(exit_code::USAGE, message)
         })?;
+        // The configuration is reported on in the same form.
+        if run.options.report.log == Some(LogFormat::Json) {
+            report_as_json();
+        }
         let settings = Settings::find(&run.store, Some(&run.name))?;
         let options = run.options.clone().or(settings.options.clone());
+        if run.options.once.keep.is_some() && options.once.job.is_none() {
+            let message = "--keep has no effect without --once; give --once ID too";
+            return Err(ExitReason::new(exit_code::USAGE, message));
+        }
         if options.report.log == Some(LogFormat::Json) {
             report_as_json();
         }
@@ -158,19 +166,21 @@ impl LockedRun {
         let (ended, watcher) =
             command::run(command, guard, times, &self.session.signals, &cannot_end);
         self.watcher.set(watcher);
-        self.report.ended(self.status(&ended));
+        let is_success = matches!(ended, Ended::Exited(0));
+        self.report.ended(self.status(&ended), is_success);
         ended
     }
 
-    /// What the command's end comes to, as far as it is known before the lock is released; `None`
-    /// if it was not started.
-    fn status(&self, ended: &Ended) -> Option<u8> {
+    /// What the command's end comes to, as far as it is known before the lock is released.
+    fn status(&self, ended: &Ended) -> u8 {
         match ended {
-            Ended::Exited(code) => Some(*code),
-            Ended::Killed { signal, .. } => Some(exit_code::of_signal(*signal)),
-            Ended::TookTooLong => Some(exit_code::MAX_HOLD),
-            Ended::Lost(_) | Ended::RunsOn => Some(self.session.codes.lost),
-            Ended::NotStarted | Ended::CannotRun(..) | Ended::LostBefore(_) => None,
+            Ended::Exited(code) => *code,
+            Ended::Killed { signal, .. } => exit_code::of_signal(*signal),
+            Ended::TookTooLong => exit_code::MAX_HOLD,
+            Ended::Lost(_) | Ended::RunsOn => self.session.codes.lost,
+            Ended::NotStarted => self.session.code_of_signal(),
+            Ended::CannotRun(code, _) => *code,
+            Ended::LostBefore(_) => self.session.codes.unreachable,
         }
     }
 
@@ -215,6 +225,7 @@ impl LockedRun {
                 } else {
                     Loss::TimeRanOut
                 };
+                self.report.was_lost(lost);
                 let cause = self.session.cause_with_holder(loss);
                 let fate = format!(
                     "the command had already ended, with exit code {code}; \

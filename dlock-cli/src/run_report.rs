@@ -1,6 +1,7 @@
 //! What `dlock run` says about a run: two lines if it is asked to, and figures in a file.
 
 use std::cell::Cell;
+use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use dlock_core::{FencingToken, duration};
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::args::ReportArgs;
 use crate::message::{escaped, report, report_with};
-use crate::metrics_file::{Figures, MetricsFile};
+use crate::metrics_file::{End, Figures, MetricsFile};
 
 /// What is said about one run.
 pub(crate) struct RunReport {
@@ -16,7 +17,8 @@ pub(crate) struct RunReport {
     is_verbose: bool,
     metrics: Option<MetricsFile>,
     begun: Cell<Option<Begun>>,
-    ran: Cell<Option<Duration>>,
+    /// How long the command ran, and what was written of its end.
+    ended: Cell<Option<(Duration, Figures)>>,
 }
 
 /// A run that has begun.
@@ -36,7 +38,7 @@ impl RunReport {
             is_verbose: arguments.verbose,
             metrics: file.map(|file| MetricsFile::new(file, name)),
             begun: Cell::default(),
-            ran: Cell::default(),
+            ended: Cell::default(),
         }
     }
 
@@ -74,21 +76,34 @@ impl RunReport {
 
     /// The command has ended with this status, or was not started. The lock is still held, so that
     /// nobody else writes the figures of this lock.
-    pub(crate) fn ended(&self, status: Option<u8>) {
-        let (Some(begun), Some(status)) = (self.begun.get(), status) else {
+    pub(crate) fn ended(&self, status: u8, is_success: bool) {
+        let Some(begun) = self.begun.get() else {
             return;
         };
         let ran = begun.at.elapsed();
-        self.ran.set(Some(ran));
-        self.write(&Figures {
-            end: Some((SystemTime::now(), ran, status)),
+        let figures = Figures {
+            end: Some(End {
+                at: SystemTime::now(),
+                ran,
+                status,
+                is_success,
+            }),
             ..begun.figures
-        });
+        };
+        self.ended.set(Some((ran, figures)));
+        self.write(&figures);
+    }
+
+    /// The release has found that the lease was lost before the command ended.
+    pub(crate) fn was_lost(&self, code: u8) {
+        if let (Some(file), Some((_, figures))) = (&self.metrics, self.ended.get()) {
+            Self::written(file, file.correct(&figures, code));
+        }
     }
 
     /// dlock exits with this code.
     pub(crate) fn exits(&self, code: u8) {
-        let (Some(begun), Some(ran)) = (self.begun.get(), self.ran.get()) else {
+        let (Some(begun), Some((ran, _))) = (self.begun.get(), self.ended.get()) else {
             return;
         };
         if !self.is_verbose {
@@ -115,7 +130,11 @@ impl RunReport {
 
     fn write(&self, figures: &Figures) {
         let Some(file) = &self.metrics else { return };
-        if let Err(error) = file.write(figures) {
+        Self::written(file, file.write(figures));
+    }
+
+    fn written(file: &MetricsFile, result: io::Result<()>) {
+        if let Err(error) = result {
             report(format_args!(
                 "cannot write the metrics file {file}: {error}"
             ));

@@ -56,11 +56,6 @@ impl Run {
                 escaped(&self.name)
             )));
         }
-        if self.options.once.keep.is_some() && self.options.once.job.is_none() {
-            return Err(UsageError(
-                "--keep has no effect without --once; give --once ID too".to_owned(),
-            ));
-        }
         Ok(())
     }
 
@@ -120,7 +115,7 @@ pub struct RunOptions {
     #[arg(help_heading = "How long the lock is held")]
     pub kill_after: Option<Duration>,
     /// End the command after this time: SIGTERM, after --kill-after SIGKILL; exit with 124
-    #[arg(long, value_name = "TIME", value_parser = value::time())]
+    #[arg(long, value_name = "TIME", value_parser = value::time_above_zero())]
     #[arg(help_heading = "How long the lock is held")]
     pub max_hold: Option<Duration>,
     /// A job that is to run once.

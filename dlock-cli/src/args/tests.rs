@@ -154,8 +154,9 @@ fn each_error_names_the_mistake_and_what_to_write() {
         ("run --frob n -- true", "--frob"),
         ("run --ttl", "--ttl needs a value"),
         ("run --ttl 30 n -- true", "--ttl: `30` is not a duration"),
+        ("run --max-hold 0 n -- true", "must be more than 0"),
+        ("run --max-hold 0s n -- true", "must be more than 0"),
         ("run --wait 30 n -- true", "or `forever`"),
-        ("run --keep 1d n -- true", "give --once ID too"),
         ("run --lost-exit-code 256 n -- true", "number from 0 to 255"),
         ("run --pass-store=1 n -- true", "--pass-store"),
     ] {

@@ -28,6 +28,16 @@ pub(super) fn time() -> impl TypedValueParser<Value = Duration> {
         .try_map(|word| duration_of(&utf8(word)?).map_err(|error| error.to_string()))
 }
 
+/// A duration in which something can happen.
+pub(super) fn time_above_zero() -> impl TypedValueParser<Value = Duration> {
+    OsStringValueParser::new().try_map(|word| {
+        match duration_of(&utf8(word)?).map_err(|error| error.to_string())? {
+            Duration::ZERO => Err("must be more than 0".to_owned()),
+            time => Ok(time),
+        }
+    })
+}
+
 /// How long to wait.
 pub(super) fn patience() -> impl TypedValueParser<Value = Patience> {
     OsStringValueParser::new().try_map(|word| {

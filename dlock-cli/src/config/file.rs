@@ -92,6 +92,18 @@ impl ConfigFile {
             Some(Value::Table(locks)) => locks,
             Some(_) => return Err(format!("{file}: write a section [lock.\"NAME\"]")),
         };
+        // TOML reads a name with a dot and without quotes as a section in a section. Whose it was
+        // meant to be cannot be told.
+        for (name, section) in &locks {
+            let inner = section.as_table().into_iter().flatten();
+            if let Some((inner, _)) = inner.into_iter().find(|(_, value)| value.is_table()) {
+                let (name, inner) = (escaped(name), escaped(inner));
+                return Err(format!(
+                    "{file}: a section cannot be in another; a name with a dot needs quotes: \
+                     [lock.\"{name}.{inner}\"]"
+                ));
+            }
+        }
         if let Some(unread) = table.keys().next() {
             return Err(format!(
                 "{file}: the field `{unread}` belongs into a section"
@@ -146,6 +158,10 @@ mod tests {
                 "the field `store_file` is set twice",
             ),
             ("store = \"a\"\nstore-file = \"b\"", "exclude each other"),
+            (
+                "[lock.my.job]\nttl = \"1m\"",
+                "a name with a dot needs quotes: [lock.\"my.job\"]",
+            ),
             ("lock = \"x\"", "write a section [lock.\"NAME\"]"),
         ] {
             let error = parsed(text).unwrap_err();

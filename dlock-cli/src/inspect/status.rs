@@ -11,16 +11,23 @@ use crate::exit_reason::ExitReason;
 use crate::message::escaped;
 use crate::print;
 
-/// Prints the state of each lock. Returns the exit code, which does not depend on it.
+/// Prints the state of each lock. Returns the exit code, which does not depend on it. After an
+/// error what was found before is printed nevertheless.
 pub(crate) fn status(arguments: &Status) -> u8 {
-    match shown(arguments) {
-        Ok(text) => print(text.as_bytes()),
-        Err(reason) => reason.reported(),
+    let (mut lines, mut all) = (String::new(), Vec::new());
+    let result = look(arguments, &mut lines, &mut all);
+    if result.is_err() && all.is_empty() {
+        return result.map_or_else(ExitReason::reported, |()| 0);
     }
+    let text = match arguments.json {
+        true => format!("{:#}\n", Value::Array(all)),
+        false => format!("{lines}{STALE}\n"),
+    };
+    let printed = print(text.as_bytes());
+    result.map_or_else(ExitReason::reported, |()| printed)
 }
 
-fn shown(arguments: &Status) -> Result<String, ExitReason> {
-    let (mut lines, mut all) = (String::new(), Vec::new());
+fn look(arguments: &Status, lines: &mut String, all: &mut Vec<Value>) -> Result<(), ExitReason> {
     for name in &arguments.names {
         // A lock may have a store of its own.
         let target = Target::open(&arguments.store, Some(name))?;
@@ -64,8 +71,5 @@ fn shown(arguments: &Status) -> Result<String, ExitReason> {
         entry["as_of_unix_ms"] = json!(unix_millis(SystemTime::now()));
         all.push(entry);
     }
-    if arguments.json {
-        return Ok(format!("{:#}\n", Value::Array(all)));
-    }
-    Ok(format!("{lines}{STALE}\n"))
+    Ok(())
 }

@@ -284,3 +284,89 @@ fn a_password_that_every_user_can_read_is_a_warning() {
     let quiet = output(run(&place, "", "true").env("DLOCK_STORE_FILE", plain));
     assert_eq!((code(&quiet), stderr(&quiet)), (0, String::new()));
 }
+
+#[test]
+fn a_credential_that_cannot_be_read_is_a_mistake_and_one_that_is_not_there_is_none() {
+    let place = Place::new();
+    fs::create_dir(place.path("credentials")).unwrap();
+    let with = |folder: &str| {
+        let mut command = run(&place, "", "true");
+        command
+            .env("DLOCK_CONFIG", "/dev/null")
+            .env("CREDENTIALS_DIRECTORY", place.path(folder));
+        output(&mut command)
+    };
+    assert_eq!(code(&with("credentials")), 0);
+    fs::create_dir(place.path("credentials/dlock.store")).unwrap();
+    fs::write(place.path("a-file"), "").unwrap();
+    // A folder in its place, and a file in the place of the folder around it.
+    for folder in ["credentials", "a-file"] {
+        let failed = with(folder);
+        assert_eq!(code(&failed), 64, "{}", stderr(&failed));
+        assert!(
+            stderr(&failed).contains("(the credential dlock.store): "),
+            "{}",
+            stderr(&failed)
+        );
+    }
+}
+
+#[test]
+fn what_is_said_of_the_configuration_is_json_too() {
+    let place = Place::new();
+    for verb in ["run job -c true", "hold job"] {
+        let mut command = dlock();
+        command
+            .args(verb.split(' '))
+            .args(["--log", "json", "--config", "missing.toml"])
+            .current_dir(place.path(""));
+        let failed = output(&mut command);
+        assert_eq!(code(&failed), 64, "{}", stderr(&failed));
+        let said: serde_json::Value = serde_json::from_slice(&failed.stderr).unwrap();
+        assert!(
+            said["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("cannot read ")
+        );
+    }
+}
+
+#[test]
+fn the_command_line_may_say_how_long_to_keep_the_job_that_the_file_names() {
+    let place = Place::new();
+    let text = format!(
+        "store = \"{}\"\n[lock.job]\nonce = \"mon\"\n",
+        url(&place, "a")
+    );
+    let config = write(&place, "config.toml", &text);
+    let kept = output(&mut run(
+        &place,
+        &format!("--keep 2d --config {config}"),
+        "true",
+    ));
+    assert_eq!(code(&kept), 0, "{}", stderr(&kept));
+    let none = output(&mut run(&place, "--keep 2d --store file:", "touch ran"));
+    assert_eq!(code(&none), 64);
+    assert!(
+        stderr(&none).contains("--keep has no effect without --once; give --once ID too"),
+        "{}",
+        stderr(&none)
+    );
+    assert!(!place.path("ran").exists());
+}
+
+#[test]
+fn status_prints_what_it_found_before_an_error() {
+    let place = Place::new();
+    let text = format!(
+        "[lock.a]\nstore = \"{}\"\n[lock.b]\nstore = \"nowhere\"\n",
+        url(&place, "a")
+    );
+    let config = write(&place, "config.toml", &text);
+    let failed = output(dlock().args(["status", "a", "b", "--config", &config]));
+    assert_eq!(code(&failed), 64, "{}", stderr(&failed));
+    let shown = String::from_utf8(failed.stdout.clone()).unwrap();
+    assert!(shown.starts_with("a: free "), "{shown}");
+    assert!(stderr(&failed).contains("is not a store that this dlock knows"));
+}

@@ -371,3 +371,18 @@ fn manual_pages_and_completions_know_every_verb_and_option() {
     let unknown = output(dlock().args(["man", "frob"]));
     assert_eq!(code(&unknown), 64);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_a_failure() {
+    let full = fs::File::options().write(true).open("/dev/full");
+    let mut command = dlock();
+    let child = command
+        .arg("--help")
+        .stdout(full.unwrap())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let failed = crate::support::ended(child.unwrap());
+    assert_eq!(code(&failed), 71, "{}", stderr(&failed));
+    assert!(stderr(&failed).starts_with("dlock: cannot write to standard output: "));
+}

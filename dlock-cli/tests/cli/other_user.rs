@@ -161,3 +161,47 @@ fn a_renewal_that_succeeds_at_the_last_moment_keeps_the_lock() {
     let last = "dlock: the lease of job is renewed again\n";
     assert!(said.ends_with(last) && said.lines().count() == 3, "{said}");
 }
+
+#[test]
+fn a_command_that_may_not_be_signalled_after_max_hold_keeps_its_status() {
+    let place = Place::new();
+    let mut command = dlock_as_user(&place, "--max-hold 4s job");
+    let script = "exec $SUDO sh -c 'echo $$ >pid; while [ ! -e go ]; do sleep 0.02; done; exit 5'";
+    let mut child = command
+        .env("SUDO", sudo(&place))
+        .args(["--", "sh", "-c", script])
+        .stderr(fs::File::create(place.path("messages")).unwrap())
+        .spawn()
+        .unwrap();
+    await_root(&place, "pid");
+    let said = place.await_text("messages");
+    assert_eq!(
+        said,
+        "dlock: the command cannot be asked to end: it runs as another user\n"
+    );
+    fs::write(place.path("go"), "").unwrap();
+    assert_eq!(support::status_of(&mut child).code(), Some(5));
+    assert_eq!(place.read("messages"), said);
+}
+
+#[test]
+fn a_process_that_cannot_be_killed_after_max_hold_is_reported_and_dlock_exits() {
+    let place = Place::new();
+    let mut command = dlock_as_user(&place, "--max-hold 4s --kill-after 1s job");
+    let script = "$SUDO sh -c 'echo $$ >pid; exec sleep 600' & while :; do sleep 0.02; done";
+    let mut child = command
+        .env("SUDO", sudo(&place))
+        .args(["--", "sh", "-c", script])
+        .stderr(fs::File::create(place.path("messages")).unwrap())
+        .spawn()
+        .unwrap();
+    let pid = await_root(&place, "pid");
+    let status = wait_until("the end of dlock", || child.try_wait().unwrap());
+    kill(pid, Signal::KILL);
+    assert_eq!(status.code(), Some(124), "{}", place.read("messages"));
+    let said = place.read("messages");
+    assert!(
+        said.contains("still run; the lock is released anyway"),
+        "{said}"
+    );
+}

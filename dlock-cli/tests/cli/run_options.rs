@@ -220,3 +220,39 @@ fn a_line_says_that_renewals_fail_and_one_that_they_work_again() {
     fs::write(place.path("go"), "").unwrap();
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn the_metrics_count_a_lost_lease_as_no_success() {
+    let place = Place::new();
+    let flags = "--ttl 9s --lost-exit-code 0 --metrics-file dlock.prom job";
+    assert_eq!(code(&output(&mut place.run(flags, "true"))), 0);
+    let success = figure(&place, "success_time_seconds").unwrap();
+    // The first is ended, and the loss of the second is noticed at its release.
+    for script in ["rm locks/*.lease; exec sleep 60", "rm locks/*.lease"] {
+        let lost = output(&mut place.run(flags, script));
+        assert!(stderr(&lost).starts_with("dlock: lost job in "), "{lost:?}");
+        assert_eq!(code(&lost), 0, "{lost:?}");
+        assert_eq!(
+            figure(&place, "success_time_seconds"),
+            Some(success),
+            "{script}"
+        );
+    }
+    let flags = "--metrics-file dlock.prom job";
+    assert_eq!(code(&output(&mut place.run(flags, "rm locks/*.lease"))), 70);
+    assert_eq!(figure(&place, "exit_status"), Some(70.0));
+    assert_eq!(figure(&place, "success_time_seconds"), Some(success));
+}
+
+#[test]
+fn a_command_that_cannot_be_started_has_an_end_too() {
+    let place = Place::new();
+    let mut command = place.dlock("--verbose --metrics-file dlock.prom job -- /nonexistent");
+    let failed = output(&mut command);
+    assert_eq!(code(&failed), 127, "{}", stderr(&failed));
+    assert_eq!(figure(&place, "exit_status"), Some(127.0));
+    assert!(figure(&place, "end_time_seconds") >= figure(&place, "start_time_seconds"));
+    assert_eq!(figure(&place, "success_time_seconds"), None);
+    let said = stderr(&failed);
+    assert!(said.contains(", exit status 127, token "), "{said}");
+}

@@ -252,7 +252,7 @@ pub(crate) fn is_alone(test: &str) -> bool {
 }
 
 /// The seconds after which the system ends a child that hangs, so that its test fails.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "tokio"))]
 const CHILD_LIMIT: u32 = 60;
 
 /// Runs `child` in a forked process. Returns whether it returned true. For a test that
@@ -261,7 +261,7 @@ const CHILD_LIMIT: u32 = 60;
 /// Rust's standard library holds a lock while a thread starts and while one ends. In a child that
 /// is forked meanwhile, this lock is never released, and no thread gets beyond its start. So no
 /// other test may run in this process, and this waits until all its other threads sleep.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "tokio"))]
 #[allow(unsafe_code)]
 pub(crate) fn in_child(child: impl FnOnce() -> bool) -> bool {
     assert!(

@@ -62,18 +62,25 @@ fn a_waiter_that_is_passed_over_is_found() {
     is_found(&run, "passes-its-turn", "Order violated", "queued");
 }
 
-/// Primaries are replaced without their agreement, and nothing is an excuse.
+/// Primaries are replaced without their agreement, and nothing is an excuse. Whether a grant is lost
+/// in one of them is a matter of milliseconds, so there are some runs. A lock that is lost has a
+/// second holder, or its holder learns of it before its lease ends.
 #[test]
 fn a_grant_that_no_replica_has_to_acknowledge_is_found() {
-    let run = [
-        "--seconds",
-        "60",
-        "--backend",
-        "sentinel-replicas",
-        "--seed",
-        "3",
-    ];
-    is_found(&run, "waits-for-none", "Exclusion violated", "granted");
+    let found = (3..8).find_map(|seed| {
+        let seed = seed.to_string();
+        let run = ["--seconds", "60", "--backend", "sentinel-replicas"];
+        let sabotage = ["--sabotage", "waits-for-none"];
+        let output = torture(&[&run[..], &["--seed", &seed], &sabotage].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let shows = ["Exclusion violated", "Own violated"];
+        shows
+            .iter()
+            .any(|found| text.contains(found))
+            .then_some((output.status.code(), text))
+    });
+    let (code, text) = found.expect("five runs find nothing");
+    is_kept("waits-for-none", code, &text, "granted");
 }
 
 #[test]
@@ -100,8 +107,13 @@ fn a_healthy_process_that_starves_beside_others_is_found() {
 fn is_found(run: &[&str], sabotage: &str, found: &str, event: &str) {
     let output = torture(&[run, &["--sabotage", sabotage]].concat());
     let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{sabotage}: {text}");
     assert!(text.contains(found), "{sabotage}: {text}");
+    is_kept(sabotage, output.status.code(), &text, event);
+}
+
+/// The run failed, showed events, and kept its histories.
+fn is_kept(sabotage: &str, code: Option<i32>, text: &str, event: &str) {
+    assert_eq!(code, Some(1), "{sabotage}: {text}");
     assert!(text.contains(event), "no events: {text}");
     // The kept histories can be checked again.
     let after = |start: &str| text.lines().find_map(|line| line.split_once(start));

@@ -161,7 +161,7 @@ impl Drop for Contenders {
     }
 }
 
-/// All threads of processes with so many each, in the order in which they begin.
+/// All threads of processes with these numbers of them, in the order in which they begin.
 fn in_turn(threads: &[usize]) -> Vec<ContenderId> {
     let most = threads.iter().max().copied().unwrap_or_default();
     let of_each = |thread| {

@@ -9,7 +9,7 @@ use crate::contenders::{ContenderId, Contenders, Event, Message};
 
 /// The most processes for contenders.
 const PROCESSES: usize = 20;
-/// The pause after one contender of each process was told to wait, in which all of them run.
+/// The pause after one contender of each process began to wait, in which all of them run.
 const BETWEEN: Duration = Duration::from_millis(20);
 
 /// Spreads one holder and `waiters` waiters over processes. Returns the number of threads of each

@@ -109,7 +109,7 @@ fn bytes_of_a_held_lock(store: impl Into<aio::Store>) -> usize {
 }
 
 /// The bytes that each of many tasks keeps while it waits for one lock, on a runtime of one thread.
-/// So many begin `at_once`.
+/// `at_once` is the number of tasks that begin together.
 fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: usize) -> usize {
     let waiting = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&waiting);
@@ -141,7 +141,7 @@ fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: us
     for wanted in (at_once..=MANY).step_by(at_once) {
         runtime.block_on(wait(100 + wanted));
     }
-    // What so many requests at once needed is given back soon.
+    // The memory for a burst of requests is given back soon.
     let bytes = || allocations::balance().wrapping_sub(before) / MANY;
     let start = Instant::now();
     while bytes() > WAITING_BYTES && start.elapsed() < PATIENCE {
@@ -153,7 +153,7 @@ fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: us
     bytes
 }
 
-/// The polls of waiting tasks from one grant to the next, while so many wait for one lock.
+/// The polls of waiting tasks from one grant to the next, while `waiters` tasks wait for one lock.
 fn polls_of_a_hand_over(server: &RedisServer, waiters: usize) -> u64 {
     const GRANTS: usize = 20;
     let (polls, granted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -62,9 +62,9 @@ fn a_waiter_that_is_passed_over_is_found() {
     is_found(&run, "passes-its-turn", "Order violated", "queued");
 }
 
-/// Primaries are replaced without their agreement, and nothing is an excuse. Whether a grant is lost
-/// in one of them is a matter of milliseconds, so there are some runs. A lock that is lost has a
-/// second holder, or its holder learns of it before its lease ends.
+/// Primaries are replaced without their agreement, and nothing is an excuse. Whether a grant is
+/// lost in one of them is a matter of milliseconds, so there are some runs. A lock that is lost has
+/// a second holder, or its holder learns of it before its lease ends.
 #[test]
 fn a_grant_that_no_replica_has_to_acknowledge_is_found() {
     let found = (3..8).find_map(|seed| {

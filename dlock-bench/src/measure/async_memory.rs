@@ -28,7 +28,7 @@ const HELD: &str = "held";
 const WAITING: &str = "waiting";
 /// After this time all tasks are queued, and the buffers for their requests are given back.
 const UNTIL_AT_REST: Duration = Duration::from_secs(2);
-/// A wait for so many tasks to queue. Only a process that hangs takes longer.
+/// A wait for all tasks to queue. Only a process that hangs takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {

@@ -54,7 +54,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
         for entry in entries {
             entry.servers.pin(*cores)?;
         }
-        // So many contenders take long to start, and the number of commands is the same on any
+        // A thousand contenders take long to start, and the number of commands is the same on any
         // core.
         let last = ways.len() == tables.len() + 1;
         let wanted = options.either(&SCENES[..], &QUICK).iter();

@@ -1,13 +1,26 @@
 //! Streams on a tokio runtime, on which nothing waits.
 
 use std::io::{self, Read, Write};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+#[cfg(unix)]
+use std::time::Duration;
 
+#[cfg(unix)]
+use dlock_core::Clock;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp;
 #[cfg(unix)]
 use tokio::net::unix;
+
+#[cfg(unix)]
+use crate::deadline_in;
+
+/// How long a server that does not answer can delay the end of a runtime.
+#[cfg(unix)]
+const LONGEST_CLOSE: Duration = Duration::from_secs(1);
 
 /// What is between the calls and the socket. None of its methods waits: they fail with
 /// [`io::ErrorKind::WouldBlock`] where the socket does.
@@ -82,10 +95,49 @@ impl WriteHalf {
         {
             use rustix::net::{Shutdown, shutdown};
             // It may be closed already.
-            let _ = match self {
-                WriteHalf::Tcp(half) => shutdown(half.as_ref(), Shutdown::Both),
-                WriteHalf::Unix(half) => shutdown(half.as_ref(), Shutdown::Both),
-            };
+            let _ = shutdown(self.descriptor(), Shutdown::Both);
+        }
+    }
+
+    /// Sends nothing more, and waits until the server has read everything and closes the
+    /// connection, but no longer than a second. If a reply finds that its reader is gone, the
+    /// system ends the connection, and what the server has not read by then is lost. Replies are
+    /// read and thrown away.
+    ///
+    /// It needs no runtime, and blocks the thread.
+    pub(crate) fn close_when_read(&self) {
+        #[cfg(unix)]
+        {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            use rustix::io::Errno;
+            use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+
+            let socket = self.descriptor();
+            let end = deadline_in(LONGEST_CLOSE);
+            let mut thrown_away = [0; 4096];
+            let mut is_open = shutdown(socket, Shutdown::Write).is_ok();
+            while is_open {
+                let left = Clock::BOOTTIME.now().until(end);
+                let timeout = Timespec::try_from(left).ok();
+                let readable = &mut [PollFd::new(&socket, PollFlags::IN)];
+                is_open = match poll(readable, timeout.as_ref()) {
+                    Ok(0) => false,
+                    Ok(_) => match recv(socket, &mut thrown_away, RecvFlags::DONTWAIT) {
+                        Ok((count, _)) => count > 0,
+                        Err(error) => error == Errno::AGAIN || error == Errno::INTR,
+                    },
+                    Err(error) => error == Errno::INTR,
+                };
+            }
+        }
+        self.shut_down();
+    }
+
+    #[cfg(unix)]
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            WriteHalf::Tcp(half) => half.as_ref().as_fd(),
+            WriteHalf::Unix(half) => half.as_ref().as_fd(),
         }
     }
 }

@@ -75,6 +75,9 @@ enum When {
     Now,
 }
 
+/// Whether a request that outlives its runtime may not have reached the server yet.
+struct MustArrive(bool);
+
 /// What there is to write.
 pub(super) enum Taken {
     /// All that was pending, which may be nothing.
@@ -206,7 +209,10 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
             write(writer, bytes, sending)
         });
         let flushed = match when {
-            When::Now => self.write_here(queue, Queue::unhanded),
+            When::Now => {
+                queue.last_outlives_runtime();
+                self.write_here(queue, Queue::unhanded)
+            }
             When::Best if is_calm => self.write_here(queue, Queue::alone),
             When::Best => true,
         };
@@ -325,20 +331,38 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
     /// Ends the connection and its calls. The driver knows exactly what was written and will write
     /// no more.
     pub(super) fn close(self: &Arc<Self>, by_driver: bool, reason: Reason) {
+        if self.end_calls(by_driver, reason).is_some() {
+            self.socket.shut_down();
+        }
+    }
+
+    /// As [`close`](Self::close), by the driver of a runtime that ends. If a request must reach the
+    /// server even so, it waits for that.
+    pub(super) fn close_with_runtime(self: &Arc<Self>, reason: Reason) {
+        match self.end_calls(true, reason) {
+            None => {}
+            Some(MustArrive(true)) => self.socket.close_when_read(),
+            Some(MustArrive(false)) => self.socket.shut_down(),
+        }
+    }
+
+    /// Returns `None` if the connection is closed already.
+    fn end_calls(self: &Arc<Self>, by_driver: bool, reason: Reason) -> Option<MustArrive> {
         let mut state = self.state();
         if matches!(state.phase, Phase::Closed(_)) {
-            return;
+            return None;
         }
+        let must_arrive = MustArrive(state.queue.has_sent_what_outlives_runtime());
         let failed = state.queue.fail_all(by_driver, &reason);
         state.phase = Phase::Closed(reason);
         let driver = state.driver.take();
         drop(state);
         self.forget();
-        self.socket.shut_down();
         if let Some(driver) = driver {
             driver.wake();
         }
         fail::<R>(failed);
+        Some(must_arrive)
     }
 
     fn forget(self: &Arc<Self>) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use dlock_core::{Clock, ProcessId};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, is_rt_shutdown_err};
 
 use super::connection::{Connection, Keeps, Taken};
 use super::protocol::{Opened, Replies};
@@ -101,6 +101,8 @@ impl<W: Send + 'static, R: Replies> Future for Driver<W, R> {
         };
         let reason = match ready!(state.poll(cx)) {
             Ok(()) => super::connection::retired(),
+            // The runtime drops the driver next, which knows what to do then.
+            Err(error) if is_rt_shutdown_err(&error) => return Poll::Pending,
             Err(error) => Reason::broken(&error),
         };
         state.connection.close(true, reason);
@@ -265,6 +267,9 @@ impl<W: Send + 'static, R: Replies> Drop for Driver<W, R> {
             io::ErrorKind::ConnectionAborted,
             "the runtime that drove the connection was shut down",
         );
-        state.connection.close(true, Reason::broken(&gone));
+        state.connection.close_with_runtime(Reason::broken(&gone));
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

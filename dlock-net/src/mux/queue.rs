@@ -80,6 +80,8 @@ pub(super) struct Slot<E, R> {
     deadline: Time,
     /// Whether the connection was unused for long before.
     after_rest: bool,
+    /// Whether it is to reach the server though its runtime ends.
+    outlives_runtime: bool,
 }
 
 /// What a check of the queue found.
@@ -137,6 +139,7 @@ impl<E, R> Queue<E, R> {
             begun: now,
             deadline,
             after_rest,
+            outlives_runtime: false,
         };
         let check_at = now.saturating_add(slot.part());
         self.slots.push_back(slot);
@@ -151,6 +154,19 @@ impl<E, R> Queue<E, R> {
     /// pushed it may write it.
     pub(super) fn alone(&self) -> Option<&[u8]> {
         (self.slots.len() == 1 && self.handed == 0).then_some(&self.out)
+    }
+
+    /// The request that was pushed last is to reach the server though its runtime ends.
+    pub(super) fn last_outlives_runtime(&mut self) {
+        if let Some(slot) = self.slots.back_mut() {
+            slot.outlives_runtime = true;
+        }
+    }
+
+    /// Whether the socket has such a request, which may not have reached the server yet.
+    pub(super) fn has_sent_what_outlives_runtime(&self) -> bool {
+        let mut written = self.slots.iter().take(self.written);
+        written.any(|slot| slot.outlives_runtime)
     }
 
     /// The bytes of all pending requests, if the socket has all that was handed.

@@ -271,5 +271,6 @@ impl<W: Send + 'static, R: Replies> Drop for Driver<W, R> {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

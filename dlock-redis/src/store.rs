@@ -19,7 +19,7 @@ use dlock_net::{
 use crate::cluster::Cluster;
 use crate::config::{RedisBuilder, UrlError};
 use crate::held::{self, held_by};
-use crate::operations::{Answer, Call};
+use crate::operations::{Answer, Call, Keys};
 use crate::pool::ConnectionManager;
 use crate::r2d2;
 use crate::replicas::Replicas;
@@ -262,7 +262,7 @@ impl Inspect for RedisDatastore {
         key: &str,
         fence: FencingToken,
     ) -> Result<ReleaseOutcome, DatastoreError> {
-        broken(self.ask(Call::Break(key, fence))?)
+        broken(self.ask(Call::Break(key, fence, Keys::All))?)
     }
 
     fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {

@@ -12,7 +12,7 @@ use dlock_net::{Planned, deadline_in};
 
 use super::calls;
 use crate::held::{self, held_by};
-use crate::operations::{Answer, Call};
+use crate::operations::{Answer, Call, Keys};
 use crate::servers::Servers;
 use crate::store::{BATCH, RedisDatastore, broken, counted, extension, unacknowledged};
 
@@ -107,7 +107,8 @@ impl AsyncInspect for RedisDatastore {
         key: &'a str,
         fence: FencingToken,
     ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>> {
-        Box::pin(async move { broken(self.ask_shared(Call::Break(key, fence)).await?) })
+        let call = Call::Break(key, fence, Keys::All);
+        Box::pin(async move { broken(self.ask_shared(call).await?) })
     }
 
     fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {

@@ -58,10 +58,10 @@ pub(crate) enum Call<'a> {
     /// Names keys of the server that the call goes to, of which this is one page.
     List(Listing<'a>),
     /// Frees a key that is held under this fencing token.
-    Break(&'a str, FencingToken),
+    Break(&'a str, FencingToken, Keys),
     /// Takes back what a claim was granted under this fencing token, and nothing that it was
     /// granted since.
-    TakeBack(&'a Claim, FencingToken),
+    TakeBack(&'a Claim, FencingToken, Keys),
     /// Lets the next call on this connection use a slot that is being moved here.
     Asking,
 }
@@ -145,8 +145,8 @@ impl<'a> Call<'a> {
             | Call::Heartbeat { key, .. }
             | Call::Holder(key)
             | Call::Waiting(key)
-            | Call::Break(key, _) => key,
-            Call::TakeBack(claim, _) => claim.key(),
+            | Call::Break(key, ..) => key,
+            Call::TakeBack(claim, ..) => claim.key(),
             // They name no key, and are sent to a node that their caller chooses.
             Call::Asking | Call::List(_) => "",
         }
@@ -177,6 +177,10 @@ impl<'a> Call<'a> {
                 record,
                 keys: Keys::Few,
             }),
+            Call::Break(key, fence, Keys::All) => Some(Call::Break(key, fence, Keys::Few)),
+            Call::TakeBack(claim, fence, Keys::All) => {
+                Some(Call::TakeBack(claim, fence, Keys::Few))
+            }
             _ => None,
         }
     }
@@ -201,7 +205,11 @@ impl<'a> Call<'a> {
 
     /// The same call, for a key where somebody waits.
     pub(crate) fn with_all_keys(mut self) -> Self {
-        if let Call::Acquire { keys, .. } | Call::Release { keys, .. } = &mut self {
+        if let Call::Acquire { keys, .. }
+        | Call::Release { keys, .. }
+        | Call::Break(.., keys)
+        | Call::TakeBack(.., keys) = &mut self
+        {
             *keys = Keys::All;
         }
         self

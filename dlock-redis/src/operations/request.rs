@@ -73,9 +73,9 @@ impl Packer {
                     (Some(_), false, None) => 4,
                     (None, false, None) => 3,
                 };
-                let keys = match (queued_in, keys) {
-                    (None, Keys::Few) => 2,
-                    _ => PackedKeys::COUNT,
+                let keys = match queued_in {
+                    None => PackedKeys::with_fence(keys),
+                    Some(_) => PackedKeys::COUNT,
                 };
                 self.begin(&ACQUIRE, form, claim.key(), keys, arguments);
                 self.record(Record {
@@ -166,12 +166,12 @@ impl Packer {
                 self.requests.word(&[pattern]);
                 self.requests.number(LOOKED_AT);
             }
-            Call::Break(key, fence) => {
-                self.begin(&BREAK, form, key, PackedKeys::COUNT, 1);
+            Call::Break(key, fence, keys) => {
+                self.begin(&BREAK, form, key, PackedKeys::with_fence(keys), 1);
                 self.requests.number(fence.get());
             }
-            Call::TakeBack(claim, fence) => {
-                self.begin(&BREAK, form, claim.key(), PackedKeys::COUNT, 2);
+            Call::TakeBack(claim, fence, keys) => {
+                self.begin(&BREAK, form, claim.key(), PackedKeys::with_fence(keys), 2);
                 self.requests.number(fence.get());
                 self.write(claim.owner());
                 self.requests.word(&[&self.owner]);
@@ -281,6 +281,14 @@ impl PackedKeys {
     const COUNT: usize = 4;
     /// The braces put them into the lock's slot of a cluster.
     const BESIDE: [&str; 3] = ["}:fence", "}:queue", "}:heartbeats"];
+
+    /// How many they are for a call that cannot do without the fence.
+    fn with_fence(keys: Keys) -> usize {
+        match keys {
+            Keys::Few => 2,
+            Keys::All => Self::COUNT,
+        }
+    }
 
     /// The first `count` of the keys of a lock.
     fn of(&mut self, lock: &str, count: usize) -> &[u8] {

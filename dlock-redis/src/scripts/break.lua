@@ -1,9 +1,11 @@
 -- Frees a key whose holder has a fencing token, and hands it to the first waiter.
 --
--- KEYS  1 the lock, 2 its fence, 3 its queue, 4 the heartbeats of the queue's processes
+-- KEYS  1 the lock, 2 its fence, and, if the answer without them was 'marked', 3 its queue, 4 the
+--       heartbeats of the queue's processes
 -- ARGV  1 the fencing token, 2 the owner token, if nobody else's lock is to be freed
 --
 -- 1 if it was held under that token, else 0
+-- {'marked'}: nothing was done, as somebody waits, and not all keys are named
 
 local lock, fence = KEYS[1], KEYS[2]
 
@@ -17,6 +19,12 @@ if ARGV[2] and string.sub(record, 1, 32) ~= ARGV[2] then
 end
 if string.match(redis.call('GET', fence) or '', '^%d+') ~= ARGV[1] then
   return 0
+end
+if not KEYS[3] then
+  if string.sub(record, 33, 33) == '+' then
+    return {'marked'}
+  end
+  return redis.call('DEL', lock)
 end
 redis.call('DEL', lock)
 

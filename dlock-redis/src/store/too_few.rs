@@ -2,7 +2,7 @@
 
 use dlock_core::{Claim, DatastoreError, ErrorKind};
 
-use crate::operations::{Answer, Call};
+use crate::operations::{Answer, Call, Keys};
 use crate::replicas::TooFewReplicas;
 
 /// What takes a grant back that too few replicas have acknowledged; `None` for any other answer.
@@ -16,7 +16,7 @@ pub(crate) fn unacknowledged<'a>(
                 error: *error,
                 in_doubt: *in_doubt,
             };
-            Some((few, Call::TakeBack(claim, *fence)))
+            Some((few, Call::TakeBack(claim, *fence, Keys::All)))
         }
         _ => None,
     }

@@ -150,11 +150,30 @@ fn each_request_names_its_own_keys_whatever_was_sent_before() {
         let fence = format!("{{{key}}}:fence");
         right.push(["EVALSHA", "2", key, &fence].map(String::from).to_vec());
         let seventeen = FencingToken::new(17);
-        packer.push(Call::Break(key, seventeen), Form::Hash, NOT_AFTER);
+        packer.push(
+            Call::Break(key, seventeen, Keys::All),
+            Form::Hash,
+            NOT_AFTER,
+        );
         right.push(expected("EVALSHA", key, &["17"]));
-        packer.push(Call::TakeBack(&claim, seventeen), Form::Hash, NOT_AFTER);
+        packer.push(
+            Call::TakeBack(&claim, seventeen, Keys::All),
+            Form::Hash,
+            NOT_AFTER,
+        );
         let claimant = claim.owner().to_string();
         right.push(expected("EVALSHA", key, &["17", &claimant]));
+        let few = Call::Break(key, seventeen, Keys::All).with_few_keys();
+        packer.push(few.unwrap(), Form::Hash, NOT_AFTER);
+        right.push(
+            ["EVALSHA", "2", key, &fence, "17"]
+                .map(String::from)
+                .to_vec(),
+        );
+        let few = Call::TakeBack(&claim, seventeen, Keys::All).with_few_keys();
+        packer.push(few.unwrap(), Form::Hash, NOT_AFTER);
+        let words = ["EVALSHA", "2", key, &fence, "17", &claimant];
+        right.push(words.map(String::from).to_vec());
     }
     assert_eq!(words(&packer), right);
     packer.clear();

@@ -276,6 +276,29 @@ fn while_a_slot_moves_the_replica_of_its_next_owner_must_have_it() {
     }
 }
 
+/// A node refuses a call of which not all keys exist, once their slot is being moved elsewhere.
+#[test]
+fn a_grant_is_taken_back_though_its_slot_begins_to_move() {
+    let cluster = that_fails_nobody_over();
+    for waits in callers(|| waits_for_one(&cluster, Duration::from_secs(2))) {
+        let key = key_of(&cluster, 0);
+        let slot = cluster.slot_of(&key);
+        let replica = cluster.cut_off_replica_of(0);
+        thread::scope(|scope| {
+            let error = scope.spawn(|| waits.acquire(&claim(&key)).unwrap_err());
+            until("it is granted", || exists(&cluster, 0, &key));
+            cluster.begin_migration(slot, 1);
+            let error = error.join().unwrap();
+            assert_eq!(acknowledged(&error), 0);
+            assert!(!error.may_have_executed(), "it was taken back: {error:?}");
+        });
+        assert!(!exists(&cluster, 0, &key));
+        cluster.node(replica).resume();
+        cluster.wait_for_replica(replica);
+        cluster.finish_migration(slot, 1);
+    }
+}
+
 /// Nothing is waited for before the primary dies: a grant is on the replica already.
 #[test]
 fn a_grant_that_the_replica_has_outlives_its_primary() {

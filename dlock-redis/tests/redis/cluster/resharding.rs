@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use dlock_core::{Clock, Lock, Store};
+use dlock_core::{Clock, FencingToken, Lock, Store};
 
 use super::*;
 use crate::queue::SOON;
@@ -110,6 +110,22 @@ fn a_lock_that_has_moved_is_extended_and_released_before_its_slot_is_settled() {
         let next = acquired(&other, &claim(&moving.key));
         assert!(fence_of(&next) > fence_of(&lease));
         assert!(releases(&other, &next));
+    }
+}
+
+#[test]
+fn a_lease_is_broken_before_its_slot_has_moved() {
+    for open in forms() {
+        let (store, operator) = (open(whole()), open(whole()));
+        let moving = Moving::new();
+        let lease = acquired(&store, &claim(&moving.key));
+        moving.begin();
+        let operator = operator.inspect().unwrap();
+        let token = FencingToken::new(fence_of(&lease));
+        let broken = operator.break_lease(&moving.key, token).unwrap();
+        assert_eq!(broken, ReleaseOutcome::Released);
+        assert!(!exists(whole(), moving.from, &moving.key));
+        moving.finish();
     }
 }
 

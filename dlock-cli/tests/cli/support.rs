@@ -1,5 +1,7 @@
 //! Helpers for the tests of the command, which run the real binary.
 
+// Two test programs have these helpers, and only one of them is in this folder.
+#[path = "support/pty.rs"]
 pub(crate) mod pty;
 
 use std::fs;

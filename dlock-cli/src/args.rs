@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use hold::Hold;
-pub use inspect::{Break, Forget, Key, List, Status};
+pub use inspect::{Break, Doctor, Forget, Key, List, Status};
 pub use run::{
     CodeArgs, Codes, DEFAULT_KEEP, LockArgs, LockSection, LogFormat, OnceArgs, Patience, PlaceArgs,
     ReportArgs, Run, RunOptions, StoreArgs, Work,
@@ -64,6 +64,9 @@ pub enum Verb {
     Forget(Forget),
     /// Show the key of a lock in the store
     Key(Key),
+    /// Look for what endangers the locks in a store
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print a manual page
@@ -101,6 +104,14 @@ const BREAK: &str = "\
 const FORGET: &str = "\
     Exit codes: 0 forgotten; 75 the job is not marked as done, or runs just now; 69 the \
     store cannot be used.";
+const DOCTOR: &str = "\
+    It tries a lock of its own: acquires it, waits for it, hands it over, releases it. Then it asks \
+    the store. Redis: version, eviction, memory, persistence, replicas, clock, rights. memcached: \
+    version, evictions, -C, memory, clock. A folder: file system, rights, space, who else may \
+    write in it. It changes nothing but that lock. For INFO and CONFIG GET a Redis user needs +info and \
+    +config|get; what cannot be checked is a warning.\n\nExit codes: 0 nothing was found; 1 \
+    warnings; 2 dangers, a store that cannot be used among them; 64 the command line or the \
+    configuration is wrong; 71 the answer could not be printed.";
 
 /// The table of all verbs and options.
 pub(crate) fn table() -> Command {

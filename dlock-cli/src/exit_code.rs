@@ -1,4 +1,4 @@
-//! The exit codes of `dlock run`.
+//! The exit codes of `dlock run`, and those that other verbs have of their own.
 //!
 //! The numbers follow `sysexits.h` and the shells. The command may use the same numbers, so flags
 //! can replace [`HELD`], [`DONE`], [`UNREACHABLE`] and [`LOST`]. Messages of dlock itself on
@@ -14,6 +14,13 @@
 //! }
 //! # Ok::<(), std::io::Error>(())
 //! ```
+
+/// `dlock doctor` has found what can do harm together with something else, or could not check it.
+pub const DOCTOR_WARNING: u8 = 1;
+
+/// `dlock doctor` has found what can give a lock to two holders, or keeps locks from being
+/// acquired. Also if the store cannot be used.
+pub const DOCTOR_DANGER: u8 = 2;
 
 /// The command line is wrong, or this store does not accept a value in it.
 pub const USAGE: u8 = 64;

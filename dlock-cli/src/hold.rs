@@ -4,13 +4,13 @@
 //! to it, the lock is released. No command is started, so a lease that is lost can only be
 //! reported: by the exit code, and if it is asked for by a signal to the script.
 
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+mod parent;
+mod script;
 
-use dlock_core::LockGuard;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, getppid, kill_process};
+use std::io::{self, Write as _};
+use std::time::Instant;
+
+use dlock_core::{AcquireError, LockGuard};
 
 use crate::args::{Hold, LogFormat};
 use crate::config::Settings;
@@ -20,14 +20,12 @@ use crate::lock_events::ReleaseFailure;
 use crate::message::{report, report_as_json};
 use crate::session::{Session, Wanted};
 use crate::signals::{Event, Signals};
-
-/// How often the parent is looked for, where the system does not report its end.
-const LOOK_FOR_PARENT: Duration = Duration::from_millis(500);
+use script::{Gone, Script};
 
 /// Holds the lock. Returns the exit code.
 pub(crate) fn hold(hold: &Hold) -> u8 {
-    let result = prepare(hold).and_then(|(session, parent)| {
-        let result = held(hold, &session, &parent);
+    let result = prepare(hold).and_then(|(session, script)| {
+        let result = held(hold, &session, &script);
         // The process is about to end, which ends the store's threads.
         std::mem::forget(session);
         result
@@ -35,9 +33,9 @@ pub(crate) fn hold(hold: &Hold) -> u8 {
     result.unwrap_or_else(ExitReason::reported)
 }
 
-fn prepare(hold: &Hold) -> Result<(Session, Parent), ExitReason> {
+fn prepare(hold: &Hold) -> Result<(Session, Script), ExitReason> {
     // Before anything that takes time: it may end meanwhile.
-    let parent = Parent::find();
+    let script = Script::find();
     // The configuration is reported on in the same form.
     if hold.log == Some(LogFormat::Json) {
         report_as_json();
@@ -55,18 +53,21 @@ fn prepare(hold: &Hold) -> Result<(Session, Parent), ExitReason> {
         codes: hold.codes(),
         not_done: "nothing is held",
     })?;
-    Ok((session, parent))
+    Ok((session, script))
 }
 
-fn held(hold: &Hold, session: &Session, parent: &Parent) -> Result<u8, ExitReason> {
-    let guard = session.acquired(session.lock.acquire_with(&session.wait()))?;
+fn held(hold: &Hold, session: &Session, script: &Script) -> Result<u8, ExitReason> {
+    let (guard, gone) = acquire(session, script)?;
     let end = match session.signals.wait_is_over() {
         false => End::Signal,
-        true => {
-            guard.on_lost(Signals::lost);
-            print_token(&guard);
-            watch(hold, session, parent, &guard)
-        }
+        true => match gone.or_else(|| script.gone()) {
+            Some(gone) => End::NotWanted(gone),
+            None => {
+                guard.on_lost(Signals::lost);
+                print_token(&guard);
+                watch(hold, session, script, &guard)
+            }
+        },
     };
     if let End::Lost(loss) = end {
         // It may be only about to be lost, and nobody needs it any more.
@@ -92,45 +93,79 @@ fn held(hold: &Hold, session: &Session, parent: &Parent) -> Result<u8, ExitReaso
         Some(ReleaseFailure::NotReleased(error)) => report(session.not_released(&error)),
         None => {}
     }
-    Ok(match end {
-        End::Signal => session.code_of_signal(),
-        End::Input | End::Parent | End::Lost(_) => 0,
-    })
+    match end {
+        End::Signal => Ok(session.code_of_signal()),
+        End::NotWanted(gone) => Err(not_wanted(session, gone)),
+        End::ScriptIsGone | End::Lost(_) => Ok(0),
+    }
+}
+
+/// Acquires the lock. Also returns what of the script has ended meanwhile.
+fn acquire(session: &Session, script: &Script) -> Result<(LockGuard, Option<Gone>), ExitReason> {
+    let try_it = || session.lock.acquire_with(&session.wait());
+    let (acquired, gone) = match session.waits() {
+        // A single call ends soon by itself.
+        false => (try_it(), None),
+        true => script
+            .cancelling(session.cancel(), try_it)
+            .map_err(|error| {
+                let message = format!("cannot start a thread: {error}; nothing is held");
+                ExitReason::unless_zero(session.codes.unreachable, message)
+            })?,
+    };
+    if let (Err(AcquireError::Cancelled), Some(gone), None) =
+        (&acquired, gone, session.signals.first())
+    {
+        return Err(not_wanted(session, gone));
+    }
+    Ok((session.acquired(acquired)?, gone))
+}
+
+/// The script has ended before the lock was acquired.
+fn not_wanted(session: &Session, gone: Gone) -> ExitReason {
+    let what = match gone {
+        Gone::Input => "the standard input had ended",
+        Gone::Parent => "the parent had ended",
+    };
+    let message = format!(
+        "{what} before {} was acquired: no token was printed, and it is not held",
+        session.name
+    );
+    ExitReason::new(session.codes.held, message)
 }
 
 /// Why the hold ends.
 enum End {
-    /// The standard input has ended.
-    Input,
-    /// The parent has ended.
-    Parent,
+    /// The standard input or the parent has ended.
+    ScriptIsGone,
+    /// The same before the lock was acquired.
+    NotWanted(Gone),
     /// A signal asked for it.
     Signal,
     Lost(Loss),
 }
 
 /// Waits for the end of the hold.
-fn watch(hold: &Hold, session: &Session, parent: &Parent, guard: &LockGuard) -> End {
+fn watch(hold: &Hold, session: &Session, script: &Script, guard: &LockGuard) -> End {
     let mut lease = LeaseWatch::new(guard, session.lock.options().grace());
     let mut loss = None;
     loop {
         match lease.check() {
             State::Lost => {
                 if loss.is_none() && hold.signal_parent {
-                    parent.end();
+                    script.parent().end();
                 }
                 return End::Lost(loss.unwrap_or(lease.loss()));
             }
             // The parent has the rest of the lease to stop.
             State::AtRisk if loss.is_none() && hold.signal_parent => {
                 loss = Some(lease.loss());
-                parent.end();
+                script.parent().end();
             }
             State::AtRisk | State::Lasts => {}
         }
-        let next_check = parent.next_look(lease.next_check());
-        let ready = wait(session, parent, next_check);
-        if let Some(end) = ready.and_then(|()| ended(session, parent)) {
+        script.wait(session.signals.pipe(), lease.next_check());
+        if let Some(end) = ended(session, script) {
             return match loss {
                 // It was told that the lease is as good as lost, and acted on it.
                 Some(loss) => End::Lost(loss),
@@ -140,29 +175,8 @@ fn watch(hold: &Hold, session: &Session, parent: &Parent, guard: &LockGuard) -> 
     }
 }
 
-/// Waits until something may have happened; `None` if nothing has by `until`.
-fn wait(session: &Session, parent: &Parent, until: Instant) -> Option<()> {
-    let left = until.saturating_duration_since(Instant::now());
-    let timeout = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
-        tv_nsec: left.subsec_nanos().into(),
-    };
-    let readable = |descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
-    let mut all = vec![
-        readable(session.signals.pipe()),
-        readable(rustix::stdio::stdin()),
-    ];
-    all.extend(parent.descriptor().map(readable));
-    let _ = poll(&mut all, Some(&timeout));
-    // Without a descriptor the parent is looked for each time.
-    let is_ready = all
-        .iter()
-        .any(|descriptor| !descriptor.revents().is_empty());
-    (is_ready || parent.descriptor().is_none()).then_some(())
-}
-
-/// Returns whether the hold is to end, by what is ready now.
-fn ended(session: &Session, parent: &Parent) -> Option<End> {
+/// Whether the hold is to end.
+fn ended(session: &Session, script: &Script) -> Option<End> {
     while let Some(event) = session.signals.next(Some(Instant::now())) {
         match event {
             // The lease says it.
@@ -170,24 +184,7 @@ fn ended(session: &Session, parent: &Parent) -> Option<End> {
             Event::Signal(_) => return Some(End::Signal),
         }
     }
-    if parent.is_gone() {
-        return Some(End::Parent);
-    }
-    let mut input = [PollFd::from_borrowed_fd(
-        rustix::stdio::stdin(),
-        PollFlags::IN,
-    )];
-    match poll(&mut input, Some(&Timespec::default())) {
-        Ok(1..) => {}
-        _ => return None,
-    }
-    // What is written there has no meaning.
-    match rustix::io::read(rustix::stdio::stdin(), &mut [0; 1024]) {
-        Ok(0) => Some(End::Input),
-        Ok(_) => None,
-        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => None,
-        Err(_) => Some(End::Input),
-    }
+    script.gone().map(|_: Gone| End::ScriptIsGone)
 }
 
 fn print_token(guard: &LockGuard) {
@@ -196,54 +193,4 @@ fn print_token(guard: &LockGuard) {
     let mut out = io::stdout();
     // A script that does not read it has no use for it.
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-}
-
-/// The process that started dlock.
-struct Parent {
-    pid: Option<Pid>,
-    /// Reports its end, where the system can.
-    descriptor: Option<OwnedFd>,
-}
-
-impl Parent {
-    fn find() -> Self {
-        let pid = getppid();
-        Parent {
-            pid,
-            descriptor: pid.and_then(opened),
-        }
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.descriptor.as_ref().map(AsFd::as_fd)
-    }
-
-    fn is_gone(&self) -> bool {
-        getppid() != self.pid
-    }
-
-    /// Asks it to end, unless it is gone already and its number may be another process's.
-    fn end(&self) {
-        if let Some(pid) = self.pid.filter(|_| !self.is_gone()) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-    }
-
-    /// The time of the next check.
-    fn next_look(&self, other: Instant) -> Instant {
-        match self.descriptor {
-            Some(_) => other,
-            None => other.min(Instant::now() + LOOK_FOR_PARENT),
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn opened(pid: Pid) -> Option<OwnedFd> {
-    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn opened(_: Pid) -> Option<OwnedFd> {
-    None
 }

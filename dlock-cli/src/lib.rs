@@ -12,6 +12,7 @@ compile_error!(
 pub mod args;
 mod command;
 mod config;
+mod doctor;
 pub mod exit_code;
 mod exit_reason;
 mod group;
@@ -61,6 +62,7 @@ fn run_verb(verb: &Verb) -> u8 {
         Verb::Break(arguments) => inspect::break_lock(arguments),
         Verb::Forget(forget) => inspect::forget(forget),
         Verb::Key(key) => inspect::key(key),
+        Verb::Doctor(arguments) => doctor::doctor(arguments),
         Verb::Completions(completions) => pages::completions(completions),
         Verb::Man(man) => pages::man(man),
     }

@@ -108,6 +108,16 @@ impl Session {
         wait.cancelled_by(&self.cancel)
     }
 
+    /// Whether it is waited for at all.
+    pub(crate) fn waits(&self) -> bool {
+        self.patience != Patience::AtMost(Duration::ZERO)
+    }
+
+    /// Ends the wait.
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
     /// What was acquired, or why not.
     pub(crate) fn acquired<T>(&self, result: Result<T, AcquireError>) -> Result<T, ExitReason> {
         let name = &self.name;

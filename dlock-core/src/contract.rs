@@ -5,6 +5,7 @@ pub(crate) mod characteristics;
 pub(crate) mod claim;
 pub(crate) mod datastore;
 pub(crate) mod error;
+pub(crate) mod finding;
 pub(crate) mod grant;
 pub(crate) mod holder;
 pub(crate) mod inspect;

@@ -79,6 +79,7 @@ pub use contract::characteristics::{Characteristics, Fencing, Reach};
 pub use contract::claim::{Claim, OwnerToken};
 pub use contract::datastore::{Datastore, Leaving, Watch};
 pub use contract::error::{DatastoreError, ErrorKind};
+pub use contract::finding::{Finding, Severity};
 pub use contract::grant::{FencingToken, Grant, Revision, drift};
 pub use contract::holder::Holder;
 pub use contract::inspect::{HeldPage, Inspect, PageMark};

@@ -40,6 +40,7 @@ mod error;
 mod failpoint;
 mod file_system;
 mod files;
+mod findings;
 mod folder;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, HeldBy, HeldPage, Holder, Inspect, Lease, PageMark, Reach, ReleaseOutcome,
-    Signal, Watch,
+    FencingToken, Finding, HeldBy, HeldPage, Holder, Inspect, Lease, PageMark, Reach,
+    ReleaseOutcome, Signal, Watch,
 };
 
 use crate::config::FileBuilder;
 use crate::error::may_be_done;
+use crate::findings;
 use crate::folder::Folder;
 use crate::held;
 use crate::now::{Clocks, Now};
@@ -337,6 +338,10 @@ impl Inspect for FileDatastore {
         let end = Clock::BOOTTIME.now().saturating_add(shared.call_timeout);
         let time_left = || Clock::BOOTTIME.now().until(end);
         held::held(&shared.folder, &shared.clocks, time_left, prefix, after)
+    }
+
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        findings::findings(&self.shared.folder)
     }
 }
 

@@ -6,9 +6,10 @@
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Clock, DatastoreError, Time};
+use dlock_core::{Clock, DatastoreError, Finding, Time};
 use dlock_net::{Link, Socket, Transport, Wire, may_have_executed, nothing_was_done};
 
+use crate::findings;
 use crate::handshake::read_stats;
 use crate::incarnations::{Facts, Incarnations};
 use crate::operations::commands::{Commands, Deleted, Item, Key, Replacement, Stored};
@@ -65,6 +66,18 @@ impl<S: Transport> Connection<S> {
     pub(crate) fn into_parts(self) -> Option<(S, String, Facts)> {
         let peer = self.wire.peer().to_owned();
         Some((self.wire.into_transport()?, peer, self.server))
+    }
+
+    /// Asks the server again for its statistics, and says what endangers locks in it.
+    ///
+    /// # Errors
+    ///
+    /// Not executed.
+    pub(crate) fn findings(&mut self) -> Result<Vec<Finding>, DatastoreError> {
+        let before = findings::unix_now();
+        let stats = read_stats(&mut self.wire)?;
+        let asked = before..=findings::unix_now();
+        Ok(findings::of(&stats, self.wire.peer(), &asked))
     }
 
     /// Asks the server again how long it has been up.

@@ -28,6 +28,9 @@ pub(crate) struct Stats {
     version: Option<String>,
     no_cas: bool,
     no_evictions: bool,
+    evicted: Option<u64>,
+    bytes: Option<u64>,
+    most_bytes: Option<u64>,
 }
 
 impl Stats {
@@ -39,7 +42,13 @@ impl Stats {
             "uptime" => self.uptime = value.parse().ok(),
             "version" => self.version = Some(escaped(value).into_owned()),
             "cas_enabled" => self.no_cas = value == "no",
-            "evictions" => self.no_evictions = value == "off",
+            // Of the statistics a number, of the settings a switch.
+            "evictions" => match value.parse() {
+                Ok(evicted) => self.evicted = Some(evicted),
+                Err(_) => self.no_evictions = value == "off",
+            },
+            "bytes" => self.bytes = value.parse().ok(),
+            "limit_maxbytes" => self.most_bytes = value.parse().ok(),
             _ => {}
         }
     }
@@ -84,6 +93,23 @@ impl Stats {
             ));
         }
         Ok((incarnation, uptime >= MAY_GRANT_AFTER))
+    }
+
+    /// The server's wall clock, in seconds since 1970.
+    pub(crate) fn time(&self) -> Option<u64> {
+        self.time
+    }
+
+    /// How many values it has evicted since its start.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted.unwrap_or(0)
+    }
+
+    /// How much of its memory has values in it, in percent.
+    pub(crate) fn percent_full(&self) -> Option<u64> {
+        self.bytes?
+            .saturating_mul(100)
+            .checked_div(self.most_bytes?)
     }
 
     /// Refuses a server that cannot keep locks.

@@ -23,6 +23,7 @@ mod aio;
 mod config;
 mod connection;
 mod error;
+mod findings;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Time, at_once,
+    FencingToken, Finding, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Time,
+    at_once,
 };
 use dlock_net::{Limits, Pool, SharedOwners, call_deadline, deadline_in};
 
@@ -219,6 +220,13 @@ impl Inspect for MemcacheDatastore {
     /// memcached does not list its keys.
     fn held(&self, _: &str, _: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
         Err(not_listed())
+    }
+
+    /// By the server's statistics. A server that cannot keep locks is not a finding but the error
+    /// of each call.
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        self.pool
+            .call(deadline_in(self.call_timeout), |link, _| link.findings())
     }
 }
 

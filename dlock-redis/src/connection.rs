@@ -87,6 +87,11 @@ impl<S: Transport> Connection<S> {
         self.named.as_ref().is_none_or(Named::is_current)
     }
 
+    /// The server, without credentials.
+    pub(crate) fn peer(&self) -> &str {
+        self.wire.peer()
+    }
+
     /// Calls a script: one round trip, but for a server that does not know the script yet, or whose
     /// clock was set, or a key where somebody waits unexpectedly. In the same trip it waits until
     /// replicas have acknowledged what the script wrote, if it is one for them.

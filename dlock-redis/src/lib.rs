@@ -37,6 +37,7 @@ mod cluster;
 mod config;
 mod connection;
 mod error;
+mod findings;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

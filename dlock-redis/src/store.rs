@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
-    FencingToken, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time,
-    Watch,
+    FencingToken, Finding, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome,
+    Signal, Time, Watch,
 };
 use dlock_net::{
     Endpoint, Limits, Planned, Pool, SharedOwners, call_deadline, deadline_in, in_batches,
@@ -18,6 +18,7 @@ use dlock_net::{
 
 use crate::cluster::Cluster;
 use crate::config::{RedisBuilder, UrlError};
+use crate::findings;
 use crate::held::{self, held_by};
 use crate::operations::{Answer, Call, Keys};
 use crate::pool::ConnectionManager;
@@ -273,6 +274,12 @@ impl Inspect for RedisDatastore {
     fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
         let deadline = deadline_in(self.call_timeout);
         held::held(&self.servers, deadline, prefix, after)
+    }
+
+    /// By TIME, INFO and CONFIG GET, on each server that has keys. A right that the user lacks is a
+    /// finding.
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        findings::findings(&self.servers, self.call_timeout)
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `store` | core's trait: which call runs on which connection, by when |
 //! | `waiting` | the waiters of this process, and what wakes them |
 //! | `held` | the keys that are held, a page at a time, for operators |
+//! | `findings` | what endangers locks in this server or folder, for operators |
 //! | `aio` | the async form: a connection that many calls share, and core's async trait |
 
 use std::collections::BTreeSet;
@@ -20,7 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a store has, unless it says why not.
-const COMMON: [&str; 12] = [
+const COMMON: [&str; 13] = [
     "lib",
     "config",
     "error",
@@ -32,6 +33,7 @@ const COMMON: [&str; 12] = [
     "store",
     "waiting",
     "held",
+    "findings",
     "aio",
 ];
 

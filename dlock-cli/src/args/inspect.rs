@@ -74,3 +74,14 @@ pub struct Key {
     #[command(flatten)]
     pub store: StoreArgs,
 }
+
+/// `dlock doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Doctor {
+    /// Print JSON: an object with a list of what was found
+    #[arg(long)]
+    pub json: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}

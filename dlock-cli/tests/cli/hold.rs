@@ -202,6 +202,70 @@ fn a_lock_that_is_held_is_waited_for_or_refused_and_no_token_is_printed() {
     assert_eq!(code(&ended(waiter)), 0);
 }
 
+/// Waits until the process waits for the lock of the folder.
+fn await_queue(place: &Place) {
+    wait_until("the waiter in the queue", || {
+        let status = ["status", "--json", "--store", &place.store(), "job"];
+        let shown = output(dlock().args(status));
+        let entries: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        (entries[0]["waiting"] == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_wait_ends_with_the_input() {
+    use std::io::Write as _;
+    let place = Place::new();
+    let (mut first, _, _out) = holding(&place, "job");
+    let mut waiter = hold(&place, "--wait 1h job").spawn().unwrap();
+    await_queue(&place);
+    // Which means nothing.
+    waiter.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    drop(waiter.stdin.take());
+    let over = ended(waiter);
+    assert_eq!(code(&over), 75, "{}", stderr(&over));
+    assert!(over.stdout.is_empty());
+    assert!(
+        stderr(&over).contains("the standard input had ended before job was acquired"),
+        "{}",
+        stderr(&over)
+    );
+    assert!(first.try_wait().unwrap().is_none());
+    assert!(!is_free(&place));
+}
+
+#[test]
+fn a_wait_ends_with_the_parent() {
+    let place = Place::new();
+    let (_first, _, _out) = holding(&place, "job");
+    rustix::fs::mkfifoat(rustix::fs::CWD, place.path("input"), 0o600.into()).unwrap();
+    let script = "\"$DLOCK\" hold --wait 1h --store \"$STORE\" job <>input >token & \
+                  echo $! >pid; exec sleep 60";
+    let mut parent = script_with(&place, script).spawn().unwrap();
+    await_queue(&place);
+    kill_child(&parent, Signal::KILL);
+    status_of(&mut parent);
+    await_end_of(place.await_pid("pid"));
+    assert_eq!(place.read("token"), "");
+    assert!(!is_free(&place));
+}
+
+#[test]
+fn without_an_input_the_lock_is_not_held_and_no_token_is_printed() {
+    let place = Place::new();
+    for wait in ["", "--wait 1m"] {
+        let over = output(hold(&place, &format!("{wait} job")).stdin(Stdio::null()));
+        assert_eq!(code(&over), 75, "{}", stderr(&over));
+        assert!(over.stdout.is_empty(), "{over:?}");
+        assert!(
+            stderr(&over).contains("the standard input had ended before job was acquired"),
+            "{}",
+            stderr(&over)
+        );
+        assert!(is_free(&place));
+    }
+}
+
 #[test]
 fn a_lease_that_is_lost_gives_70() {
     let place = Place::new();

@@ -4,6 +4,8 @@
 
 mod config;
 mod cron;
+#[cfg(all(target_os = "linux", feature = "redis", feature = "memcache"))]
+mod doctor;
 mod environment;
 mod exit_codes;
 mod hold;
@@ -18,6 +20,8 @@ mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
 mod race;
+#[cfg(all(target_os = "linux", feature = "redis", feature = "memcache"))]
+mod rewriting_proxy;
 mod run_options;
 #[cfg(all(feature = "redis", feature = "memcache"))]
 mod servers;

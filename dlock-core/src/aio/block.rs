@@ -15,6 +15,7 @@ use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
 use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::{DatastoreError, ErrorKind};
+use crate::contract::finding::Finding;
 use crate::contract::grant::FencingToken;
 use crate::contract::inspect::{HeldPage, Inspect, PageMark};
 use crate::contract::lease::Lease;
@@ -230,6 +231,14 @@ impl<D: AsyncDatastore + 'static> Inspect for Block<D> {
         self.look(async move {
             let inspect = store.inspect().ok_or_else(not_inspectable)?;
             inspect.held(&prefix, after.as_ref()).await
+        })
+    }
+
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        let store = Arc::clone(&self.store);
+        self.look(async move {
+            let inspect = store.inspect().ok_or_else(not_inspectable)?;
+            inspect.findings().await
         })
     }
 }

@@ -9,8 +9,9 @@ use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
 use crate::contract::datastore::Watch;
 use crate::contract::error::{DatastoreError, ErrorKind};
+use crate::contract::finding::Finding;
 use crate::contract::grant::FencingToken;
-use crate::contract::inspect::{HeldPage, PageMark, not_counted, not_listed};
+use crate::contract::inspect::{HeldPage, PageMark, not_checked, not_counted, not_listed};
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{AcquireOutcome, Extension, HeldBy, ReleaseOutcome};
 use crate::time::clock::Clock;
@@ -242,6 +243,16 @@ pub trait AsyncInspect: Send + Sync {
     ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
         let _ = (prefix, after);
         Box::pin(async { Err(not_listed()) })
+    }
+
+    /// What endangers the locks in the store, see
+    /// [`Inspect::findings`](crate::Inspect::findings).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>, DatastoreError>> {
+        Box::pin(async { Err(not_checked()) })
     }
 }
 

@@ -7,6 +7,7 @@ use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
 use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::DatastoreError;
+use crate::contract::finding::Finding;
 use crate::contract::grant::FencingToken;
 use crate::contract::inspect::{HeldPage, Inspect, PageMark};
 use crate::contract::lease::Lease;
@@ -101,5 +102,9 @@ impl AsyncInspect for MemoryDatastore {
         after: Option<&'a PageMark>,
     ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
         Box::pin(async move { Inspect::held(self, prefix, after) })
+    }
+
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>, DatastoreError>> {
+        Box::pin(async move { Inspect::findings(self) })
     }
 }

@@ -14,6 +14,7 @@ use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
 use crate::contract::datastore::{Datastore, Watch};
 use crate::contract::error::{DatastoreError, ErrorKind};
+use crate::contract::finding::Finding;
 use crate::contract::grant::FencingToken;
 use crate::contract::inspect::{HeldPage, Inspect, PageMark};
 use crate::contract::lease::Lease;
@@ -273,6 +274,10 @@ impl<D: Datastore + 'static> AsyncInspect for Unblock<D> {
     ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         Box::pin(self.look(move |inspect| inspect.held(&prefix, after.as_ref())))
+    }
+
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>, DatastoreError>> {
+        Box::pin(self.look(|inspect| inspect.findings()))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::contract::error::{DatastoreError, ErrorKind};
+use crate::contract::finding::Finding;
 use crate::contract::grant::FencingToken;
 use crate::contract::outcome::{HeldBy, ReleaseOutcome};
 
@@ -61,6 +62,21 @@ pub trait Inspect: Send + Sync {
         let _ = (prefix, after);
         Err(not_listed())
     }
+
+    /// What endangers the locks in the store: its settings, its memory or disk, its clock, who else
+    /// has access to it. A good store has no findings. What could not be checked, for lack of a
+    /// right for example, is a finding too.
+    ///
+    /// Whether a lock can be acquired at all is not checked: a caller who wants to know acquires
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// Of kind [`Unsupported`](ErrorKind::Unsupported) if the store does not check itself, as by
+    /// default; any other error of the store.
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        Err(not_checked())
+    }
 }
 
 /// Some of the keys that are held, see [`Inspect::held`].
@@ -113,6 +129,10 @@ pub(crate) fn not_counted() -> DatastoreError {
         ErrorKind::Unsupported,
         "the store does not count its waiters",
     )
+}
+
+pub(crate) fn not_checked() -> DatastoreError {
+    DatastoreError::not_executed(ErrorKind::Unsupported, "the store does not check itself")
 }
 
 pub(crate) fn not_listed() -> DatastoreError {

@@ -118,7 +118,21 @@ impl EtcdServer {
     ///
     /// If the server does not answer.
     pub fn post(&self, path: &str, body: &str) -> String {
-        ask(self.ports.client, "POST", path, body).expect("the etcd server answers")
+        self.post_as("", path, body)
+    }
+
+    /// The same with the token of a login, from `/v3/auth/authenticate`.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not answer.
+    pub fn post_as(&self, token: &str, path: &str, body: &str) -> String {
+        let head = match token {
+            "" => String::new(),
+            token => format!("Authorization: {token}\r\n"),
+        };
+        let port = self.ports.client;
+        ask_with(port, &head, "POST", path, body).expect("the etcd server answers")
     }
 
     /// Stops it (SIGSTOP): the system still accepts connections and takes bytes for it, but nothing
@@ -276,11 +290,22 @@ fn is_healthy(port: u16) -> bool {
     ask(port, "GET", "/health", "").is_ok_and(|answer| answer.contains("true"))
 }
 
-/// Asks by HTTP/1.0, so that the answer ends with the connection.
 fn ask(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+    ask_with(port, "", method, path, body)
+}
+
+/// Asks by HTTP/1.0, so that the answer ends with the connection.
+fn ask_with(
+    port: u16,
+    head: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<String> {
     let mut stream = connect(port)?;
     let length = body.len();
-    let request = format!("{method} {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request =
+        format!("{method} {path} HTTP/1.0\r\n{head}Content-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

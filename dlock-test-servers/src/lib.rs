@@ -21,9 +21,12 @@
 //!
 //! A set of a primary, replicas and sentinels is a value too: see [`SentinelSet`].
 //!
+//! An [`EtcdServer`] is a cluster of one, and an [`EtcdCluster`] has three nodes that can be killed
+//! and stopped.
+//!
 //! What goes wrong here panics: a test cannot go on without its server. A missing binary is such a
 //! failure, never a skip, and says what installs it. Another binary (a Valkey, another version) is
-//! chosen by environment: `DLOCK_REDIS_SERVER`, `DLOCK_MEMCACHED`.
+//! chosen by environment: `DLOCK_REDIS_SERVER`, `DLOCK_MEMCACHED`, `DLOCK_ETCD`.
 //!
 //! A server does not outlive the test process, even when that is killed.
 //!
@@ -34,6 +37,8 @@
 #![cfg(unix)]
 #![forbid(unsafe_code)]
 
+mod etcd;
+mod etcd_cluster;
 pub mod faults;
 mod memcached;
 mod process;
@@ -48,6 +53,8 @@ mod tls;
 #[cfg(target_os = "linux")]
 mod wall_clock;
 
+pub use etcd::EtcdServer;
+pub use etcd_cluster::EtcdCluster;
 pub use memcached::MemcachedServer;
 pub use redis::RedisServer;
 pub use redis_builder::RedisBuilder;

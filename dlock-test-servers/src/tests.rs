@@ -1,3 +1,4 @@
+mod etcd;
 mod redis_cluster;
 
 use std::path::Path;

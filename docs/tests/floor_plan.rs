@@ -48,7 +48,7 @@ struct Plan {
     own: &'static [&'static str],
 }
 
-const PLANS: [Plan; 3] = [
+const PLANS: [Plan; 4] = [
     Plan {
         package: "dlock-redis",
         lacks: &[],
@@ -63,6 +63,17 @@ const PLANS: [Plan; 3] = [
             ("held", "the server does not list its keys"),
         ],
         own: &["incarnations"],
+    },
+    Plan {
+        package: "dlock-etcd",
+        lacks: &[
+            ("waiting", "there is no queue yet: waiters poll"),
+            (
+                "aio",
+                "its calls block: in async code it is used through `Unblock`",
+            ),
+        ],
+        own: &["endpoints"],
     },
     Plan {
         package: "dlock-file",

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 /// which names all of them, is left out.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-const CRATES: [&str; 13] = [
+const CRATES: [&str; 14] = [
     "dlock-bench",
     "dlock-cli",
     "dlock-core",
+    "dlock-etcd",
     "dlock-file",
     "dlock-history",
     "dlock-memcache",

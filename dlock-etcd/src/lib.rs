@@ -1,0 +1,45 @@
+//! Locks kept in etcd, for [dlock](dlock_core).
+//!
+//! ```no_run
+//! use dlock_core::Lock;
+//! use dlock_etcd::EtcdDatastore;
+//! use std::time::Duration;
+//!
+//! # fn import(_: u64) {}
+//! let store = EtcdDatastore::open("etcd://10.0.0.1,10.0.0.2,10.0.0.3")?;
+//! let lock = Lock::new(store, "hourly-import");
+//! lock.locked_within(Duration::from_secs(30), |guard| {
+//!     import(guard.fencing_token().map_or(0, |token| token.get()));
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! It needs etcd 3.4 or newer with its JSON gateway, which is on unless it is switched off
+//! (`--enable-grpc-gateway=false`). In async code it is used through `dlock_core::aio::Unblock`.
+//! What etcd can promise and what it cannot is said at [`EtcdDatastore`].
+#![forbid(unsafe_code)]
+
+mod config;
+mod connection;
+mod endpoints;
+mod error;
+mod handshake;
+mod held;
+mod operations;
+mod pool;
+mod store;
+mod wire;
+
+pub use config::{EtcdBuilder, UrlError};
+pub use connection::Connection;
+pub use pool::ConnectionManager;
+pub use store::EtcdDatastore;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+pub use dlock_net::Resolver;
+
+/// The r2d2 that [`EtcdDatastore::from_pool`] takes a pool of.
+pub use dlock_net::r2d2;

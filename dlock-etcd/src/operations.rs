@@ -1,0 +1,11 @@
+//! What a claim, an extend and a release are in etcd's terms: leases, and transactions on one key.
+//!
+//! They ask through [`commands::Commands`] and know no socket.
+
+pub(crate) mod commands;
+pub(crate) mod grant;
+pub(crate) mod holding;
+pub(crate) mod lease;
+pub(crate) mod listing;
+pub(crate) mod record;
+mod requests;

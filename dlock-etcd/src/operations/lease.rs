@@ -1,0 +1,114 @@
+//! etcd's leases, which the keys of locks end with.
+
+use std::time::Duration;
+
+use dlock_core::{DatastoreError, ErrorKind, OwnerToken};
+use serde_json::json;
+
+use super::commands::{Commands, Method};
+use super::requests::number;
+
+/// etcd makes a lease last at least one and a half times its election timeout, in whole seconds.
+pub(crate) const TTL_MIN: Duration = Duration::from_secs(2);
+/// The default of all stores. etcd itself would keep a key for 285 years.
+pub(crate) const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// A lease is rounded up to whole seconds, and etcd takes its time to notice its end.
+pub(crate) const GRANULARITY: Duration = Duration::from_millis(2500);
+
+/// The number of the lease that a claim takes first. It follows from the owner, so that a claim
+/// that is given up can be deprived of its lease though nobody knows whether there is one: a
+/// transaction that arrives later finds no lease, and does nothing.
+pub(super) fn first_lease(owner: OwnerToken) -> i64 {
+    let digits = owner.to_string();
+    // The token has 32 hex digits.
+    let low = u64::from_str_radix(&digits[16..], 16).unwrap_or(1);
+    positive(low)
+}
+
+/// A number that no other lease has.
+pub(super) fn random_lease() -> Result<i64, DatastoreError> {
+    let random = getrandom::u64().map_err(|error| {
+        let text = format!("no random numbers: {error}");
+        DatastoreError::not_executed(ErrorKind::Refused, text)
+    })?;
+    Ok(positive(random))
+}
+
+/// Numbers of leases are positive, and 0 stands for none.
+fn positive(random: u64) -> i64 {
+    i64::try_from(random >> 1).unwrap_or(i64::MAX).max(1)
+}
+
+/// Creates a lease that lasts for `ttl` at least.
+///
+/// # Errors
+///
+/// Of kind `Stale` if there is a lease with this number.
+pub(super) fn grant<C: Commands>(
+    server: &mut C,
+    number: i64,
+    ttl: Duration,
+) -> Result<(), DatastoreError> {
+    let seconds = whole_seconds(ttl).to_string();
+    let body = json!({"TTL": seconds, "ID": number.to_string()});
+    server.ask(Method::LeaseGrant, &body).map(|_| ())
+}
+
+/// Ends a lease, and the key with it. It is not needed any more: if it cannot be ended, it ends by
+/// itself.
+pub(super) fn revoke<C: Commands>(server: &mut C, number: i64) {
+    let _ = end(server, number);
+}
+
+/// Ends a lease, and the key with it, if there is such a lease.
+///
+/// # Errors
+///
+/// As the server says.
+pub(super) fn end<C: Commands>(server: &mut C, number: i64) -> Result<(), DatastoreError> {
+    let body = json!({"ID": number.to_string()});
+    match server.ask(Method::LeaseRevoke, &body) {
+        // There is none.
+        Err(error) if error.kind() == ErrorKind::Stale => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
+
+/// How long a lease lasts at least, in whole seconds; `None` if it has ended.
+///
+/// # Errors
+///
+/// Not executed.
+pub(super) fn time_left<C: Commands>(
+    server: &mut C,
+    lease: i64,
+) -> Result<Option<Duration>, DatastoreError> {
+    let body = json!({"ID": lease.to_string()});
+    let answer = server.ask(Method::LeaseTimeToLive, &body)?;
+    let seconds = u64::try_from(number(&answer["TTL"]));
+    Ok(seconds.ok().map(Duration::from_secs))
+}
+
+fn whole_seconds(ttl: Duration) -> u64 {
+    let ttl = ttl.max(TTL_MIN);
+    ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_up_to_seconds() {
+        for (millis, seconds) in [(10, 2), (2000, 2), (2001, 3), (2999, 3), (60_000, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+    }
+
+    #[test]
+    fn the_first_lease_follows_from_the_owner() {
+        let owner = OwnerToken::from_hex("0123456789abcdef00000000000000ff").unwrap();
+        assert_eq!(first_lease(owner), 127);
+        assert_eq!((positive(0), positive(u64::MAX)), (1, i64::MAX));
+    }
+}

@@ -1,0 +1,120 @@
+//! How connections are opened: to the node that answered last, or else to the next one that does.
+
+use std::fmt;
+use std::sync::Arc;
+
+use dlock_core::{Clock, DatastoreError, Time};
+use dlock_net::{Connect, Dialer, Endpoint, Link as _, Wire, deadline_in};
+
+use crate::config::{self, Login, UrlError};
+use crate::connection::Connection;
+use crate::endpoints::Endpoints;
+use crate::handshake;
+
+/// Opens connections to the nodes of one etcd cluster: the manager of an
+/// [`r2d2::Pool`](crate::r2d2::Pool) for
+/// [`EtcdDatastore::from_pool`](crate::EtcdDatastore::from_pool).
+///
+/// r2d2 keeps places for connections. The call that first uses a place opens its connection, within
+/// its own deadline, and a call that finds it dead replaces it. So the pool needs no idle
+/// connections and no test at checkout:
+///
+/// ```
+/// use dlock_etcd::{ConnectionManager, EtcdDatastore, r2d2};
+///
+/// let pool = r2d2::Pool::builder()
+///     .max_size(4)
+///     .min_idle(Some(0))
+///     .test_on_check_out(false)
+///     .build_unchecked(ConnectionManager::new("etcd://10.0.0.1,10.0.0.2,10.0.0.3")?);
+/// let store = EtcdDatastore::from_pool(pool);
+/// # Ok::<(), dlock_etcd::UrlError>(())
+/// ```
+#[derive(Clone)]
+pub struct ConnectionManager {
+    /// Its endpoint is the first of the nodes.
+    dialer: Dialer,
+    endpoints: Arc<Endpoints>,
+    login: Option<Login>,
+}
+
+dlock_net::impl_manage_connection!(ConnectionManager);
+dlock_net::impl_dialer_setters!(ConnectionManager);
+
+impl ConnectionManager {
+    /// A manager for the cluster at `url`, see
+    /// [`EtcdDatastore::open`](crate::EtcdDatastore::open).
+    ///
+    /// # Errors
+    ///
+    /// If the URL does not name the nodes of an etcd cluster.
+    pub fn new(url: &str) -> Result<Self, UrlError> {
+        let place = config::place(url)?;
+        Ok(ConnectionManager {
+            dialer: Dialer::new(place.endpoints[0].clone()),
+            endpoints: Arc::new(Endpoints::new(place.endpoints)),
+            login: place.login,
+        })
+    }
+
+    /// Connects to one node, which must show by `node_deadline` that it has a leader.
+    fn open(
+        &self,
+        (number, endpoint): (usize, &Endpoint),
+        node_deadline: Time,
+        deadline: Time,
+    ) -> Result<Connection, DatastoreError> {
+        let socket = self.dialer.connect_to(endpoint, node_deadline)?;
+        let wire = Wire::new(socket, endpoint);
+        let mut connection = Connection::new(wire, number, Arc::clone(&self.endpoints));
+        handshake::check_node(&mut connection, self.login.is_some())?;
+        connection.set_deadline(deadline);
+        if let Some(login) = &self.login {
+            handshake::log_in(&mut connection, login)?;
+        }
+        Ok(connection)
+    }
+}
+
+impl Connect for ConnectionManager {
+    type Link = Connection;
+
+    /// Tries the nodes in turn. A node that does not answer has its share of the time.
+    fn connect(&self, deadline: Time) -> Result<Connection, DatastoreError> {
+        let deadline = deadline.min(deadline_in(self.dialer.connect_timeout));
+        let mut nodes_left = u32::try_from(self.endpoints.all().len()).unwrap_or(u32::MAX);
+        let mut first_error = None;
+        for node in self.endpoints.in_turn() {
+            let now = Clock::BOOTTIME.now();
+            let share = now.until(deadline) / nodes_left;
+            nodes_left -= 1;
+            match self.open(node, now.saturating_add(share), deadline) {
+                Ok(connection) => {
+                    self.endpoints.answered(node.0);
+                    return Ok(connection);
+                }
+                // Of several reasons one that waiting does not mend tells the most.
+                Err(error) => match &first_error {
+                    Some(first) if error.is_transient() || !DatastoreError::is_transient(first) => {
+                    }
+                    _ => first_error = Some(error),
+                },
+            }
+        }
+        Err(first_error.unwrap_or_else(no_nodes))
+    }
+}
+
+fn no_nodes() -> DatastoreError {
+    DatastoreError::not_executed(dlock_core::ErrorKind::Invalid, "the URL names no node")
+}
+
+/// By hand, for a password must not be in it.
+impl fmt::Debug for ConnectionManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionManager")
+            .field("nodes", &self.endpoints.all())
+            .field("login", &self.login)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,324 @@
+//! A private etcd process: a cluster of one, or a node of a larger one.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::{self, Launch, Process};
+
+/// A server that does not answer for this long is stopped, or lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Where data costs no write to a disk, on Linux.
+const MEMORY: &str = "/dev/shm";
+
+/// A private etcd: a child process with ports and a folder of its own on 127.0.0.1. Dropping it
+/// kills the process and deletes the folder, which is in memory where the system allows that.
+///
+/// Which binary is run: that in the environment's `DLOCK_ETCD`, else `etcd`.
+pub struct EtcdServer {
+    name: String,
+    arguments: Vec<OsString>,
+    pub(super) ports: Ports,
+    pub(super) process: Option<Process>,
+    folder: TempDir,
+}
+
+/// Where a node listens.
+#[derive(Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) client: u16,
+    pub(super) peer: u16,
+}
+
+impl Ports {
+    pub(super) fn free() -> Self {
+        Ports {
+            client: process::free_port(),
+            peer: process::free_port(),
+        }
+    }
+}
+
+impl EtcdServer {
+    /// A cluster of one node, which keeps its data until it is dropped.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started: because the binary is missing, say.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments: `["--quota-backend-bytes", "16777216"]`.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let folder = folder();
+        let (ports, process) = process::on_a_free_port(folder.path(), |_| {
+            let ports = Ports::free();
+            let members = [("only", ports)];
+            let all = all_arguments("only", ports, &members, arguments);
+            let process = launch(&all, folder.path(), || is_healthy(ports.client))?;
+            Some(((ports, all), process))
+        });
+        let (ports, arguments) = ports;
+        EtcdServer {
+            name: "only".to_owned(),
+            arguments,
+            ports,
+            process: Some(process),
+            folder,
+        }
+    }
+
+    /// One of several nodes. It listens, and may have no leader yet. `None` if it ended at once.
+    pub(super) fn start_node(
+        name: &str,
+        ports: Ports,
+        members: &[(&str, Ports)],
+        arguments: &[&str],
+    ) -> Option<Self> {
+        let folder = folder();
+        let arguments = all_arguments(name, ports, members, arguments);
+        let process = launch(&arguments, folder.path(), || connect(ports.peer).is_ok())?;
+        Some(EtcdServer {
+            name: name.to_owned(),
+            arguments,
+            ports,
+            process: Some(process),
+            folder,
+        })
+    }
+
+    /// Where it listens for clients.
+    pub fn address(&self) -> SocketAddr {
+        address(self.ports.client)
+    }
+
+    /// `etcd://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        format!("etcd://{}", self.address())
+    }
+
+    /// Its name in the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends one request of the JSON gateway, on a connection of its own, and returns the answer's
+    /// body: `post("/v3/maintenance/status", "{}")`. An error of the server is an answer too.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not answer.
+    pub fn post(&self, path: &str, body: &str) -> String {
+        self.post_as("", path, body)
+    }
+
+    /// The same with the token of a login, from `/v3/auth/authenticate`.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not answer.
+    pub fn post_as(&self, token: &str, path: &str, body: &str) -> String {
+        let head = match token {
+            "" => String::new(),
+            token => format!("Authorization: {token}\r\n"),
+        };
+        let port = self.ports.client;
+        ask_with(port, &head, "POST", path, body).expect("the etcd server answers")
+    }
+
+    /// Stops it (SIGSTOP): the system still accepts connections and takes bytes for it, but nothing
+    /// is answered.
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    pub fn pause(&self) {
+        self.running().pause();
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    pub fn resume(&self) {
+        self.running().resume();
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone. Its data stays.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Whether it was not killed, or was started again.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Starts it again after [`kill`](Self::kill), at the same addresses and with its data, and
+    /// waits until the cluster has a leader for it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start, or its cluster has no majority.
+    pub fn start_again(&mut self) {
+        let (folder, client) = (self.folder.path(), self.ports.client);
+        self.process = launch(&self.arguments, folder, || is_healthy(client));
+        assert!(
+            self.process.is_some(),
+            "etcd did not come back; its log:\n{}",
+            process::log_text(folder)
+        );
+    }
+
+    /// Kills it and starts it again, with its data.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    pub fn pid(&self) -> u32 {
+        self.running().id()
+    }
+
+    /// Whether it is running and has a leader.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.is_running() && is_healthy(self.ports.client)
+    }
+
+    /// Whether it believes that it is the leader. A node that does not answer is none.
+    pub(super) fn is_leader(&self) -> bool {
+        if self.process.as_ref().is_none_or(Process::is_paused) {
+            return false;
+        }
+        let status = ask(self.ports.client, "POST", "/v3/maintenance/status", "{}");
+        let status = status.unwrap_or_default();
+        let number = |name: &str| {
+            let (_, rest) = status.split_once(&format!("\"{name}\":\""))?;
+            rest.split('"').next().map(str::to_owned)
+        };
+        number("leader").is_some_and(|leader| Some(leader) == number("member_id"))
+    }
+
+    pub(super) fn log_text(&self) -> String {
+        process::log_text(self.folder.path())
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("the server is running")
+    }
+}
+
+/// A folder in memory, if there is such a thing.
+fn folder() -> TempDir {
+    let in_memory = tempfile::Builder::new().prefix("dlk").tempdir_in(MEMORY);
+    in_memory.unwrap_or_else(|_| process::folder())
+}
+
+fn all_arguments(
+    name: &str,
+    ports: Ports,
+    members: &[(&str, Ports)],
+    further: &[&str],
+) -> Vec<OsString> {
+    let url = |port| format!("http://{}", address(port));
+    let cluster: Vec<_> = members
+        .iter()
+        .map(|(name, ports)| format!("{name}={}", url(ports.peer)))
+        .collect();
+    // No other cluster of this machine has the same.
+    let token = format!("dlock-{}", members[0].1.peer);
+    let options = [
+        ("--name", name.to_owned()),
+        ("--listen-client-urls", url(ports.client)),
+        ("--advertise-client-urls", url(ports.client)),
+        ("--listen-peer-urls", url(ports.peer)),
+        ("--initial-advertise-peer-urls", url(ports.peer)),
+        ("--initial-cluster", cluster.join(",")),
+        ("--initial-cluster-token", token),
+        ("--initial-cluster-state", "new".to_owned()),
+    ];
+    let options = options
+        .into_iter()
+        .flat_map(|(option, value)| [option.into(), value.into()]);
+    options.chain(further.iter().map(OsString::from)).collect()
+}
+
+/// Starts the process; `None` if it ended at once, since somebody took its port, say.
+fn launch(arguments: &[OsString], folder: &Path, ready: impl FnMut() -> bool) -> Option<Process> {
+    let mut arguments = arguments.to_vec();
+    arguments.extend(["--data-dir".into(), folder.join("data").into()]);
+    let launch = Launch {
+        binary: &process::binary("DLOCK_ETCD", "etcd"),
+        install: "apt-get install etcd-server",
+        arguments,
+        // It refuses other processors than those that its makers test.
+        environment: vec![("ETCD_UNSUPPORTED_ARCH", go_processor().into())],
+        folder,
+    };
+    Process::start(&launch, ready)
+}
+
+/// What Go calls this processor.
+fn go_processor() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn is_healthy(port: u16) -> bool {
+    ask(port, "GET", "/health", "").is_ok_and(|answer| answer.contains("true"))
+}
+
+fn ask(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+    ask_with(port, "", method, path, body)
+}
+
+/// Asks by HTTP/1.0, so that the answer ends with the connection.
+fn ask_with(
+    port: u16,
+    head: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<String> {
+    let mut stream = connect(port)?;
+    let length = body.len();
+    let request =
+        format!("{method} {path} HTTP/1.0\r\n{head}Content-Length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok(body.to_owned())
+}
+
+fn connect(port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address(port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

@@ -1,0 +1,105 @@
+//! Three etcd nodes that elect a leader.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::etcd::{EtcdServer, Ports};
+
+/// How many nodes: one may be lost, and the other two are a majority.
+const NODES: usize = 3;
+/// A machine with more work than cores takes its time to elect a leader.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_millis(10);
+/// Ports that were free a moment ago are tried this often.
+const TRIES: usize = 10;
+
+/// Three etcd nodes, as [`EtcdServer`]s that know each other. Dropping it ends them.
+pub struct EtcdCluster {
+    nodes: Vec<EtcdServer>,
+}
+
+impl EtcdCluster {
+    /// Three nodes with a leader.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be started: because the binary is missing, say.
+    pub fn start() -> Self {
+        for _ in 0..TRIES {
+            if let Some(nodes) = start_nodes() {
+                let cluster = EtcdCluster { nodes };
+                cluster.wait_until("every node has a leader", || {
+                    cluster.nodes.iter().all(EtcdServer::is_healthy)
+                });
+                return cluster;
+            }
+        }
+        panic!("an etcd node ended at once, {TRIES} times");
+    }
+
+    /// `etcd://host:port,host:port,host:port`.
+    pub fn url(&self) -> String {
+        let addresses: Vec<_> = self.addresses().iter().map(ToString::to_string).collect();
+        format!("etcd://{}", addresses.join(","))
+    }
+
+    /// Where the nodes listen for clients.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(EtcdServer::address).collect()
+    }
+
+    /// The nodes, running or not.
+    pub fn nodes(&self) -> &[EtcdServer] {
+        &self.nodes
+    }
+
+    /// One of the nodes, to kill it or to start it again.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such node.
+    pub fn node_mut(&mut self, number: usize) -> &mut EtcdServer {
+        &mut self.nodes[number]
+    }
+
+    /// Which node is the leader. Waits for an election to end.
+    ///
+    /// # Panics
+    ///
+    /// If there is none for long: no majority is running.
+    pub fn leader(&self) -> usize {
+        let mut leader = None;
+        self.wait_until("there is a leader", || {
+            leader = self.nodes.iter().position(EtcdServer::is_leader);
+            leader.is_some()
+        });
+        leader.unwrap_or_default()
+    }
+
+    fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !is_so() {
+            let logs = || self.nodes.iter().map(EtcdServer::log_text);
+            assert!(
+                started.elapsed() < READY_WITHIN,
+                "not after {READY_WITHIN:?}: {what}; the logs:\n{}",
+                logs().collect::<String>()
+            );
+            thread::sleep(ASK_EVERY);
+        }
+    }
+}
+
+fn start_nodes() -> Option<Vec<EtcdServer>> {
+    let ports: [Ports; NODES] = std::array::from_fn(|_| Ports::free());
+    let members = [
+        ("first", ports[0]),
+        ("second", ports[1]),
+        ("third", ports[2]),
+    ];
+    let nodes = members.iter();
+    nodes
+        .map(|(name, ports)| EtcdServer::start_node(name, *ports, &members, &[]))
+        .collect()
+}

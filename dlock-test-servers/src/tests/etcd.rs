@@ -1,0 +1,33 @@
+use super::is_running;
+use crate::{EtcdCluster, EtcdServer};
+
+/// `k` and `v` as the gateway writes them.
+const PUT: &str = r#"{"key":"aw==","value":"dg=="}"#;
+const RANGE: &str = r#"{"key":"aw=="}"#;
+
+#[test]
+fn an_etcd_server_keeps_its_data_until_its_value_ends() {
+    let mut server = EtcdServer::start();
+    server.post("/v3/kv/put", PUT);
+    let url = server.url();
+    server.restart();
+    assert_eq!(server.url(), url);
+    let answer = server.post("/v3/kv/range", RANGE);
+    assert!(answer.contains(r#""value":"dg==""#), "{answer}");
+    let pid = server.pid().to_string();
+    drop(server);
+    assert!(!is_running(&pid));
+}
+
+#[test]
+fn another_etcd_node_takes_over_and_the_killed_one_catches_up() {
+    let mut cluster = EtcdCluster::start();
+    let first = cluster.leader();
+    cluster.node_mut(first).kill();
+    let second = cluster.leader();
+    assert_ne!(first, second);
+    cluster.nodes()[second].post("/v3/kv/put", PUT);
+    cluster.node_mut(first).start_again();
+    let answer = cluster.nodes()[first].post("/v3/kv/range", RANGE);
+    assert!(answer.contains(r#""value":"dg==""#), "{answer}");
+}

@@ -21,9 +21,14 @@
 //!
 //! A set of a primary, replicas and sentinels is a value too: see [`SentinelSet`].
 //!
+//! A [`PostgresServer`] can have a standby, sessions that keep a transaction open, and a
+//! [`PostgresPooler`] before it. It refuses to run as root: then the user `postgres` runs it, or
+//! `nobody`.
+//!
 //! What goes wrong here panics: a test cannot go on without its server. A missing binary is such a
 //! failure, never a skip, and says what installs it. Another binary (a Valkey, another version) is
-//! chosen by environment: `DLOCK_REDIS_SERVER`, `DLOCK_MEMCACHED`.
+//! chosen by environment: `DLOCK_REDIS_SERVER`, `DLOCK_MEMCACHED`, and `DLOCK_POSTGRES` with the
+//! folder that has `initdb` and `postgres` in it.
 //!
 //! A server does not outlive the test process, even when that is killed.
 //!
@@ -36,6 +41,7 @@
 
 pub mod faults;
 mod memcached;
+mod postgres;
 mod process;
 mod redis;
 mod redis_builder;
@@ -49,6 +55,7 @@ mod tls;
 mod wall_clock;
 
 pub use memcached::MemcachedServer;
+pub use postgres::{PostgresPooler, PostgresServer, PostgresSession};
 pub use redis::RedisServer;
 pub use redis_builder::RedisBuilder;
 pub use redis_cluster::RedisCluster;

@@ -46,7 +46,7 @@ struct Plan {
     own: &'static [&'static str],
 }
 
-const PLANS: [Plan; 3] = [
+const PLANS: [Plan; 4] = [
     Plan {
         package: "dlock-redis",
         lacks: &[],
@@ -61,6 +61,14 @@ const PLANS: [Plan; 3] = [
             ("held", "the server does not list its keys"),
         ],
         own: &["incarnations"],
+    },
+    Plan {
+        package: "dlock-postgres",
+        lacks: &[
+            ("waiting", "the server wakes nobody: waiters poll"),
+            ("aio", "in async code it is used through `Unblock`"),
+        ],
+        own: &[],
     },
     Plan {
         package: "dlock-file",

@@ -71,6 +71,10 @@ fn connect(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
         Some("memcache" | "memcache+unix") => {
             server(dlock_memcache::MemcacheDatastore::open(url), url)
         }
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => {
+            server(dlock_postgres::PostgresDatastore::open(url), url)
+        }
         _ => Err(OpenError::Usage(format!(
             "`{}` is not a store that this dlock knows; write {}",
             redacted(url),
@@ -90,10 +94,12 @@ const KNOWN: &[&str] = &[
     "redis+cluster://host,host",
     #[cfg(feature = "memcache")]
     "memcache://host/",
+    #[cfg(feature = "postgres")]
+    "postgres://user@host/database",
 ];
 
 /// A server is contacted by the first call, so only its URL can be wrong here.
-#[cfg(any(feature = "redis", feature = "memcache"))]
+#[cfg(any(feature = "redis", feature = "memcache", feature = "postgres"))]
 fn server<D: Datastore + 'static, E: std::error::Error>(
     store: Result<D, E>,
     url: &str,
@@ -137,6 +143,7 @@ mod tests {
                 "unix:///run/redis.sock?pass=secret",
                 "unix:///run/redis.sock?***",
             ),
+            ("postgres://app:secret@db/shop", "postgres://***@db/shop"),
             ("memcache://host:11211", "memcache://host:11211"),
             ("file:/home/me@work/locks", "file:/home/me@work/locks"),
             ("file:", "file:"),

@@ -1,7 +1,7 @@
 //! Shared code of dlock's server backends, for adapters to other servers too.
 //!
-//! It is an implementation detail of `dlock-redis` and `dlock-memcache`: a user of a lock never
-//! sees it. For the author of an adapter it has what a call with a deadline needs:
+//! It is an implementation detail of `dlock-redis`, `dlock-memcache` and `dlock-postgres`: a user of a
+//! lock never sees it. For the author of an adapter it has what a call with a deadline needs:
 //!
 //! - [`Socket`]: a TCP or Unix stream on which no operation takes longer than the remaining time of
 //!   the call, however slowly the server sends.
@@ -79,6 +79,7 @@ mod repeat;
 #[doc(hidden)]
 pub mod repeat;
 mod resolve;
+mod server_clock;
 mod socket;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 #[doc(hidden)]
@@ -97,6 +98,7 @@ pub use owners::{RecentOwners, SharedOwners};
 pub use pool::{Pool, PoolManager, PoolSettings};
 pub use repeat::Earlier;
 pub use resolve::Resolver;
+pub use server_clock::ServerClock;
 pub use socket::{Idle, Socket, Transport};
 pub use wire::Wire;
 

@@ -1,14 +1,14 @@
 //! One connection: a script call is one request and one reply.
 
-mod server_clock;
-
 use std::fmt;
 use std::io::{self, BufRead};
 use std::mem;
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
-use dlock_net::{Link, Transport, Wire, deadline_in, may_have_executed, nothing_was_done};
+use dlock_net::{
+    Link, ServerClock, Transport, Wire, deadline_in, may_have_executed, nothing_was_done,
+};
 use redis::Value;
 
 use crate::config::Login;
@@ -17,7 +17,6 @@ use crate::operations::{self, Answer, Call, Form, Kind, Message, Packer, Unanswe
 use crate::replicas::Replicas;
 use crate::sentinel::Named;
 use crate::wire::Parser;
-pub(crate) use server_clock::ServerClock;
 
 /// A message of which the first bytes are here.
 const WHOLE_MESSAGE_WITHIN: Duration = Duration::from_secs(2);

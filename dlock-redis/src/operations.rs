@@ -13,8 +13,7 @@ pub(crate) use call::{Call, Keys, Kind, Listing, Record};
 pub(crate) use deletes::Deletes;
 pub(crate) use message::{Message, channel, message};
 pub(crate) use reply::{
-    Answer, HeartbeatReply, Left, QueuePlace, ServerTime, Unanswered, answer_to, done,
-    server_error, time,
+    Answer, HeartbeatReply, Left, QueuePlace, Unanswered, answer_to, done, server_error, time,
 };
 pub(crate) use request::{FENCE_KEEP, Packer};
 pub(crate) use scripts::Form;

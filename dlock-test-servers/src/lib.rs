@@ -24,9 +24,14 @@
 //! An [`EtcdServer`] is a cluster of one, and an [`EtcdCluster`] has three nodes that can be killed
 //! and stopped.
 //!
+//! A [`PostgresServer`] can have a standby, sessions that keep a transaction open, and a
+//! [`PostgresPooler`] before it. It refuses to run as root: then the user `postgres` runs it, or
+//! `nobody`.
+//!
 //! What goes wrong here panics: a test cannot go on without its server. A missing binary is such a
 //! failure, never a skip, and says what installs it. Another binary (a Valkey, another version) is
-//! chosen by environment: `DLOCK_REDIS_SERVER`, `DLOCK_MEMCACHED`, `DLOCK_ETCD`.
+//! chosen by environment: `DLOCK_REDIS_SERVER`, `DLOCK_MEMCACHED`, `DLOCK_ETCD`, and
+//! `DLOCK_POSTGRES` with the folder that has `initdb` and `postgres` in it.
 //!
 //! A server does not outlive the test process, even when that is killed.
 //!
@@ -41,6 +46,7 @@ mod etcd;
 mod etcd_cluster;
 pub mod faults;
 mod memcached;
+mod postgres;
 mod process;
 mod redis;
 mod redis_builder;
@@ -56,6 +62,7 @@ mod wall_clock;
 pub use etcd::EtcdServer;
 pub use etcd_cluster::EtcdCluster;
 pub use memcached::MemcachedServer;
+pub use postgres::{PostgresPooler, PostgresServer, PostgresSession};
 pub use redis::RedisServer;
 pub use redis_builder::RedisBuilder;
 pub use redis_cluster::RedisCluster;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::{self, Launch, Process, on_a_free_port};
+use crate::process::{self, Ending, Launch, Process, on_a_free_port};
 
 /// A server that does not answer for this long is stopped, or lost.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -179,6 +179,8 @@ fn launch(arguments: &[OsString], folder: &Path, port: u16) -> Option<Process> {
         arguments: all,
         environment: Vec::new(),
         folder,
+        user: None,
+        ending: Ending::Kill,
     };
     Process::start(&launch, || {
         ask(port, "version").is_ok_and(|answer| answer.starts_with("VERSION"))

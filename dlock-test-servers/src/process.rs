@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,8 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 const START_WITHIN: Duration = Duration::from_secs(20);
 /// How often a starting server is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(5);
+/// A server that was asked to end is killed after this time.
+const QUIT_WITHIN: Duration = Duration::from_secs(10);
 /// Below those from which Linux and others take the ports of clients.
 const PORTS: std::ops::Range<u16> = 11_300..32_000;
 /// The nodes of a cluster talk to each other on a port that is this much higher.
@@ -30,6 +33,7 @@ pub(super) struct Process {
     child: Child,
     watcher: Child,
     is_paused: AtomicBool,
+    ending: Ending,
 }
 
 /// How a server process is started.
@@ -42,6 +46,48 @@ pub(super) struct Launch<'a> {
     pub(super) environment: Vec<(&'static str, OsString)>,
     /// The server's private folder: holds its log, and is deleted if this process is killed.
     pub(super) folder: &'a Path,
+    /// The system's user who runs it, if it refuses to run as this one.
+    pub(super) user: Option<User>,
+    /// How it is ended.
+    pub(super) ending: Ending,
+}
+
+/// How a server is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By SIGKILL.
+    Kill,
+    /// By SIGQUIT, at which it ends its children and frees its shared memory, but saves nothing. By
+    /// SIGKILL if it does not end.
+    Quit,
+}
+
+/// A user of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) id: u32,
+    pub(super) group: u32,
+}
+
+impl User {
+    /// The first of these users that the system has.
+    pub(super) fn named(names: &[&str]) -> Option<Self> {
+        let all = fs::read_to_string("/etc/passwd").ok()?;
+        let of_name = |name: &&str| {
+            let mut lines = all.lines().map(|line| line.split(':').collect::<Vec<_>>());
+            let fields = lines.find(|fields| fields.first() == Some(name))?;
+            Some(User {
+                id: fields.get(2)?.parse().ok()?,
+                group: fields.get(3)?.parse().ok()?,
+            })
+        };
+        names.iter().find_map(of_name)
+    }
+
+    /// Has `command` run by this user.
+    pub(super) fn runs(self, command: &mut Command) {
+        command.uid(self.id).gid(self.group);
+    }
 }
 
 impl Process {
@@ -57,7 +103,11 @@ impl Process {
             .open(log_file(launch.folder))
             .expect("the server's folder is ours");
         let errors = log.try_clone().expect("a file can be opened twice");
-        let child = Command::new(launch.binary)
+        let mut command = Command::new(launch.binary);
+        if let Some(user) = launch.user {
+            user.runs(&mut command);
+        }
+        let child = command
             .args(&launch.arguments)
             .envs(launch.environment.iter().cloned())
             .stdin(Stdio::null())
@@ -70,12 +120,13 @@ impl Process {
                     launch.binary, launch.install
                 )
             });
-        let watcher = watch(&child, launch.folder);
+        let watcher = watch(&child, launch.folder, launch.ending);
         let is_paused = AtomicBool::new(false);
         let mut process = Process {
             child,
             watcher,
             is_paused,
+            ending: launch.ending,
         };
         let started = Instant::now();
         while !ready() {
@@ -125,6 +176,16 @@ impl Process {
         kill_process(self.pid(), signal).expect("the server is running");
     }
 
+    /// Asks it to end at once, and waits until it has, or for a while.
+    fn quit(&mut self) {
+        let asked = Instant::now();
+        let _ = kill_process(self.pid(), Signal::QUIT);
+        let _ = kill_process(self.pid(), Signal::CONT);
+        while !self.has_ended() && asked.elapsed() < QUIT_WITHIN {
+            thread::sleep(ASK_EVERY);
+        }
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -140,6 +201,9 @@ impl Drop for Process {
         // The watcher first: its target's process id must not be free while it may still act.
         let _ = self.watcher.kill();
         let _ = self.watcher.wait();
+        if self.ending == Ending::Quit {
+            self.quit();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -148,13 +212,15 @@ impl Drop for Process {
 /// Starts a shell that kills the server when this process is gone: its standard input is a pipe of
 /// which we hold the other end. (A parent-death signal would come when the *thread* that started
 /// the server ends, and needs unsafe code.)
-fn watch(server: &Child, folder: &Path) -> Child {
+fn watch(server: &Child, folder: &Path, ending: Ending) -> Child {
+    let script = match ending {
+        Ending::Kill => r#"trap '' HUP INT TERM; read -r _; kill -9 "$1"; rm -rf "$2""#,
+        Ending::Quit => {
+            r#"trap '' HUP INT TERM; read -r _; kill -QUIT "$1"; sleep 2; kill -9 "$1"; rm -rf "$2""#
+        }
+    };
     Command::new("sh")
-        .args([
-            "-c",
-            r#"trap '' HUP INT TERM; read -r _; kill -9 "$1"; rm -rf "$2""#,
-            "dlock-test-watcher",
-        ])
+        .args(["-c", script, "dlock-test-watcher"])
         .arg(server.id().to_string())
         .arg(folder)
         .stdin(Stdio::piped())
@@ -162,6 +228,21 @@ fn watch(server: &Child, folder: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("every Unix has a shell")
+}
+
+/// Deletes the folder when this process has ended, however it ends.
+pub(super) fn delete_when_this_process_ends(folder: &Path) {
+    let waiting = Command::new("sh")
+        .args(["-c", "trap '' HUP INT TERM; read -r _; rm -rf \"$1\""])
+        .arg("dlock-test-watcher")
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("every Unix has a shell");
+    // Its input is open until this process ends.
+    std::mem::forget(waiting);
 }
 
 /// Calls `start` with ports that are free at the moment, until it succeeds.

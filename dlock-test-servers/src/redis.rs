@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::{self, Launch, Process};
+use crate::process::{self, Ending, Launch, Process};
 use crate::resp::{Control, Reply};
 #[cfg(target_os = "linux")]
 use crate::wall_clock::WallClock;
@@ -359,6 +359,8 @@ impl RedisServer {
             #[cfg(not(target_os = "linux"))]
             environment: Vec::new(),
             folder,
+            user: None,
+            ending: Ending::Kill,
         };
         let (socket, password) = (self.socket(), self.options.password.as_deref());
         // One that a killed server left behind refuses connections.

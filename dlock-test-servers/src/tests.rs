@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{MemcachedServer, RedisServer, Reply, SentinelSet};
+use crate::{MemcachedServer, PostgresPooler, PostgresServer, RedisServer, Reply, SentinelSet};
 
 fn is_running(pid: &str) -> bool {
     Command::new("kill")
@@ -124,6 +124,8 @@ fn a_missing_binary_is_a_failure_that_says_what_installs_it() {
         arguments: Vec::new(),
         environment: Vec::new(),
         folder: folder.path(),
+        user: None,
+        ending: super::process::Ending::Kill,
     };
     let panic =
         std::panic::catch_unwind(|| super::process::Process::start(&launch, || true).is_some())
@@ -272,4 +274,46 @@ fn a_set_speaks_tls_among_itself() {
         Reply::Integer(2)
     );
     assert_ne!(set.fail_over(), 0);
+}
+
+#[test]
+fn a_postgres_server_answers_restarts_with_its_data_and_ends_with_its_value() {
+    let mut server = PostgresServer::start();
+    server.sql("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1), (2)");
+    server.restart();
+    assert_eq!(server.sql("SELECT n FROM kept ORDER BY n"), "1\n2");
+    let error = server.try_sql("SELECT n FROM lost").unwrap_err();
+    assert!(error.contains("42P01"), "{error}");
+    let pid = server.pid().to_string();
+    drop(server);
+    assert!(!is_running(&pid));
+}
+
+#[test]
+fn a_session_of_postgres_keeps_its_transaction_open_until_it_is_dropped() {
+    let server = PostgresServer::start();
+    server.sql("CREATE TABLE t (n int)");
+    let mut session = server.session();
+    session.run("BEGIN; INSERT INTO t VALUES (1)");
+    assert_eq!(session.run("SELECT count(*) FROM t"), "1");
+    assert_eq!(server.sql("SELECT count(*) FROM t"), "0");
+    drop(session);
+    assert_eq!(server.sql("SELECT count(*) FROM t"), "0");
+}
+
+#[test]
+fn a_standby_of_postgres_follows_and_can_be_promoted() {
+    let server = PostgresServer::start();
+    let standby = server.standby();
+    assert_eq!(standby.sql("SELECT pg_is_in_recovery()"), "t");
+    standby.promote();
+    assert_eq!(standby.sql("SELECT pg_is_in_recovery()"), "f");
+}
+
+#[test]
+fn a_pooler_leads_to_its_server() {
+    let server = PostgresServer::start();
+    server.sql("CREATE TABLE here (n int)");
+    let pooler = PostgresPooler::before(&server);
+    assert_eq!(pooler.sql("SELECT count(*) FROM here"), "0");
 }

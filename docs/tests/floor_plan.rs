@@ -48,7 +48,7 @@ struct Plan {
     own: &'static [&'static str],
 }
 
-const PLANS: [Plan; 4] = [
+const PLANS: [Plan; 5] = [
     Plan {
         package: "dlock-redis",
         lacks: &[],
@@ -74,6 +74,14 @@ const PLANS: [Plan; 4] = [
             ),
         ],
         own: &["endpoints"],
+    },
+    Plan {
+        package: "dlock-postgres",
+        lacks: &[
+            ("waiting", "the server wakes nobody: waiters poll"),
+            ("aio", "in async code it is used through `Unblock`"),
+        ],
+        own: &[],
     },
     Plan {
         package: "dlock-file",

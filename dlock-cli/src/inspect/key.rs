@@ -29,6 +29,12 @@ fn shown(arguments: &Key) -> Result<String, ExitReason> {
                 escaped(lock.key())
             ));
         }
+        Some(scheme) if scheme.starts_with("postgres") => {
+            return Ok(format!(
+                "{}\nA transaction checks the lock's token with SELECT dlock.check(key, token).\n",
+                escaped(lock.key())
+            ));
+        }
         Some(scheme) if scheme.starts_with("memcache") => "add",
         _ => "SET with NX",
     };

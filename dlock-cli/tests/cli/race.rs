@@ -208,3 +208,11 @@ races!(memcache, {
     assert!(super::status_of(&mut first.spawn().unwrap()).success());
     (server, url)
 });
+
+#[cfg(feature = "postgres")]
+races!(postgres, {
+    let server = dlock_test_servers::PostgresServer::start();
+    server.sql(dlock_postgres::MIGRATION);
+    let url = server.url();
+    (server, url)
+});

@@ -247,6 +247,8 @@ fn a_url_that_is_wrong_gives_64() {
         "redis://host/0?wait_replicas=0",
         "memcache://",
         "memcache://host:1:2",
+        "postgres://host/database",
+        "postgres://app@host/?sslmode=require",
         "http://host/",
         "redis:secret",
     ] {

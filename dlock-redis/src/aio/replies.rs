@@ -5,10 +5,10 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dlock_core::{DatastoreError, Time};
+use dlock_net::ServerClock;
 use dlock_net::mux::{Answered, Replies, Sending};
 use redis::Value;
 
-use crate::connection::ServerClock;
 use crate::operations::{self, Answer, Call, Deletes, Form, Kind, Packer, Unanswered};
 use crate::replicas::Replicas;
 use crate::wire::{Parser, frame};

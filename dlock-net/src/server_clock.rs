@@ -1,17 +1,17 @@
-//! What the server's clock shows.
+//! What a server's clock shows.
 
 use std::time::Duration;
 
 use dlock_core::{Clock, Time};
 
-use crate::operations::ServerTime;
-
 /// One part in this many; the clocks of machines differ by a tenth of that.
 const CLOCKS_DIFFER_BY: u32 = 1000;
 
-/// The server's clock, as one connection knows it from the last reply.
+/// The wall clock of a server, in µs since 1970, as one connection knows it from the last reply.
+///
+/// Before the first reply it shows what our own clock does.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ServerClock {
+pub struct ServerClock {
     /// What to add to our clock to get the server's, in µs. Taken when a reply has arrived, so the
     /// server's clock is ahead of it by up to a round trip: a call that must not run after an
     /// instant is refused early rather than late.
@@ -30,38 +30,44 @@ impl Default for ServerClock {
 }
 
 impl ServerClock {
-    /// A reply has arrived.
-    pub(crate) fn learn(&mut self, time: ServerTime) {
+    /// A reply has arrived, in which the server told its `time`, or did not.
+    #[inline]
+    pub fn learn(&mut self, time: Option<i64>) {
         self.learn_at(time, Clock::BOOTTIME.now());
     }
 
-    /// A reply has arrived at `received`.
-    pub(crate) fn learn_at(&mut self, time: ServerTime, received: Time) {
+    /// The same for a reply that has arrived at `received`.
+    #[inline]
+    pub fn learn_at(&mut self, time: Option<i64>, received: Time) {
         if let Some(time) = time {
             self.learnt = received;
             self.offset = time.saturating_sub(micros(self.learnt));
         }
     }
 
-    /// What it shows at `time`, in µs.
-    pub(crate) fn at(&self, time: Time) -> u64 {
+    /// What it shows at `time` at the earliest, in µs.
+    #[inline]
+    pub fn at(&self, time: Time) -> u64 {
         self.at_as_of(time, Clock::BOOTTIME.now())
     }
 
     /// The same for a caller that knows the time: it is `now`.
-    pub(crate) fn at_as_of(&self, time: Time, now: Time) -> u64 {
+    #[inline]
+    pub fn at_as_of(&self, time: Time, now: Time) -> u64 {
         server_time(time, self.offset, self.learnt.until(now))
     }
 }
 
 /// What the server's clock shows at `time` at the earliest, in µs: since it told its own, `age`
 /// ago, our clock may have run ahead.
+#[inline]
 fn server_time(time: Time, offset: i64, age: Duration) -> u64 {
     let ahead = i64::try_from((age / CLOCKS_DIFFER_BY).as_micros()).unwrap_or(i64::MAX);
     let shown = micros(time).saturating_add(offset).saturating_sub(ahead);
     u64::try_from(shown).unwrap_or(0)
 }
 
+#[inline]
 fn micros(time: Time) -> i64 {
     i64::try_from(time.as_nanos() / 1000).unwrap_or(i64::MAX)
 }

@@ -1,0 +1,176 @@
+//! What the server's errors mean.
+
+use dlock_core::{DatastoreError, ErrorKind};
+use dlock_net::escaped;
+use thiserror::Error;
+
+/// PostgreSQL's texts are short. What is no PostgreSQL may answer anything, at any length.
+const LONGEST: usize = 1000;
+/// What the functions of the schema raise for a call after its end.
+const TOO_LATE: &str = "DL002";
+
+/// The server answered with an error. It is the source of the [`DatastoreError`] that such an
+/// answer becomes.
+///
+/// | SQLSTATE | kind | may have been executed |
+/// | --- | --- | --- |
+/// | 55P03 (another transaction has locked the row), 57014 (`statement_timeout`, canceled) | `Timeout` | no |
+/// | 25006 (a standby, read-only), 40… (serialization, deadlock), 53… (connections, memory, disk), 57P03 (starting) | `Refused` | no |
+/// | 28… (login), 42501 (a right is missing) | `Refused` | no |
+/// | 3F000, 42883, 42P01 (no schema `dlock`, or an older one), 3D000 (no such database) | `Unsupported` | no |
+/// | DL002 (the claim came too late) | `Stale` | no |
+/// | 08…, 57P01, 57P02 (the connection or the server ends) | `Unreachable` | yes |
+/// | anything else | `Protocol` | yes, if the error ends the connection |
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "the PostgreSQL server says: {message} (SQLSTATE {code}){}",
+    hint(code)
+)]
+pub struct ServerError {
+    severity: String,
+    code: String,
+    message: String,
+}
+
+impl ServerError {
+    pub(crate) fn new(severity: &str, code: &str, message: &str) -> Self {
+        let cut: String = message.chars().take(LONGEST).collect();
+        let code = escaped(&code.chars().take(5).collect::<String>()).to_string();
+        ServerError {
+            severity: severity.to_owned(),
+            code,
+            message: escaped(&cut).to_string(),
+        }
+    }
+
+    /// Its SQLSTATE: `25006`, say.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.meaning().0
+    }
+
+    /// Returns whether nothing more comes on this connection, or another one may fare better: after
+    /// a failover that leads to the new primary.
+    pub(crate) fn ends_connection(&self) -> bool {
+        self.severity != "ERROR" || self.code == "25006"
+    }
+
+    /// The kind, and whether the statement may have been carried out all the same. Each statement
+    /// is a transaction of its own, which an error rolls back; but a commit may wait for a standby
+    /// when the connection ends.
+    fn meaning(&self) -> (ErrorKind, bool) {
+        let class = self.code.get(..2).unwrap_or_default();
+        match (self.code.as_str(), class) {
+            ("55P03" | "57014", _) => (ErrorKind::Timeout, false),
+            ("25006" | "42501" | "57P03", _) | (_, "28" | "40" | "53") => {
+                (ErrorKind::Refused, false)
+            }
+            ("3F000" | "42883" | "42P01" | "3D000", _) => (ErrorKind::Unsupported, false),
+            (TOO_LATE, _) => (ErrorKind::Stale, false),
+            ("57P01" | "57P02" | "57P05", _) | (_, "08" | "58") => (ErrorKind::Unreachable, true),
+            _ => (ErrorKind::Protocol, self.severity != "ERROR"),
+        }
+    }
+}
+
+/// What to do.
+fn hint(code: &str) -> &'static str {
+    match code {
+        "3F000" | "42883" | "42P01" => {
+            ": the schema `dlock` is missing or old; run its migration once, by \
+             `dlock_postgres::ConnectionManager::migrate` or with psql"
+        }
+        "42501" => {
+            ": GRANT USAGE ON SCHEMA dlock and EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock to the user"
+        }
+        _ => "",
+    }
+}
+
+impl From<ServerError> for DatastoreError {
+    fn from(error: ServerError) -> Self {
+        match error.meaning() {
+            (kind, false) => DatastoreError::not_executed(kind, error),
+            (kind, true) => DatastoreError::maybe_executed(kind, error),
+        }
+    }
+}
+
+/// The error of a call whose first copy was not answered.
+pub(crate) fn lost_reply() -> DatastoreError {
+    DatastoreError::maybe_executed(
+        ErrorKind::Unreachable,
+        "the connection broke after the request was sent",
+    )
+}
+
+/// The error of a call that came too late.
+pub(crate) fn stale() -> DatastoreError {
+    DatastoreError::not_executed(ErrorKind::Stale, "the server got the call after its end")
+}
+
+/// The error of a call that was answered as no call of its kind is.
+pub(crate) fn unexpected() -> DatastoreError {
+    DatastoreError::maybe_executed(
+        ErrorKind::Protocol,
+        "the row has other columns than expected",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(severity: &str, code: &str) -> DatastoreError {
+        ServerError::new(severity, code, "text").into()
+    }
+
+    #[test]
+    fn an_error_rolls_back_unless_the_connection_ends() {
+        for (severity, code, kind, maybe) in [
+            ("ERROR", "55P03", ErrorKind::Timeout, false),
+            ("ERROR", "57014", ErrorKind::Timeout, false),
+            ("ERROR", "25006", ErrorKind::Refused, false),
+            ("ERROR", "40P01", ErrorKind::Refused, false),
+            ("FATAL", "53300", ErrorKind::Refused, false),
+            ("FATAL", "28P01", ErrorKind::Refused, false),
+            ("ERROR", "42883", ErrorKind::Unsupported, false),
+            ("ERROR", "DL002", ErrorKind::Stale, false),
+            ("ERROR", "22012", ErrorKind::Protocol, false),
+            ("FATAL", "57P01", ErrorKind::Unreachable, true),
+            ("FATAL", "08P01", ErrorKind::Unreachable, true),
+            ("ERROR", "08P01", ErrorKind::Unreachable, true),
+            ("FATAL", "XX000", ErrorKind::Protocol, true),
+            ("", "", ErrorKind::Protocol, true),
+        ] {
+            let error = error(severity, code);
+            assert_eq!(
+                (error.kind(), error.may_have_executed()),
+                (kind, maybe),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn control_characters_in_a_servers_text_are_escaped_and_a_long_one_is_cut() {
+        let text = format!("busy\u{1b}[2J{}", "x".repeat(5000));
+        let error = ServerError::new("ERROR", "XX\u{7}00000", &text);
+        let shown = error.to_string();
+        assert!(
+            shown.contains(r"busy\u{1b}[2J") && shown.len() < 1200,
+            "{shown}"
+        );
+        assert!(!shown.contains('\u{7}'));
+    }
+
+    #[test]
+    fn an_error_without_the_schema_says_what_to_run() {
+        assert!(error("ERROR", "3F000").to_string().contains("migrate"));
+        assert!(error("ERROR", "42501").to_string().contains("GRANT USAGE"));
+    }
+}

@@ -1,0 +1,46 @@
+//! Locks kept in PostgreSQL, for dlock.
+//!
+//! ```no_run
+//! use dlock_core::Lock;
+//! use dlock_postgres::{ConnectionManager, PostgresDatastore};
+//! use std::time::Duration;
+//!
+//! # fn import(_: u64) {}
+//! // Once, by a user who may create a schema:
+//! ConnectionManager::new("postgres://owner@127.0.0.1/app")?.migrate(Duration::from_secs(10))?;
+//!
+//! let store = PostgresDatastore::open("postgres://app:secret@127.0.0.1/app")?;
+//! let lock = Lock::new(store, "hourly-import");
+//! lock.locked_within(Duration::from_secs(30), |guard| {
+//!     import(guard.fencing_token().map_or(0, |token| token.get()));
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! It needs PostgreSQL 13 or newer, directly or through a pooler such as PgBouncer.
+#![forbid(unsafe_code)]
+
+mod config;
+mod connection;
+mod error;
+mod handshake;
+mod held;
+mod operations;
+mod pool;
+mod store;
+mod wire;
+
+pub use config::{PostgresBuilder, UrlError};
+pub use connection::Connection;
+pub use error::ServerError;
+pub use pool::ConnectionManager;
+pub use store::{MIGRATION, PostgresDatastore};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+pub use dlock_net::Resolver;
+
+/// The r2d2 that [`PostgresDatastore::from_pool`] takes a pool of.
+pub use dlock_net::r2d2;

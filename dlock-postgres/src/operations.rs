@@ -1,0 +1,249 @@
+//! What a claim, an extend and a release are: a call of one of the schema's functions, and what its
+//! row means. No socket.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use dlock_core::{Claim, DatastoreError, ErrorKind, FencingToken, HeldBy, Lease};
+
+use crate::error::unexpected;
+use crate::wire::{MOST_ROWS, Row};
+
+/// A call of a function of the schema.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call<'a> {
+    Acquire(&'a Claim, Duration),
+    Extend(&'a Lease, Duration),
+    Release(&'a Claim),
+    Break(&'a str, FencingToken),
+    Holder(&'a str),
+    /// The keys that begin so, behind this one.
+    Held(&'a str, &'a str),
+}
+
+/// What the server answered.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    Granted {
+        fence: FencingToken,
+        left: Duration,
+    },
+    Held(HeldBy),
+    Extended(Duration),
+    Lost,
+    /// The call came after its end, and did nothing.
+    TooLate,
+    /// Whether a release or a break found what it should free.
+    Freed(bool),
+    Holder(Option<HeldBy>),
+    Keys(Vec<(String, HeldBy)>),
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn sql(&self) -> &'static str {
+        match self {
+            Call::Acquire(..) => "SELECT * FROM dlock.acquire($1, $2, $3, $4, $5, $6)",
+            Call::Extend(..) => "SELECT * FROM dlock.extend($1, $2, $3, $4, $5, $6, $7)",
+            Call::Release(_) => "SELECT dlock.release($1, $2, $3)",
+            Call::Break(..) => "SELECT dlock.break($1, $2, $3)",
+            Call::Holder(_) => "SELECT * FROM dlock.holder($1)",
+            Call::Held(..) => "SELECT * FROM dlock.held($1, $2, $3)",
+        }
+    }
+
+    /// The parameters, for a call that the server refuses from `not_after` on, in µs of its clock,
+    /// and that waits `wait` at most for a locked row.
+    pub(crate) fn parameters(&self, not_after: u64, wait: Duration) -> Vec<Cow<'a, str>> {
+        let number = |number: u128| Cow::Owned(number.to_string());
+        let not_after = || number(not_after.into());
+        let wait = || number(wait.as_millis());
+        let micros = |time: Duration| number(time.as_nanos().div_ceil(1000));
+        match self {
+            Call::Acquire(claim, ttl) => vec![
+                claim.key().into(),
+                claim.owner().to_string().into(),
+                micros(*ttl),
+                claim.holder().into(),
+                not_after(),
+                wait(),
+            ],
+            Call::Extend(lease, ttl) => vec![
+                lease.key().into(),
+                lease.owner().to_string().into(),
+                micros(*ttl),
+                lease.holder().into(),
+                number(lease.sequence().into()),
+                not_after(),
+                wait(),
+            ],
+            Call::Release(claim) => {
+                vec![claim.key().into(), claim.owner().to_string().into(), wait()]
+            }
+            Call::Break(key, fence) => vec![(*key).into(), number(fence.get().into()), wait()],
+            Call::Holder(key) => vec![(*key).into()],
+            Call::Held(prefix, after) => vec![
+                (*prefix).into(),
+                (*after).into(),
+                MOST_ROWS.to_string().into(),
+            ],
+        }
+    }
+
+    /// The answer, and the server's time in µs if it has told it.
+    pub(crate) fn read(&self, rows: &[Row]) -> Result<(Answer, Option<i64>), DatastoreError> {
+        let read = match self {
+            Call::Acquire(..) => one(rows).and_then(acquired),
+            Call::Extend(..) => one(rows).and_then(extended),
+            Call::Release(_) | Call::Break(..) => one(rows).and_then(freed),
+            Call::Holder(_) => holder(rows),
+            Call::Held(..) => keys(rows),
+        };
+        read.ok_or_else(unexpected)
+    }
+}
+
+fn acquired(row: &Row) -> Option<(Answer, Option<i64>)> {
+    let [outcome, now, fence, left, holder] = row.as_slice() else {
+        return None;
+    };
+    let answer = match text(outcome)? {
+        "0" => Answer::Held(held_by(fence, left, holder)?),
+        "1" => Answer::Granted {
+            fence: token(fence)?,
+            left: micros(left)?,
+        },
+        "2" => Answer::TooLate,
+        _ => return None,
+    };
+    Some((answer, Some(number(now)?)))
+}
+
+fn extended(row: &Row) -> Option<(Answer, Option<i64>)> {
+    let [outcome, now, left] = row.as_slice() else {
+        return None;
+    };
+    let answer = match text(outcome)? {
+        "0" => Answer::Lost,
+        "1" => Answer::Extended(micros(left)?),
+        "2" => Answer::TooLate,
+        _ => return None,
+    };
+    Some((answer, Some(number(now)?)))
+}
+
+fn freed(row: &Row) -> Option<(Answer, Option<i64>)> {
+    match row.as_slice() {
+        [done] => Some((Answer::Freed(truth(done)?), None)),
+        _ => None,
+    }
+}
+
+fn holder(rows: &[Row]) -> Option<(Answer, Option<i64>)> {
+    let held = match rows {
+        [] => None,
+        [row] => match row.as_slice() {
+            [fence, left, holder] => Some(held_by(fence, left, holder)?),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some((Answer::Holder(held), None))
+}
+
+fn keys(rows: &[Row]) -> Option<(Answer, Option<i64>)> {
+    let keys = rows.iter().map(|row| match row.as_slice() {
+        [key, fence, left, holder] => Some((text(key)?.to_owned(), held_by(fence, left, holder)?)),
+        _ => None,
+    });
+    Some((Answer::Keys(keys.collect::<Option<_>>()?), None))
+}
+
+/// What a server says of itself when a connection is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hello {
+    version: i64,
+    /// The time on its clock in µs.
+    pub(crate) now: i64,
+    is_read_only: bool,
+}
+
+impl Hello {
+    pub(crate) const SQL: &str = "SELECT * FROM dlock.hello()";
+    /// That of the schema which this crate knows.
+    const VERSION: i64 = 1;
+
+    pub(crate) fn read(rows: &[Row]) -> Result<Self, DatastoreError> {
+        let read = || match one(rows)?.as_slice() {
+            [version, now, is_read_only] => Some(Hello {
+                version: number(version)?,
+                now: number(now)?,
+                is_read_only: truth(is_read_only)?,
+            }),
+            _ => None,
+        };
+        read().ok_or_else(unexpected)
+    }
+
+    /// Refuses a server that cannot keep locks.
+    pub(crate) fn check(self, peer: &str) -> Result<(), DatastoreError> {
+        if self.version != Self::VERSION {
+            let text = format!(
+                "the schema `dlock` at {peer} has version {}, and this program knows version {}",
+                self.version,
+                Self::VERSION
+            );
+            return Err(DatastoreError::not_executed(ErrorKind::Unsupported, text));
+        }
+        if self.is_read_only {
+            let text = format!("{peer} is a standby or takes no writes; locks need the primary");
+            return Err(DatastoreError::not_executed(ErrorKind::Refused, text));
+        }
+        Ok(())
+    }
+}
+
+fn one(rows: &[Row]) -> Option<&Row> {
+    match rows {
+        [row] => Some(row),
+        _ => None,
+    }
+}
+
+fn held_by(
+    fence: &Option<String>,
+    left: &Option<String>,
+    holder: &Option<String>,
+) -> Option<HeldBy> {
+    let held = HeldBy::new().with_expires_in(micros(left)?);
+    Some(
+        held.with_fence(token(fence)?)
+            .with_holder_text(text(holder)?),
+    )
+}
+
+fn text(column: &Option<String>) -> Option<&str> {
+    column.as_deref()
+}
+
+fn number(column: &Option<String>) -> Option<i64> {
+    text(column)?.parse().ok()
+}
+
+fn token(column: &Option<String>) -> Option<FencingToken> {
+    Some(FencingToken::new(text(column)?.parse().ok()?))
+}
+
+fn micros(column: &Option<String>) -> Option<Duration> {
+    Some(Duration::from_micros(text(column)?.parse().ok()?))
+}
+
+fn truth(column: &Option<String>) -> Option<bool> {
+    match text(column)? {
+        "t" => Some(true),
+        "f" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

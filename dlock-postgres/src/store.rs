@@ -1,0 +1,216 @@
+//! Locks in PostgreSQL, as core wants them: which call runs on which connection, by when.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dlock_core::{
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
+    Grant, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Time,
+};
+use dlock_net::{Earlier, Limits, Pool, call_deadline, deadline_in};
+
+use crate::config::{PostgresBuilder, UrlError};
+use crate::connection::Connection;
+use crate::error::{lost_reply, stale, unexpected};
+use crate::held;
+use crate::operations::{Answer, Call};
+use crate::pool::ConnectionManager;
+use crate::r2d2;
+
+const TTL_MIN: Duration = Duration::from_millis(10);
+const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// A lease ends at a time that each call compares with the server's clock; the rest is for a busy
+/// server.
+const GRANULARITY: Duration = Duration::from_millis(20);
+const FENCING: &str = "until the server loses the lock's row (data lost, or unused for 7 days) while its clock is behind the last token";
+
+/// The SQL that creates the schema `dlock`, or brings it up to date. It can be run by
+/// [`ConnectionManager::migrate`], or by `psql` as any other script.
+pub const MIGRATION: &str = include_str!("schema.sql");
+
+/// Locks kept in PostgreSQL (13 or newer), in a table of their own. Clones share connections.
+///
+/// Each call is one transaction of one statement without a name, so a pooler such as PgBouncer may
+/// give each call another connection. The server decides with its own clock.
+///
+/// # The schema
+///
+/// The schema `dlock` must be there: run [`ConnectionManager::migrate`] once, or [`MIGRATION`] with
+/// `psql`. Without it calls fail with an error that says so.
+///
+/// # What it does not promise
+///
+/// The primary decides alone. A failover to a standby that has not received a grant, a restored
+/// backup, or a server clock that is set forward may give a lock to a second holder while the first
+/// still believes in its lease. Fencing tokens rise through all of these. With synchronous standbys
+/// a failover loses no grant.
+///
+/// # Async code
+///
+/// Wrap it in `dlock_core::aio::Unblock`, which calls it on threads of its own.
+#[derive(Clone)]
+pub struct PostgresDatastore {
+    pool: Arc<Pool<ConnectionManager>>,
+    call_timeout: Duration,
+}
+
+impl PostgresDatastore {
+    /// Locks in the database at `postgres://user[:password]@host[:port][,host[:port]…]/database`
+    /// (default port 5432), or behind a Unix socket at
+    /// `postgres://user@/database?host=/folder/of/the/socket`. `postgresql://` is the same.
+    ///
+    /// With several hosts, the one that takes writes is used. Opens no connection: the first call
+    /// does.
+    ///
+    /// # Errors
+    ///
+    /// A URL that cannot be used.
+    pub fn open(url: &str) -> Result<Self, UrlError> {
+        Ok(Self::builder(url)?.build())
+    }
+
+    /// The same with other limits.
+    ///
+    /// # Errors
+    ///
+    /// A URL that cannot be used.
+    pub fn builder(url: &str) -> Result<PostgresBuilder, UrlError> {
+        PostgresBuilder::new(url)
+    }
+
+    /// Locks over a pool that the caller made, and may use for other stores besides.
+    pub fn from_pool(pool: r2d2::Pool<ConnectionManager>) -> Self {
+        Self::over(Pool::from_r2d2(pool), Limits::default().call_timeout)
+    }
+
+    pub(crate) fn new(manager: ConnectionManager, limits: Limits) -> Self {
+        Self::over(Pool::new(manager, limits.pool), limits.call_timeout)
+    }
+
+    fn over(pool: Pool<ConnectionManager>, call_timeout: Duration) -> Self {
+        PostgresDatastore {
+            pool: Arc::new(pool),
+            call_timeout,
+        }
+    }
+
+    /// With another limit for a call than 2 s, for [`from_pool`](Self::from_pool).
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    fn call(&self, deadline: Time, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
+        let make = |connection: &mut Connection, earlier: Earlier| {
+            Ok((connection.call(&call)?, earlier.may_have_run()))
+        };
+        match call {
+            Call::Acquire(..) | Call::Holder(_) | Call::Held(..) => self.pool.call(deadline, make),
+            Call::Extend(..) | Call::Release(_) | Call::Break(..) => {
+                self.pool.call_urgent(deadline, make)
+            }
+        }
+    }
+
+    fn freed(&self, deadline: Time, call: Call<'_>) -> Result<ReleaseOutcome, DatastoreError> {
+        match self.call(deadline, call)? {
+            (Answer::Freed(false), true) => Err(lost_reply()),
+            (Answer::Freed(done), _) => Ok(ReleaseOutcome::from(done)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn deadline(&self, claim: &Claim) -> Time {
+        call_deadline(claim, self.call_timeout)
+    }
+}
+
+impl Datastore for PostgresDatastore {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
+        self.characteristics().check_ttl(ttl)?;
+        match self.call(self.deadline(claim), Call::Acquire(claim, ttl))? {
+            (Answer::Granted { fence, left }, in_doubt) => {
+                let grant = Grant::new(left).with_fence(fence);
+                Ok(AcquireOutcome::Granted(grant.with_copy_to_follow(in_doubt)))
+            }
+            // The first copy of the claim may still be on its way, and win after this holder.
+            (Answer::Held(_) | Answer::TooLate, true) => Err(lost_reply()),
+            (Answer::Held(held), false) => Ok(AcquireOutcome::Held(held)),
+            (Answer::TooLate, false) => Err(stale()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        self.characteristics().check_ttl(ttl)?;
+        match self.call(self.deadline(lease.claim()), Call::Extend(lease, ttl))? {
+            (Answer::Extended(left), _) => Ok(lease.extended(left)),
+            (Answer::Lost, _) => Ok(Extension::Lost),
+            (Answer::TooLate, in_doubt) => Err(stale().with_execution(in_doubt)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
+        let claim = lease.claim();
+        self.freed(self.deadline(claim), Call::Release(claim))
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        Characteristics::default()
+            .with_ttl(TTL_MIN, TTL_MAX)
+            .with_granularity(GRANULARITY)
+            .with_reach(Reach::Network)
+            .with_fencing(FENCING)
+            .with_call_timeout(self.call_timeout)
+            .with_late_calls_refused()
+    }
+
+    /// Frees the key if the claim holds it. Called after the claim's own
+    /// [`not_after`](Claim::not_after), it leaves nothing behind: from then on the server refuses
+    /// the claim, should it still be on its way.
+    fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
+        match self.call(self.deadline(claim), Call::Release(claim))? {
+            (Answer::Freed(_), _) => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+}
+
+impl Inspect for PostgresDatastore {
+    fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
+        match self.call(deadline_in(self.call_timeout), Call::Holder(key))? {
+            (Answer::Holder(held), _) => Ok(held),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn break_lease(
+        &self,
+        key: &str,
+        fence: FencingToken,
+    ) -> Result<ReleaseOutcome, DatastoreError> {
+        self.freed(deadline_in(self.call_timeout), Call::Break(key, fence))
+    }
+
+    fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
+        let begin = held::begin(prefix, after)?;
+        let call = Call::Held(prefix, begin);
+        held::page(self.call(deadline_in(self.call_timeout), call)?.0)
+    }
+}
+
+impl fmt::Debug for PostgresDatastore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresDatastore")
+            .field("pool", &self.pool)
+            .field("call_timeout", &self.call_timeout)
+            .finish_non_exhaustive()
+    }
+}

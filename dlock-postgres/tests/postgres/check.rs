@@ -1,0 +1,91 @@
+//! `dlock.check`: a token that is checked in the user's own transaction.
+
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{Datastore, ErrorKind, Extension};
+
+use crate::support::{
+    TTL, acquired, acquired_for, call, claim, claim_within, fence_of, granted, patient, released,
+    server, until, with_schema,
+};
+use dlock_test_servers::PostgresServer;
+
+fn check(key: &str, fence: u64) -> String {
+    format!("SELECT dlock.check('{key}', {fence})")
+}
+
+#[test]
+fn the_transaction_of_a_stale_holder_is_rolled_back() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    server.sql("CREATE TABLE ledger (n int)");
+    let stale = acquired_for(&store, "dlock:x", Duration::from_millis(50));
+    thread::sleep(Duration::from_millis(60));
+    let writes = |fence| {
+        let check = check("dlock:x", fence);
+        server.try_sql(&format!("INSERT INTO ledger VALUES (1); {check}"))
+    };
+    // Its lease has ended, though nobody has the lock yet.
+    let error = writes(fence_of(&stale)).unwrap_err();
+    assert!(error.contains("DL001"), "{error}");
+    let next = acquired(&store, "dlock:x");
+    let error = writes(fence_of(&stale)).unwrap_err();
+    assert!(error.contains("DL001"), "{error}");
+    assert_eq!(server.sql("SELECT count(*) FROM ledger"), "0");
+    writes(fence_of(&next)).unwrap();
+    assert_eq!(server.sql("SELECT count(*) FROM ledger"), "1");
+    assert!(released(&store, &next));
+    assert!(writes(fence_of(&next)).is_err());
+    let unknown = server.try_sql(&check("dlock:never", 1)).unwrap_err();
+    assert!(unknown.contains("DL001"), "{unknown}");
+}
+
+#[test]
+fn nobody_else_gets_the_lock_before_a_transaction_with_a_checked_token_has_ended() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let lease = acquired_for(&store, "dlock:x", Duration::from_secs(2));
+    let mut writer = server.session();
+    writer.run(&format!("BEGIN; {}", check("dlock:x", fence_of(&lease))));
+
+    // The holder goes on as usual.
+    let extension = store
+        .extend(&call(&lease, 1), Duration::from_millis(50))
+        .unwrap();
+    assert!(matches!(extension, Extension::Extended(_)), "{extension:?}");
+    thread::sleep(Duration::from_millis(60));
+    let impatient = claim_within("dlock:x", Duration::from_millis(500));
+    let error = store.acquire(&impatient, TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+
+    thread::scope(|scope| {
+        let next = scope.spawn(|| store.acquire(&claim("dlock:x"), TTL));
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        until("the next claim waits", || server.sql(waiting) == "1");
+        writer.run("COMMIT");
+        let grant = granted(next.join().unwrap());
+        assert!(grant.fence.unwrap().get() > fence_of(&lease));
+    });
+}
+
+#[test]
+fn a_transaction_that_began_before_the_lock_was_taken_over_is_not_fooled_by_its_snapshot() {
+    let server = server();
+    let store = patient(&server.url());
+    let stale = acquired_for(&store, "dlock:snapshot", Duration::from_millis(300));
+    let mut reader = server.session();
+    reader.run(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; \
+         SELECT 1 FROM dlock.locks WHERE key = 'dlock:snapshot'",
+    );
+    thread::sleep(Duration::from_millis(310));
+    acquired(&store, "dlock:snapshot");
+    // 40001 or DL001: it is rolled back.
+    let check = check("dlock:snapshot", fence_of(&stale));
+    let caught = format!(
+        "DO $$ BEGIN PERFORM 1 FROM ({check}) c; RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
+         EXCEPTION WHEN serialization_failure OR SQLSTATE 'DL001' THEN NULL; END $$"
+    );
+    reader.run(&caught);
+}

@@ -1,0 +1,121 @@
+//! A primary and its standby.
+
+use std::time::Duration;
+
+use dlock_core::{Datastore, ErrorKind};
+use dlock_postgres::PostgresDatastore;
+use dlock_test_servers::PostgresServer;
+
+use crate::support::{
+    LONG, TTL, acquired, call, claim, claim_within, fence_of, granted, patient, refused, until,
+    with_schema,
+};
+
+fn primary_and_standby() -> (PostgresServer, PostgresServer) {
+    let primary = with_schema(PostgresServer::start());
+    let standby = primary.standby();
+    (primary, standby)
+}
+
+/// A store that knows both, the standby first.
+fn store_of_both(primary: &PostgresServer, standby: &PostgresServer) -> PostgresDatastore {
+    let (standby, primary) = (standby.address(), primary.address());
+    patient(&format!(
+        "postgres://postgres@{standby},{primary}/postgres?target_session_attrs=read-write"
+    ))
+}
+
+fn replicated(primary: &PostgresServer, standby: &PostgresServer) {
+    let position = primary.sql("SELECT pg_current_wal_lsn()");
+    let has_it = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
+    until("the standby has everything", || standby.sql(&has_it) == "t");
+}
+
+#[test]
+fn a_standby_alone_is_refused() {
+    let (_primary, standby) = primary_and_standby();
+    let store = patient(&standby.url());
+    let error = store.acquire(&claim("dlock:x"), TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(!error.may_have_executed());
+    assert!(error.to_string().contains("standby"), "{error}");
+}
+
+#[test]
+fn a_promoted_standby_is_found_keeps_what_it_has_and_raises_tokens() {
+    let (mut primary, standby) = primary_and_standby();
+    let store = store_of_both(&primary, &standby);
+    let kept = acquired(&store, "dlock:kept");
+    replicated(&primary, &standby);
+    // This grant the standby will not have.
+    standby.sql("ALTER SYSTEM SET primary_conninfo = ''");
+    standby.sql("SELECT pg_reload_conf()");
+    until("the standby is cut off", || {
+        primary.sql("SELECT count(*) FROM pg_stat_replication") == "0"
+    });
+    let lost = acquired(&store, "dlock:lost");
+    primary.kill();
+    standby.promote();
+
+    refused(store.acquire(&claim("dlock:kept"), TTL));
+    let extension = store.extend(&call(&kept, 1), TTL).unwrap();
+    assert!(matches!(extension, dlock_core::Extension::Extended(_)));
+    let extension = store.extend(&call(&lost, 1), TTL).unwrap();
+    assert!(matches!(extension, dlock_core::Extension::Lost));
+    let next = granted(store.acquire(&claim("dlock:lost"), TTL));
+    assert!(next.fence.unwrap().get() > fence_of(&lost));
+}
+
+#[test]
+fn a_claim_whose_synchronous_standby_is_gone_may_have_been_carried_out() {
+    let primary = with_schema(PostgresServer::start());
+    let store = patient(&primary.url());
+    // The connection is open before commits begin to hang.
+    acquired(&store, "dlock:warm");
+    primary.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    primary.sql("SELECT pg_reload_conf()");
+    until("commits wait", || {
+        primary.sql("SHOW synchronous_standby_names") == "nobody"
+    });
+    let impatient = claim_within("dlock:x", Duration::from_secs(1));
+    let error = store.acquire(&impatient, TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.may_have_executed(), "{error}");
+
+    // ALTER SYSTEM writes no WAL, so it does not wait.
+    primary.sql("ALTER SYSTEM RESET synchronous_standby_names");
+    primary.sql("SELECT pg_reload_conf()");
+    let given_up = claim("dlock:x").owned_by(impatient.owner());
+    until("the claim was carried out", || {
+        store
+            .inspect()
+            .unwrap()
+            .holder("dlock:x")
+            .unwrap()
+            .is_some()
+    });
+    store.abandon(&given_up).unwrap();
+    acquired(&store, "dlock:x");
+}
+
+#[test]
+fn a_restarted_server_keeps_its_locks() {
+    let mut server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let lease = acquired(&store, "dlock:x");
+    server.restart();
+    refused(store.acquire(&claim("dlock:x"), TTL));
+    assert!(store.release(&call(&lease, 1)).is_ok());
+    let next = acquired(&store, "dlock:x");
+    assert!(fence_of(&next) > fence_of(&lease));
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_unreachable_and_nothing_was_done() {
+    let mut server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    server.kill();
+    let error = store.acquire(&claim("dlock:x"), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(!error.may_have_executed());
+}

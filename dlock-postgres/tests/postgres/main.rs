@@ -1,0 +1,12 @@
+//! What `dlock-postgres` promises, against real servers that are broken in every way at hand.
+
+// The servers are started by means that only Unix has.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod check;
+mod conformance;
+mod failover;
+mod schema;
+mod support;
+mod traps;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::{self, Launch, Process};
+use crate::process::{self, Ending, Launch, Process};
 
 /// A server that does not answer for this long is stopped, or lost.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -273,6 +273,8 @@ fn launch(arguments: &[OsString], folder: &Path, ready: impl FnMut() -> bool) ->
         // It refuses other processors than those that its makers test.
         environment: vec![("ETCD_UNSUPPORTED_ARCH", go_processor().into())],
         folder,
+        user: None,
+        ending: Ending::Kill,
     };
     Process::start(&launch, ready)
 }

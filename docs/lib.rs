@@ -13,6 +13,8 @@ pub mod choosing {}
 pub mod command {}
 #[doc = include_str!("src/design.md")]
 pub mod design {}
+#[doc = include_str!("src/faults.md")]
+pub mod faults {}
 #[doc = include_str!("src/file.md")]
 pub mod file {}
 #[doc = include_str!("src/first-lock.md")]
@@ -23,6 +25,8 @@ pub mod glossary {}
 pub mod guarantees {}
 #[doc = include_str!("src/memcache.md")]
 pub mod memcache {}
+#[doc = include_str!("src/metrics.md")]
+pub mod metrics {}
 #[doc = include_str!("src/observe.md")]
 pub mod observe {}
 #[doc = include_str!("src/performance.md")]

@@ -107,7 +107,7 @@ fn recorded() -> Metrics {
 }
 
 fn page() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/observe.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics.md");
     fs::read_to_string(path).expect("the page")
 }
 
@@ -158,22 +158,88 @@ fn grouped(query: &str) -> Vec<&str> {
     inside.flat_map(|labels| labels.split(", ")).collect()
 }
 
+/// Checks that each value that a label had is one of those on the page.
+fn check_values(page: &str, metrics: &Metrics) {
+    let listed = rows(page, "| label | values |");
+    for (name, metric) in metrics {
+        for (label, values) in &metric.labels {
+            if label == "store" {
+                continue;
+            }
+            let row = listed.iter().find(|row| {
+                let words: Vec<_> = quoted(row[0]).collect();
+                words[0] == label && words.get(1).is_none_or(|of| of == name)
+            });
+            let row = row.unwrap_or_else(|| panic!("no values of {label} of {name}"));
+            let known: BTreeSet<&str> = quoted(row[1]).collect();
+            for value in values {
+                assert!(known.contains(&**value), "{name}: {label}={value}");
+            }
+        }
+    }
+}
+
+/// The names of metrics in the sources that record them.
+fn names_in_sources(path: &str) -> BTreeSet<String> {
+    let path = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
+    let code = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let is_name = |text: &&str| {
+        let is_part = |b: u8| b.is_ascii_lowercase() || b == b'_';
+        text.starts_with("dlock_") && text.bytes().all(is_part)
+    };
+    code.split('"').filter(is_name).map(str::to_owned).collect()
+}
+
+/// A metric that no event of the test above records is found here.
+#[test]
+fn the_names_of_the_metrics_in_the_sources_are_those_on_the_pages() {
+    let metrics = page();
+    let table = rows(&metrics, "| name | kind | other labels | when it moves |");
+    let listed: BTreeSet<String> = table
+        .iter()
+        .flat_map(|row| quoted(row[0]).map(str::to_owned))
+        .collect();
+    assert_eq!(names_in_sources("dlock-core/src/metrics.rs"), listed);
+
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/command.md");
+    let command = fs::read_to_string(path).expect("the page");
+    let figures: BTreeSet<String> = rows(&command, "| figure | |")
+        .iter()
+        .flat_map(|row| quoted(row[0]).map(str::to_owned))
+        .collect();
+    let written = names_in_sources("dlock-cli/src/metrics_file.rs");
+    assert_eq!(written, figures);
+    let alarms = rows(&metrics, "| alarm | PromQL |");
+    assert!(alarms.len() > 1, "{alarms:?}");
+    for alarm in alarms {
+        for (name, _) in names(alarm[1]) {
+            assert!(figures.contains(name), "{name}");
+        }
+    }
+}
+
 #[test]
 fn the_metrics_and_the_alarms_of_the_page_are_those_that_are_recorded() {
     let (metrics, page) = (recorded(), page());
 
-    let listed: BTreeMap<&str, &str> = rows(&page, "| name | kind | what |")
+    let listed: Vec<_> = rows(&page, "| name | kind | other labels | when it moves |")
         .into_iter()
-        .flat_map(|row| {
-            quoted(row[0])
-                .map(move |name| (name, row[1]))
-                .collect::<Vec<_>>()
+        .map(|row| {
+            let labels: BTreeSet<&str> = quoted(row[2]).collect();
+            (quoted(row[0]).next().expect("a name"), row[1], labels)
         })
         .collect();
-    let recorded = metrics
+    let recorded: BTreeSet<_> = metrics
         .iter()
-        .map(|(name, metric)| (name.as_str(), metric.kind));
-    assert_eq!(listed, recorded.collect());
+        .map(|(name, metric)| {
+            let mut labels: BTreeSet<&str> = metric.labels.keys().map(String::as_str).collect();
+            assert!(labels.remove("store"), "{name} has no label `store`");
+            (name.as_str(), metric.kind, labels)
+        })
+        .collect();
+    assert_eq!(listed.len(), recorded.len(), "a metric is listed twice");
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), recorded);
+    check_values(&page, &metrics);
 
     let alarms = rows(&page, "| alarm | PromQL | means |");
     assert!(alarms.len() > 8, "{alarms:?}");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![cfg(all(feature = "redis", feature = "memcache"))]
 
+mod configuration;
 mod crontab;
 mod on_call;
 mod pages;

@@ -21,7 +21,7 @@ const KINDS: [(&str, &str); 4] = [
 ];
 
 /// The blocks that are only parsed: the page, how they begin, and why nothing runs them here.
-const NOT_RUN: [(&str, &str, &str); 4] = [
+const NOT_RUN: [(&str, &str, &str); 5] = [
     (
         "README.md",
         "scripts/test\n",
@@ -38,6 +38,11 @@ const NOT_RUN: [(&str, &str, &str); 4] = [
         "the crates come from the registry",
     ),
     (
+        "docs/src/install.md",
+        "cargo install --locked --path dlock-cli",
+        "it would compile the command again, and install it for this user",
+    ),
+    (
         "docs/src/performance.md",
         "cargo run --release -p dlock-bench",
         "it takes fifteen minutes; the tests of that crate run it for some seconds",
@@ -45,8 +50,9 @@ const NOT_RUN: [(&str, &str, &str); 4] = [
 ];
 
 /// What a block with this line must print.
-const PRINTED: [(&str, &str); 5] = [
+const PRINTED: [(&str, &str); 6] = [
     ("-- echo \"importing, ", "importing, alone on this host\n"),
+    ("first-try -- echo", "dlock 0."),
     ("dlock status hourly-import\n", "hourly-import: held by "),
     ("dlock break hourly-import", "freed hourly-import, "),
     ("dlock status hourly-import --once", ": done by "),

@@ -68,14 +68,21 @@ fn run_verb(verb: &Verb) -> u8 {
     }
 }
 
+/// Prints a text. Returns the exit code.
 fn print(text: &[u8]) -> u8 {
+    print_part(text).err().unwrap_or(0)
+}
+
+/// Prints a part of a text. If no more is to be printed, returns the exit code as the error: 0 if
+/// the reader has closed the pipe, since it needs no more.
+fn print_part(text: &[u8]) -> Result<(), u8> {
     let mut out = std::io::stdout();
     match out.write_all(text).and_then(|()| out.flush()) {
-        // If the reader has closed the pipe, it needs no more.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(0),
+        Err(error) => {
             message::report(format_args!("cannot write to standard output: {error}"));
-            exit_code::SYSTEM
+            Err(exit_code::SYSTEM)
         }
-        _ => 0,
     }
 }

@@ -8,7 +8,7 @@ use dlock_core::{LockGuard, OnceOutcome, Wait, duration};
 use rustix::process::Signal;
 
 use crate::args::{DEFAULT_KEEP, LogFormat, Run, RunOptions, Work};
-use crate::command::{self, Ended, Times, Unkillable};
+use crate::command::{self, CannotEnd, Ended, Times, Unkillable};
 use crate::config::Settings;
 use crate::exit_code;
 use crate::exit_reason::ExitReason;
@@ -148,27 +148,48 @@ impl LockedRun {
         self.report
             .begins(self.session.events.waited(), guard.fencing_token());
         self.session.events.record_remaining(guard.remaining());
-        let cannot_end = |loss, why| {
-            let fate = match why {
-                Unkillable::OtherUser => "the command could not be ended: it runs as another user",
-                Unkillable::Hangs => {
-                    "the command could not be ended: it was killed and does not end"
-                }
-            };
-            // Reading who holds the key now would take one more call to the store. This message
-            // must not wait.
-            let cause = self.session.cause(loss, None);
-            report_if_writable(
-                self.session
-                    .lost(&cause, &format!("{fate}; it runs on without the lock")),
-            );
-        };
+        // These messages must not wait, so the store is not asked who holds the key now.
+        let cannot_end = |what| report_if_writable(self.cannot_end(what));
         let (ended, watcher) =
             command::run(command, guard, times, &self.session.signals, &cannot_end);
         self.watcher.set(watcher);
         let is_success = matches!(ended, Ended::Exited(0));
-        self.report.ended(self.status(&ended), is_success);
+        let status = self.status(&ended);
+        self.report.ended(status, is_success);
+        if matches!(ended, Ended::Hangs) {
+            self.report.exits(status);
+            // Only the end of the process ends the renewals without a release.
+            sys::exit_now(status);
+        }
         ended
+    }
+
+    /// That a command runs on although it must not.
+    fn cannot_end(&self, what: CannotEnd) -> String {
+        match what {
+            CannotEnd::Lost(loss, why) => {
+                let fate = match why {
+                    Unkillable::OtherUser => {
+                        "the command could not be ended: it runs as another user"
+                    }
+                    Unkillable::Hangs => {
+                        "the command could not be ended: it was killed and does not end"
+                    }
+                };
+                let fate = format!("{fate}; it runs on without the lock");
+                self.session.lost(&self.session.cause(loss, None), &fate)
+            }
+            CannotEnd::TookTooLong => {
+                let name = &self.session.name;
+                let time = duration::format(self.options.max_hold.unwrap_or_default());
+                let ttl = duration::format(self.session.lock.options().ttl());
+                format!(
+                    "the command held {name} for longer than --max-hold {time}, was killed and \
+                     does not end: it hangs in the kernel; {name} is not renewed any more, and \
+                     it stays taken for at most {ttl}"
+                )
+            }
+        }
     }
 
     /// What the command's end comes to, as far as it is known before the lock is released.
@@ -177,7 +198,7 @@ impl LockedRun {
             Ended::Exited(code) => *code,
             Ended::Killed { signal, .. } => exit_code::of_signal(*signal),
             Ended::TookTooLong => exit_code::MAX_HOLD,
-            Ended::Lost(_) | Ended::RunsOn => self.session.codes.lost,
+            Ended::Lost(_) | Ended::RunsOn | Ended::Hangs => self.session.codes.lost,
             Ended::NotStarted => self.session.code_of_signal(),
             Ended::CannotRun(code, _) => *code,
             Ended::LostBefore(_) => self.session.codes.unreachable,
@@ -208,7 +229,7 @@ impl LockedRun {
                     self.session.lost(&cause, "the command was ended"),
                 ));
             }
-            Ended::RunsOn => return Ok(lost),
+            Ended::RunsOn | Ended::Hangs => return Ok(lost),
             Ended::TookTooLong => {
                 let time = self.options.max_hold.unwrap_or_default();
                 report(format_args!(

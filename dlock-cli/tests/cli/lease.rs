@@ -5,8 +5,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Place, await_end_of, break_lock, code, ended, kill_child, output, runs, spawn, status_of,
-    stderr, take_store_away,
+    Place, await_end_of, break_lock, code, dlock, ended, kill_child, output, runs, spawn,
+    status_of, stderr, take_store_away, wait_until,
 };
 use rustix::process::Signal;
 
@@ -228,4 +228,25 @@ fn the_watcher_is_gone_when_dlock_is() {
     for pid in place.read("children").split_whitespace() {
         assert!(!runs(pid.parse().unwrap()), "{pid} is left");
     }
+}
+
+/// Ended: its number is free again, so that nothing of it is left.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_is_reaped_before_the_end_of_a_lease_that_cannot_be_renewed() {
+    let place = Place::new();
+    let options = "--ttl 16s --kill-after 8s job";
+    let child = spawn(&mut place.run(options, "echo $$ >pid; exec sleep 60"));
+    let process = format!("/proc/{}", place.await_pid("pid"));
+    take_store_away(&place);
+    wait_until("the end of the command", || {
+        (!fs::exists(&process).unwrap()).then_some(())
+    });
+    // The lease stands where the store was moved to.
+    let store = format!("file:{}", place.path("locks-away").display());
+    let shown = output(dlock().args(["status", "--json", "--store", &store, "job"]));
+    let entries: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(entries[0]["state"], "held", "{}", entries[0]);
+    assert!(entries[0]["expires_in_ms"].as_u64().unwrap() > 0);
+    assert_eq!(code(&ended(child)), 70);
 }

@@ -8,6 +8,8 @@ mod cron;
 mod doctor;
 mod environment;
 mod exit_codes;
+#[cfg(target_os = "linux")]
+mod hanging;
 mod hold;
 mod inherited;
 mod lease;

@@ -1,7 +1,9 @@
 //! What an operator sees and does at night, on each kind of store.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Output};
 
+use dlock_test_servers::faults::Proxy;
 use dlock_test_servers::{MemcachedServer, RedisServer};
 use serde_json::Value;
 
@@ -344,4 +346,40 @@ fn a_store_that_cannot_be_reached_gives_69() {
         assert_eq!(code(&failed), 64, "{wrong}: {}", stderr(&failed));
         assert_eq!(stderr(&failed).lines().count(), 1, "{}", stderr(&failed));
     }
+}
+
+/// What stands in front of the pages is a pipe that is not read: it takes only some of them.
+#[test]
+fn list_prints_each_page_before_it_asks_for_the_next() {
+    const KEYS: u64 = 3000;
+    let server = RedisServer::start();
+    let script = "for i = 1, 3000 do redis.call('SET', 'dlock:job-' .. i, 'taken') end";
+    server.command(["EVAL", script, "0"]);
+    let proxy = Proxy::to(server.address());
+    let url = format!("redis://{}/", proxy.address());
+    for arguments in [&["list"][..], &["list", "--json"]] {
+        let before = proxy.counts().round_trips;
+        let mut child = spawn(dlock().args(arguments).args(["--store", &url]));
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut text = String::new();
+        out.read_line(&mut text).unwrap();
+        // It asks once for each key.
+        let asked = proxy.counts().round_trips - before;
+        assert!(asked < KEYS, "{asked}");
+        out.read_to_string(&mut text).unwrap();
+        assert!(status_of(&mut child).success());
+        let lines = |words: &str| text.matches(words).count() as u64;
+        match arguments.len() {
+            1 => assert_eq!(lines("\njob-") + u64::from(text.starts_with("job-")), KEYS),
+            _ => {
+                let entries: Vec<Value> = serde_json::from_str(&text).unwrap();
+                assert_eq!(entries.len() as u64, KEYS);
+            }
+        }
+    }
+    // A reader that goes away ends it.
+    let mut child = spawn(dlock().args(["list", "--store", &url]));
+    drop(child.stdout.take());
+    assert!(status_of(&mut child).success());
+    assert!(json(&url, "list no-such").is_empty());
 }

@@ -111,12 +111,24 @@ fn the_lock_is_released_when_the_parent_dies_though_the_input_stays_open() {
 fn a_script_in_bash_holds_the_lock_and_releases_it() {
     let place = Place::new();
     let migrate = "echo \"$1 $2\" >ran; \"$DLOCK\" run migrate -c true; echo $? >>ran\n";
-    let ran = output(&mut example(&place, migrate));
+    let ran = output(&mut example(&place, migrate, ""));
     assert_eq!(code(&ran), 0, "{}", stderr(&ran));
     let said = place.read("ran");
     let lines: Vec<_> = said.lines().collect();
     assert!(lines[0].starts_with("--fence 1"), "{said}");
     assert_eq!(lines[1], "75", "it was held meanwhile");
+}
+
+/// Bash forgets a coprocess as soon as it has ended.
+#[test]
+fn a_script_in_bash_learns_how_a_hold_ended_before_it_waited_for_that() {
+    let place = Place::new();
+    let ran = output(&mut example(&place, "true", "sleep 0.3"));
+    assert_eq!((code(&ran), stderr(&ran)), (0, String::new()));
+    let killed = "kill -9 $(cat pid); sleep 0.3";
+    let ran = output(&mut example(&place, killed, "echo its output goes on"));
+    assert_eq!(code(&ran), 128 + 9, "{}", stderr(&ran));
+    assert_eq!(ran.stdout, b"its output goes on\n");
 }
 
 /// It gets the signal, not a shell between.
@@ -125,7 +137,7 @@ fn a_script_in_bash_is_asked_to_end_when_its_lease_is_lost() {
     let place = Place::new();
     let migrate = "rm locks/*.lease; n=0; \
                    while kill -0 $PPID && [ $n -lt 2000 ]; do n=$((n+1)); sleep 0.02; done\n";
-    let mut script = example(&place, migrate);
+    let mut script = example(&place, migrate, "");
     let script = script.env("DLOCK_CONFIG", place.path("config"));
     fs::write(place.path("config"), "[lock.migrate]\nttl = \"9s\"\n").unwrap();
     // Nobody waits for the end of what `migrate` writes: it goes on until the script is gone.
@@ -134,12 +146,15 @@ fn a_script_in_bash_is_asked_to_end_when_its_lease_is_lost() {
     assert_eq!(status.signal(), Some(libc::SIGTERM), "{status}");
 }
 
-/// The example of the help, with this program as `migrate`.
-fn example(place: &Place, migrate: &str) -> Command {
+/// The example of the help, with this program as `migrate`. It also does `last` before it waits.
+/// `migrate` finds the id of the process that holds the lock in the file `pid`.
+fn example(place: &Place, migrate: &str, last: &str) -> Command {
     let help = output(dlock().args(["hold", "--help"]));
     let help = String::from_utf8(help.stdout).unwrap();
     let (_, example) = help.split_once("Example, in bash:\n").unwrap();
     let (example, _) = example.split_once("\n\n").unwrap();
+    let example = example.replace("  ./migrate", "echo $pid >pid\n./migrate");
+    let example = example.replace("  wait ", &format!("{last}\nwait "));
     let migrate = format!("#!/bin/sh\n{migrate}");
     fs::write(place.path("migrate"), migrate).unwrap();
     fs::set_permissions(place.path("migrate"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -148,7 +163,7 @@ fn example(place: &Place, migrate: &str) -> Command {
         .unwrap();
     let path = std::env::join_paths([bin, "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap();
     let mut bash = Command::new("bash");
-    bash.args(["-c", example])
+    bash.args(["-c", &example])
         .env("PATH", path)
         .env("DLOCK", env!("CARGO_BIN_EXE_dlock"))
         .env("DLOCK_STORE", place.store())

@@ -18,6 +18,7 @@ mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
 mod race;
+mod recipes;
 mod run_options;
 #[cfg(all(feature = "redis", feature = "memcache"))]
 mod servers;

@@ -215,16 +215,23 @@ fn a_script_that_takes_its_own_lock_runs_alone_however_it_is_started() {
     assert!(ended(holder).status.success());
 }
 
-/// dlock as process 1 of a container.
+/// The command line of the image, with dlock as process 1 and this script as its command.
 #[cfg(target_os = "linux")]
-fn container(place: &Place, arguments: &str, script: &str) -> Child {
+fn container(place: &Place, script: &str) -> Child {
+    let image = packaged("examples/Dockerfile");
+    let words_after = |instruction: &str| -> Vec<String> {
+        let line = image
+            .lines()
+            .find_map(|line| line.strip_prefix(instruction));
+        serde_json::from_str(line.unwrap()).unwrap()
+    };
+    assert_eq!(words_after("CMD "), ["/usr/local/bin/payouts"]);
     let mut unshare = bare(place, "unshare");
     unshare
         .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-        .args([env!("CARGO_BIN_EXE_dlock"), "run", "--store"])
-        .arg(place.store())
-        .args(arguments.split_whitespace())
-        .args(["payouts", "--", "sh", "-c", script]);
+        .args(words_after("ENTRYPOINT "))
+        .args(["sh", "-c", script])
+        .env("DLOCK_STORE", place.store());
     spawn(&mut unshare)
 }
 
@@ -245,7 +252,7 @@ fn process_1_of_a_container_reaps_orphans() {
                   while [ -e /proc/$(cat orphan) ]; do\n\
                     n=$((n+1)); [ $n -lt 1500 ] || exit 9; sleep 0.02\n\
                   done; exit 4";
-    let output = ended(container(&place, "", script));
+    let output = ended(container(&place, script));
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
 }
 
@@ -255,7 +262,7 @@ fn process_1_of_a_container_passes_signals_on() {
     let place = Place::new();
     let script = "trap 'echo asked >>asked' TERM; echo ready >ready\n\
                   until [ -e asked ]; do sleep 0.02; done; exit 5";
-    let container = container(&place, "", script);
+    let container = container(&place, script);
     place.await_text("ready");
     signal_process_1(&container, Signal::TERM);
     let output = ended(container);
@@ -271,7 +278,7 @@ fn process_1_of_a_container_ends_its_wait_on_a_signal() {
     waiting_program(&place, "holder");
     let holder = spawn(place.dlock("payouts").args(["--", "./holder"]));
     place.await_text("log");
-    let waiter = container(&place, "--wait forever", "echo ran >ran");
+    let waiter = container(&place, "echo ran >ran");
     wait_until("the waiter", || {
         let status = output(bare(&place, env!("CARGO_BIN_EXE_dlock")).args([
             "status",

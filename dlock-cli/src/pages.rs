@@ -48,6 +48,8 @@ fn rendered(table: clap::Command) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     Page::new(table)
         .title(name.to_uppercase())
+        // The foot of the page; a verb has no version of its own.
+        .source(concat!("dlock ", env!("CARGO_PKG_VERSION")))
         .render(&mut text)?;
     Ok(text)
 }

@@ -142,8 +142,31 @@ fn the_crontab_line_of_each_page_is_the_one_in_the_readme_of_the_command() {
     let readme = recipe(&read(&root().join("dlock-cli/README.md")));
     assert!(readme.is_some());
     assert_eq!(recipe(&read(&root().join("README.md"))), readme);
-    for name in ["command.md", "tour.md"] {
+    for name in ["command.md", "recipes.md", "tour.md"] {
         assert_eq!(recipe(&page(name)), readme, "{name}");
+    }
+}
+
+/// The command's own tests run them.
+#[test]
+fn each_recipe_on_the_page_is_a_file_of_the_package_or_the_example_of_the_help() {
+    let package = root().join("dlock-cli/packaging");
+    let files = [package.clone(), package.join("examples")]
+        .into_iter()
+        .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
+        .filter(|entry| entry.path().is_file() && !entry.path().ends_with("config.toml"));
+    let page = page("recipes.md");
+    let mut number = 0;
+    for file in files {
+        let text = read(&file.path());
+        assert!(page.contains(&format!("\n{text}```\n")), "{file:?}");
+        number += 1;
+    }
+    assert_eq!(number, 6);
+    let help = read(&root().join("dlock-cli/src/help_hold.txt"));
+    for page in [page, self::page("command.md")] {
+        let example = trimmed_lines(&code(&page, "bash")).join("\n");
+        assert!(trimmed_lines(&help).join("\n").contains(&example));
     }
 }
 

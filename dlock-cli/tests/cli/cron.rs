@@ -11,7 +11,12 @@ use rustix::process::Signal;
 
 /// The pages of this crate with the recipe. The guide's own tests compare its pages with the
 /// README.
-const PAGES: [&str; 3] = ["README.md", "src/help.txt", "src/help_run.txt"];
+const PAGES: [&str; 4] = [
+    "README.md",
+    "packaging/examples/crontab",
+    "src/help.txt",
+    "src/help_run.txt",
+];
 
 /// The recipe of a page, from `dlock run` to the name of the job, as cron passes it to a shell.
 fn recipe(page: &str) -> String {

@@ -363,10 +363,8 @@ fn manual_pages_and_completions_know_every_verb_and_option() {
     for option in &options {
         assert!(page.contains(option.as_str()), "the page shows {option}");
     }
-    assert!(
-        page.starts_with(".ie") && page.contains(".TH DLOCK-RUN 1"),
-        "{page}"
-    );
+    let title = concat!(".TH DLOCK-RUN 1  \"dlock ", env!("CARGO_PKG_VERSION"), "\"");
+    assert!(page.starts_with(".ie") && page.contains(title), "{page}");
     assert!(text("man").contains("dlock\\-run(1)"));
     let unknown = output(dlock().args(["man", "frob"]));
     assert_eq!(code(&unknown), 64);

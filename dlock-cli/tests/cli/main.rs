@@ -22,6 +22,7 @@ mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
 mod race;
+mod recipes;
 #[cfg(all(target_os = "linux", feature = "redis", feature = "memcache"))]
 mod rewriting_proxy;
 mod run_options;

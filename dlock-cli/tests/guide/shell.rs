@@ -10,7 +10,7 @@ use crate::sandbox::Sandbox;
 use crate::support::{code, ended, output, spawn, wait_until};
 
 /// What the kinds mean. A block may also be `parsed`: see [`NOT_RUN`].
-const KINDS: [(&str, &str); 4] = [
+const KINDS: [(&str, &str); 5] = [
     ("run", "it is run"),
     (
         "held",
@@ -18,10 +18,14 @@ const KINDS: [(&str, &str); 4] = [
     ),
     ("done", "it is run after the job that it names"),
     ("serves", "it starts a Redis that the command can use"),
+    (
+        "hosts",
+        "`scripts/check-package` runs it, on two hosts that it makes",
+    ),
 ];
 
 /// The blocks that are only parsed: the page, how they begin, and why nothing runs them here.
-const NOT_RUN: [(&str, &str, &str); 5] = [
+const NOT_RUN: [(&str, &str, &str); 10] = [
     (
         "README.md",
         "scripts/test\n",
@@ -36,6 +40,31 @@ const NOT_RUN: [(&str, &str, &str); 5] = [
         "docs/src/first-lock.md",
         "cargo new first-lock && cd first-lock\ncargo add dlock-core dlock-redis --features",
         "the crates come from the registry",
+    ),
+    (
+        "docs/src/command.md",
+        "dlock doctor --store",
+        "the server of this test has no disk, of which doctor warns; it has tests of its own",
+    ),
+    (
+        "docs/src/operating.md",
+        "dlock doctor\n",
+        "the server of this test has no disk, of which doctor warns; it has tests of its own",
+    ),
+    (
+        "docs/src/recipes.md",
+        "mkdir -p /etc/dlock/jobs\n",
+        "it changes the system; `scripts/check-package` tries the units",
+    ),
+    (
+        "docs/src/recipes.md",
+        "docker run",
+        "there is no container; a test of the recipes runs the command as process 1",
+    ),
+    (
+        "docs/src/recipes.md",
+        "#!/bin/sh\n# Takes its own lock.",
+        "the file of the package with this text is run by a test of the recipes",
     ),
     (
         "docs/src/install.md",

@@ -71,6 +71,9 @@ fn connect(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
         Some("memcache" | "memcache+unix") => {
             server(dlock_memcache::MemcacheDatastore::open(url), url)
         }
+        #[cfg(feature = "etcd")]
+        // Those with TLS get the reason why not.
+        Some("etcd" | "etcds") => server(dlock_etcd::EtcdDatastore::open(url), url),
         _ => Err(OpenError::Usage(format!(
             "`{}` is not a store that this dlock knows; write {}",
             redacted(url),
@@ -90,10 +93,12 @@ const KNOWN: &[&str] = &[
     "redis+cluster://host,host",
     #[cfg(feature = "memcache")]
     "memcache://host/",
+    #[cfg(feature = "etcd")]
+    "etcd://host,host,host",
 ];
 
 /// A server is contacted by the first call, so only its URL can be wrong here.
-#[cfg(any(feature = "redis", feature = "memcache"))]
+#[cfg(any(feature = "redis", feature = "memcache", feature = "etcd"))]
 fn server<D: Datastore + 'static, E: std::error::Error>(
     store: Result<D, E>,
     url: &str,
@@ -138,6 +143,7 @@ mod tests {
                 "unix:///run/redis.sock?***",
             ),
             ("memcache://host:11211", "memcache://host:11211"),
+            ("etcd://app:secret@a,b:1", "etcd://***@a,b:1"),
             ("file:/home/me@work/locks", "file:/home/me@work/locks"),
             ("file:", "file:"),
             ("\u{1b}[2J", "***"),

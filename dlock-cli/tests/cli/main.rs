@@ -13,13 +13,13 @@ mod lease;
 mod limits;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod name_servers;
-#[cfg(all(feature = "redis", feature = "memcache"))]
+#[cfg(all(feature = "redis", feature = "memcache", feature = "etcd"))]
 mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
 mod race;
 mod run_options;
-#[cfg(all(feature = "redis", feature = "memcache"))]
+#[cfg(all(feature = "redis", feature = "memcache", feature = "etcd"))]
 mod servers;
 mod signals;
 mod support;

@@ -13,6 +13,8 @@ pub mod choosing {}
 pub mod command {}
 #[doc = include_str!("src/design.md")]
 pub mod design {}
+#[doc = include_str!("src/etcd.md")]
+pub mod etcd {}
 #[doc = include_str!("src/faults.md")]
 pub mod faults {}
 #[doc = include_str!("src/file.md")]

@@ -71,6 +71,9 @@ fn connect(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
         Some("memcache" | "memcache+unix") => {
             server(dlock_memcache::MemcacheDatastore::open(url), url)
         }
+        #[cfg(feature = "etcd")]
+        // Those with TLS get the reason why not.
+        Some("etcd" | "etcds") => server(dlock_etcd::EtcdDatastore::open(url), url),
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
             server(dlock_postgres::PostgresDatastore::open(url), url)
@@ -94,12 +97,19 @@ const KNOWN: &[&str] = &[
     "redis+cluster://host,host",
     #[cfg(feature = "memcache")]
     "memcache://host/",
+    #[cfg(feature = "etcd")]
+    "etcd://host,host,host",
     #[cfg(feature = "postgres")]
     "postgres://user@host/database",
 ];
 
 /// A server is contacted by the first call, so only its URL can be wrong here.
-#[cfg(any(feature = "redis", feature = "memcache", feature = "postgres"))]
+#[cfg(any(
+    feature = "redis",
+    feature = "memcache",
+    feature = "etcd",
+    feature = "postgres"
+))]
 fn server<D: Datastore + 'static, E: std::error::Error>(
     store: Result<D, E>,
     url: &str,
@@ -145,6 +155,7 @@ mod tests {
             ),
             ("postgres://app:secret@db/shop", "postgres://***@db/shop"),
             ("memcache://host:11211", "memcache://host:11211"),
+            ("etcd://app:secret@a,b:1", "etcd://***@a,b:1"),
             ("file:/home/me@work/locks", "file:/home/me@work/locks"),
             ("file:", "file:"),
             ("\u{1b}[2J", "***"),

@@ -91,7 +91,7 @@ impl Connection {
                 return Err(self.wire.failed(error));
             }
         };
-        if let Some(answered) = answered(self.wire.peer(), &value) {
+        if let Some(answered) = answered(self.wire.peer(), answer.status, &value) {
             if answered.ends_connection {
                 self.end();
             }

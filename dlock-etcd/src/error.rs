@@ -5,6 +5,8 @@ use dlock_net::escaped;
 use serde_json::Value;
 use thiserror::Error;
 
+/// The HTTP status of an answer that is no error.
+const OK: u16 = 200;
 /// How much of an answer that was not expected is shown, in characters.
 const SHOWN: usize = 200;
 
@@ -64,9 +66,14 @@ pub(crate) struct Answered {
     pub(crate) ends_connection: bool,
 }
 
-/// The error of an answer that is one.
-pub(crate) fn answered(peer: &str, answer: &Value) -> Option<Answered> {
-    let text = answer.get("error")?.as_str().unwrap_or_default();
+/// The error of an answer with this HTTP status, if it is one.
+pub(crate) fn answered(peer: &str, status: u16, answer: &Value) -> Option<Answered> {
+    // Later versions of the gateway have the message alone.
+    let text = answer.get("error").or_else(|| answer.get("message"));
+    if status == OK && answer.get("error").is_none() {
+        return None;
+    }
+    let text = text.and_then(Value::as_str).unwrap_or_default();
     let code = answer.get("code").and_then(Value::as_i64);
     // An error of the gateway itself may have no number. It counts as one that says nothing.
     let code = code.unwrap_or_default();
@@ -206,7 +213,7 @@ mod tests {
             (12, "unknown service", ErrorKind::Unsupported, false),
         ] {
             let answer = json!({"error": text, "message": text, "code": code});
-            let error = answered("here:1", &answer).unwrap().error;
+            let error = answered("here:1", 400, &answer).unwrap().error;
             assert_eq!(
                 (error.kind(), error.may_have_executed()),
                 (kind, may_have),
@@ -214,13 +221,24 @@ mod tests {
             );
             assert!(error.to_string().contains(text), "{error}");
         }
-        assert!(answered("here:1", &json!({"header": {}})).is_none());
+        assert!(answered("here:1", 200, &json!({"header": {}})).is_none());
+    }
+
+    #[test]
+    fn the_errors_of_later_gateways_are_read_too() {
+        let text = "etcdserver: requested lease not found";
+        let answer = json!({"code": 5, "message": text, "details": []});
+        let error = answered("here:1", 404, &answer).unwrap().error;
+        assert_eq!(error.kind(), ErrorKind::Stale);
+        assert!(error.to_string().contains(text), "{error}");
+        let unknown = answered("here:1", 500, &json!({})).unwrap();
+        assert!(unknown.error.may_have_executed() && unknown.ends_connection);
     }
 
     #[test]
     fn control_characters_in_a_servers_text_are_escaped() {
         let answer = json!({"error": "busy\u{1b}[2J\u{202e}", "code": 8});
-        let error = answered("here:1", &answer).unwrap().error;
+        let error = answered("here:1", 429, &answer).unwrap().error;
         let reason = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(reason, r"here:1: busy\u{1b}[2J\u{202e}");
     }

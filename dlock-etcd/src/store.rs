@@ -120,8 +120,8 @@ impl Datastore for EtcdDatastore {
             .with_call_timeout(self.call_timeout)
     }
 
-    /// Ends the lease that the claim took, or would have taken, and deletes its key. A request that
-    /// arrives later finds no lease and changes nothing.
+    /// Ends the leases that the claim took, or would have taken, and deletes its key. A request
+    /// that arrives later finds no lease and changes nothing.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
         self.pool.call_urgent(self.deadline(claim), |link, _| {
             holding::abandon(link, claim)

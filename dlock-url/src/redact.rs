@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use crate::{Endpoint, UrlParts};
 
 /// The schemes of dlock's stores. Any other word before a `://` may be the start of a password.
-const SCHEMES: [&str; 18] = [
+const SCHEMES: [&str; 19] = [
+    "etcd",
     "file",
     "memcache",
     "memcache+unix",
@@ -88,7 +89,7 @@ fn is_read(parts: &UrlParts<'_>) -> bool {
         return Endpoint::parse_list(host, Some(1)).is_ok() && !path.contains('@');
     }
     let database = path.strip_prefix('/').unwrap_or(path);
-    let are_hosts = match scheme.ends_with("+cluster") {
+    let are_hosts = match scheme == "etcd" || scheme.ends_with("+cluster") {
         true => Endpoint::parse_list(host, Some(1)).is_ok(),
         false => Endpoint::parse(host, Some(1)).is_ok(),
     };
@@ -167,6 +168,7 @@ mod tests {
                 "redis+sentinel://***@a:1,[::1]/***?***",
             ),
             ("valkeys+sentinel://a,b/x", "valkeys+sentinel://a,b/***"),
+            ("etcd://u:s3cret@a,b:1,[::1]", "etcd://***@a,b:1,[::1]"),
             ("http://host", "http://host"),
             ("file:/home/me@work/a?b", "file:/home/me@work/a?b"),
             ("unix:///a\u{1b}", "unix:///a\\u{1b}"),

@@ -29,6 +29,12 @@ fn shown(arguments: &Key) -> Result<String, ExitReason> {
                 escaped(lock.key())
             ));
         }
+        Some("etcd") => {
+            return Ok(format!(
+                "{}\nOnly dlock may write this key: for anything else in it dlock reports an error.\n",
+                escaped(lock.key())
+            ));
+        }
         Some(scheme) if scheme.starts_with("postgres") => {
             return Ok(format!(
                 "{}\nA transaction checks the lock's token with SELECT dlock.check(key, token).\n",

@@ -90,6 +90,9 @@ fn without_threads_the_store_cannot_be_used() {
     if cfg!(feature = "memcache") {
         arguments.push("--store memcache://127.0.0.1:1/ job");
     }
+    if cfg!(feature = "etcd") {
+        arguments.push("--store etcd://127.0.0.1:1 job");
+    }
     if cfg!(feature = "postgres") {
         arguments.push("--store postgres://app@127.0.0.1:1/ job");
     }

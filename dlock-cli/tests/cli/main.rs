@@ -17,7 +17,7 @@ mod lease;
 mod limits;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod name_servers;
-#[cfg(all(feature = "redis", feature = "memcache"))]
+#[cfg(all(feature = "redis", feature = "memcache", feature = "etcd"))]
 mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;
@@ -26,7 +26,7 @@ mod recipes;
 #[cfg(all(target_os = "linux", feature = "redis", feature = "memcache"))]
 mod rewriting_proxy;
 mod run_options;
-#[cfg(all(feature = "redis", feature = "memcache"))]
+#[cfg(all(feature = "redis", feature = "memcache", feature = "etcd"))]
 mod servers;
 mod signals;
 mod support;

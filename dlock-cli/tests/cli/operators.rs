@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Output};
 
 use dlock_test_servers::faults::Proxy;
-use dlock_test_servers::{MemcachedServer, RedisServer};
+use dlock_test_servers::{EtcdServer, MemcachedServer, RedisServer};
 use serde_json::Value;
 
 use crate::support::{
@@ -17,6 +17,7 @@ struct Stores {
     place: Place,
     redis: RedisServer,
     memcached: MemcachedServer,
+    etcd: EtcdServer,
 }
 
 impl Stores {
@@ -25,11 +26,17 @@ impl Stores {
             place: Place::new(),
             redis: RedisServer::start(),
             memcached: MemcachedServer::start(),
+            etcd: EtcdServer::start(),
         }
     }
 
-    fn urls(&self) -> [String; 3] {
-        [self.place.store(), self.redis.url(), self.memcached.url()]
+    fn urls(&self) -> [String; 4] {
+        [
+            self.place.store(),
+            self.redis.url(),
+            self.memcached.url(),
+            self.etcd.url(),
+        ]
     }
 }
 
@@ -109,7 +116,7 @@ fn status_shows_who_holds_a_lock_and_exits_with_0_either_way() {
         assert_eq!(entries[0]["holder"]["label"], "nightly");
         assert!(entries[0]["token"].as_u64().unwrap() > 0);
         assert!(entries[0]["expires_in_ms"].as_u64().unwrap() <= 10_000);
-        let counts = !url.starts_with("memcache");
+        let counts = !url.starts_with("memcache") && !url.starts_with("etcd");
         assert_eq!(entries[0]["waiting"].as_u64(), counts.then_some(0));
         assert_eq!(entries[1]["state"], "free");
         assert!(entries[1]["holder"].is_null() && entries[1]["token"].is_null());
@@ -167,7 +174,7 @@ fn a_lock_that_its_minimum_hold_time_keeps_is_shown_as_kept() {
 #[test]
 fn list_has_all_locks_that_are_held_and_the_jobs_that_are_done() {
     let stores = Stores::start();
-    for url in [stores.place.store(), stores.redis.url()] {
+    for url in [stores.place.store(), stores.redis.url(), stores.etcd.url()] {
         let none = ask(&url, "list");
         assert_eq!(code(&none), 0, "{}", stderr(&none));
         assert!(stdout(&none).starts_with("No key that starts with dlock: is held in "));
@@ -302,7 +309,7 @@ fn a_job_that_runs_is_not_forgotten() {
 #[test]
 fn key_shows_the_key_and_whether_the_plain_name_is_excluded() {
     let stores = Stores::start();
-    let [file, redis, memcached] = stores.urls();
+    let [file, redis, memcached, etcd] = stores.urls();
     let shown = stdout(&ask(&redis, "key job"));
     assert_eq!(
         shown,
@@ -310,6 +317,7 @@ fn key_shows_the_key_and_whether_the_plain_name_is_excluded() {
     );
     assert!(stdout(&ask(&memcached, "key job")).contains("by add excludes dlock"));
     assert!(stdout(&ask(&file, "key job")).starts_with("dlock:job\nNo client"));
+    assert!(stdout(&ask(&etcd, "key job")).starts_with("dlock:job\nOnly dlock"));
     let odd = output(dlock().args(["key", "a b", "--prefix", "app", "--store", &redis]));
     let said = stdout(&odd);
     assert!(

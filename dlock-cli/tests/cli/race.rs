@@ -196,6 +196,13 @@ races!(redis_unix_socket, {
     (server, url)
 });
 
+#[cfg(feature = "etcd")]
+races!(etcd, {
+    let server = dlock_test_servers::EtcdServer::start();
+    let url = server.url();
+    (server, url)
+});
+
 #[cfg(feature = "memcache")]
 races!(memcache, {
     let server = dlock_test_servers::MemcachedServer::start();

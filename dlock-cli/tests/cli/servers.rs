@@ -36,7 +36,7 @@ const UNUSED_PORT: u16 = 1;
 
 #[test]
 fn a_server_that_is_not_there_gives_69() {
-    for scheme in ["redis", "memcache"] {
+    for scheme in ["redis", "memcache", "etcd"] {
         let url = format!("{scheme}://127.0.0.1:{UNUSED_PORT}");
         unusable(&output(&mut run(&url, &["job"], "true")), &url);
         let quiet = output(&mut run(
@@ -73,6 +73,12 @@ fn a_server_that_speaks_something_else_gives_69() {
         ("redis", "\x00\x01\u{1b}[2Jgarbage"),
         ("memcache", "HTTP/1.1 400 Bad Request\r\n\r\n"),
         ("memcache", "ERROR\r\n"),
+        ("etcd", "HTTP/1.1 400 Bad Request\r\n\r\n"),
+        ("etcd", "\x00\x01\u{1b}[2Jgarbage"),
+        (
+            "etcd",
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot \u{1b}here",
+        ),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
@@ -247,6 +253,9 @@ fn a_url_that_is_wrong_gives_64() {
         "redis://host/0?wait_replicas=0",
         "memcache://",
         "memcache://host:1:2",
+        "etcd://",
+        "etcd://host/path",
+        "etcds://host",
         "postgres://host/database",
         "postgres://app@host/?sslmode=require",
         "http://host/",
@@ -268,6 +277,7 @@ fn a_time_that_the_store_cannot_keep_gives_64() {
         ("redis", "9999d"),
         ("memcache", "10ms"),
         ("memcache", "31d"),
+        ("etcd", "1s"),
     ] {
         let url = format!("{scheme}://127.0.0.1:1");
         let run = output(&mut run(&url, &["--ttl", ttl, "job"], "true"));

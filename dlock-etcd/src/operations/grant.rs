@@ -6,7 +6,7 @@ use dlock_core::{AcquireOutcome, Claim, DatastoreError, ErrorKind, Grant, HeldBy
 use dlock_net::Earlier;
 
 use super::commands::{Commands, Method};
-use super::lease::{self, first_lease, random_lease};
+use super::lease::{self, leases_of, random_lease};
 use super::record::{self, Found, Record};
 use super::requests::{is_free, is_unchanged_since, number, put, range, succeeded, txn};
 use crate::error::Problem;
@@ -123,17 +123,18 @@ fn take<C: Commands>(
     Ok(Taken::Granted(grant))
 }
 
-/// A lease for a claim: its first, or another one if an earlier copy of the claim has that.
+/// A lease for a claim: its own, or another one if earlier copies of the claim have those.
 fn lease_for<C: Commands>(
     server: &mut C,
     claim: &Claim,
     ttl: Duration,
 ) -> Result<i64, DatastoreError> {
-    let first = first_lease(claim.owner());
-    match lease::grant(server, first, ttl) {
-        Ok(()) => return Ok(first),
-        Err(error) if error.kind() == ErrorKind::Stale => {}
-        Err(error) => return Err(error),
+    for own in leases_of(claim.owner()) {
+        match lease::grant(server, own, ttl) {
+            Ok(()) => return Ok(own),
+            Err(error) if error.kind() == ErrorKind::Stale => {}
+            Err(error) => return Err(error),
+        }
     }
     let other = random_lease()?;
     lease::grant(server, other, ttl)?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::commands::{Commands, Method};
 use super::grant::{foreign_key, held_by, lease_ended, look};
-use super::lease::{self, first_lease, random_lease};
+use super::lease::{self, leases_of, random_lease};
 use super::record::{self, Found, Record};
 use super::requests::{delete, is_between, is_created_at, put, succeeded, txn};
 use crate::error::Problem;
@@ -79,8 +79,10 @@ pub(crate) fn release<C: Commands>(
 ///
 /// As the server says.
 pub(crate) fn abandon<C: Commands>(server: &mut C, claim: &Claim) -> Result<(), DatastoreError> {
-    lease::end(server, first_lease(claim.owner()))?;
-    // It may have taken another lease.
+    for own in leases_of(claim.owner()) {
+        lease::end(server, own)?;
+    }
+    // It may hold the key by another lease.
     delete_owned(server, claim.key(), claim.owner()).map(|_| ())
 }
 

@@ -15,14 +15,16 @@ pub(crate) const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// A lease is rounded up to whole seconds, and etcd takes its time to notice its end.
 pub(crate) const GRANULARITY: Duration = Duration::from_millis(2500);
 
-/// The number of the lease that a claim takes first. It follows from the owner, so that a claim
+/// The numbers of the leases that a claim takes first. They follow from the owner, so that a claim
 /// that is given up can be deprived of its lease though nobody knows whether there is one: a
 /// transaction that arrives later finds no lease, and does nothing.
-pub(super) fn first_lease(owner: OwnerToken) -> i64 {
+///
+/// There are two, for the call that runs again after a lost answer.
+pub(super) fn leases_of(owner: OwnerToken) -> [i64; 2] {
     let digits = owner.to_string();
     // The token has 32 hex digits.
-    let low = u64::from_str_radix(&digits[16..], 16).unwrap_or(1);
-    positive(low)
+    let (high, low) = digits.split_at(digits.len() / 2);
+    [low, high].map(|half| positive(u64::from_str_radix(half, 16).unwrap_or(1)))
 }
 
 /// A number that no other lease has.
@@ -106,9 +108,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_lease_follows_from_the_owner() {
-        let owner = OwnerToken::from_hex("0123456789abcdef00000000000000ff").unwrap();
-        assert_eq!(first_lease(owner), 127);
+    fn the_first_leases_follow_from_the_owner() {
+        let owner = OwnerToken::from_hex("000000000000010000000000000000ff").unwrap();
+        assert_eq!(leases_of(owner), [127, 128]);
         assert_eq!((positive(0), positive(u64::MAX)), (1, i64::MAX));
     }
 }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod conformance;
+mod faults;
 mod promises;
 mod support;
 mod users;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// which names all of them, is left out.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-const CRATES: [&str; 13] = [
+const CRATES: [&str; 14] = [
     "dlock-bench",
     "dlock-cli",
     "dlock-core",
@@ -16,6 +16,7 @@ const CRATES: [&str; 13] = [
     "dlock-history",
     "dlock-memcache",
     "dlock-net",
+    "dlock-postgres",
     "dlock-process",
     "dlock-redis",
     "dlock-test-servers",

@@ -13,7 +13,7 @@ mod lease;
 mod limits;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod name_servers;
-#[cfg(all(feature = "redis", feature = "memcache"))]
+#[cfg(all(feature = "redis", feature = "memcache", feature = "postgres"))]
 mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;

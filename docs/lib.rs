@@ -35,6 +35,8 @@ pub mod observe {}
 pub mod performance {}
 #[doc = include_str!("src/php.md")]
 pub mod php {}
+#[doc = include_str!("src/postgres.md")]
+pub mod postgres {}
 #[doc = include_str!("../README.md")]
 pub mod readme {}
 #[doc = include_str!("../dlock-core/README.md")]

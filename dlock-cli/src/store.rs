@@ -153,7 +153,7 @@ mod tests {
                 "unix:///run/redis.sock?pass=secret",
                 "unix:///run/redis.sock?***",
             ),
-            ("postgres://app:secret@db/shop", "postgres://***@db/shop"),
+            ("postgres://app:secret@db/shop", "postgres://***@db/***"),
             ("memcache://host:11211", "memcache://host:11211"),
             ("etcd://app:secret@a,b:1", "etcd://***@a,b:1"),
             ("file:/home/me@work/locks", "file:/home/me@work/locks"),

@@ -1,7 +1,7 @@
 //! Shared code of dlock's server backends, for adapters to other servers too.
 //!
-//! It is an implementation detail of `dlock-redis`, `dlock-memcache` and `dlock-postgres`: a user of a
-//! lock never sees it. For the author of an adapter it has what a call with a deadline needs:
+//! It is an implementation detail of `dlock-redis`, `dlock-memcache` and `dlock-postgres`: a user
+//! of a lock never sees it. For the author of an adapter it has what a call with a deadline needs:
 //!
 //! - [`Socket`]: a TCP or Unix stream on which no operation takes longer than the remaining time of
 //!   the call, however slowly the server sends.

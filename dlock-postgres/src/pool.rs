@@ -59,8 +59,8 @@ impl ConnectionManager {
 
     /// Creates the schema `dlock`, or brings it up to date, by `timeout` from now. It may be called
     /// at each start of a program, by several at a time; the user needs the right to create a
-    /// schema in the database, or to be the owner of the one that is there. To run it by other means
-    /// see [`MIGRATION`](crate::MIGRATION).
+    /// schema in the database, or to be the owner of the one that is there.
+    /// [`MIGRATION`](crate::MIGRATION) is for other means.
     ///
     /// # Errors
     ///

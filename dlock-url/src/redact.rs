@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use crate::{Endpoint, UrlParts};
 
 /// The schemes of dlock's stores. Any other word before a `://` may be the start of a password.
-const SCHEMES: [&str; 19] = [
+const SCHEMES: [&str; 21] = [
     "etcd",
     "file",
     "memcache",
     "memcache+unix",
+    "postgres",
+    "postgresql",
     "redis",
     "rediss",
     "redis+sentinel",
@@ -31,9 +33,10 @@ const SCHEMES: [&str; 19] = [
 ///
 /// A URL of a known form is shown without its login and without the part after the `?`. Of a URL
 /// that cannot be parsed only the scheme is shown: a password may be in the place of any other
-/// part. Of the path of a sentinels' URL, the name of the service, nothing is shown either. The
-/// path of a `file:` URL, which has no login, is shown whole. So is a path in place of a URL, if no
-/// part of it may be a login or an option. Control characters are escaped.
+/// part. Of the path of a sentinels' URL or of PostgreSQL's, the name of a service or a database,
+/// nothing is shown either. The path of a `file:` URL, which has no login, is shown whole. So is a
+/// path in place of a URL, if no part of it may be a login or an option. Control characters are
+/// escaped.
 ///
 /// ```
 /// use dlock_url::redacted;
@@ -41,6 +44,7 @@ const SCHEMES: [&str; 19] = [
 /// assert_eq!(redacted("redis://app:s3cret@db/0?token=x"), "redis://***@db/0?***");
 /// assert_eq!(redacted("memcache://cache:11211"), "memcache://cache:11211");
 /// assert_eq!(redacted("redis+sentinel://:s3cret@a,b/locks"), "redis+sentinel://***@a,b/***");
+/// assert_eq!(redacted("postgres://app:s3cret@db/shop"), "postgres://***@db/***");
 /// assert_eq!(redacted("redis://app:s3cret"), "redis://***"); // the host is missing
 /// assert_eq!(redacted("unix:///:s3cret@/run/redis.sock"), "unix://***");
 /// assert_eq!(redacted("/var/lib/locks"), "/var/lib/locks");
@@ -70,7 +74,7 @@ pub fn redacted(url: &str) -> String {
     let query = parts.query.map_or("", |_| "?***");
     let host = escaped(parts.host);
     // If the host is missing, as in `redis+sentinel://app:12/34`, it is a part of a password.
-    let path = match names_service(scheme) {
+    let path = match path_is_name(scheme) {
         true => "/***".into(),
         false => escaped(parts.path),
     };
@@ -85,7 +89,7 @@ fn is_read(parts: &UrlParts<'_>) -> bool {
     if scheme == "unix" || scheme.ends_with("+unix") {
         return host.is_empty() && path.len() > 1 && !path.contains('@');
     }
-    if names_service(scheme) {
+    if path_is_name(scheme) {
         return Endpoint::parse_list(host, Some(1)).is_ok() && !path.contains('@');
     }
     let database = path.strip_prefix('/').unwrap_or(path);
@@ -96,9 +100,10 @@ fn is_read(parts: &UrlParts<'_>) -> bool {
     are_hosts && database.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Returns whether the path of such a URL is a name, which may be any text.
-fn names_service(scheme: &str) -> bool {
-    scheme.ends_with("+sentinel")
+/// Returns whether the path of such a URL is a name, of a service or a database, which may be any
+/// text.
+fn path_is_name(scheme: &str) -> bool {
+    scheme.ends_with("+sentinel") || scheme.starts_with("postgres")
 }
 
 /// Escapes a text for messages: control characters, invisible characters and those that change the
@@ -169,6 +174,11 @@ mod tests {
             ),
             ("valkeys+sentinel://a,b/x", "valkeys+sentinel://a,b/***"),
             ("etcd://u:s3cret@a,b:1,[::1]", "etcd://***@a,b:1,[::1]"),
+            (
+                "postgres://user:s3cret@a:1,b/shop?port=7",
+                "postgres://***@a:1,b/***?***",
+            ),
+            ("postgresql://db", "postgresql://db/***"),
             ("http://host", "http://host"),
             ("file:/home/me@work/a?b", "file:/home/me@work/a?b"),
             ("unix:///a\u{1b}", "unix:///a\\u{1b}"),
@@ -199,6 +209,9 @@ mod tests {
             ),
             ("redis+sentinel://app:1/s3cret@h", "redis+sentinel://***"),
             ("redis+sentinel://a,:s3cret", "redis+sentinel://***"),
+            ("postgres://app:s3cret/x", "postgres://***"),
+            ("postgres://app:s3cret@/x?host=/run", "postgres://***"),
+            ("postgres://app:1/s3cret@h", "postgres://***"),
             ("unix:///:s3cret@/run/redis.sock", "unix://***"),
             ("redis+unix:///:s3cret@/x?db=1", "redis+unix://***"),
             ("unix:///user:s3cret@run/x.sock", "unix://***"),

@@ -17,6 +17,7 @@ const CRATES: [&str; 14] = [
     "dlock-history",
     "dlock-memcache",
     "dlock-net",
+    "dlock-postgres",
     "dlock-process",
     "dlock-redis",
     "dlock-test-servers",

@@ -3,11 +3,13 @@
 use dlock_core::Store;
 use dlock_file::FileDatastore;
 use dlock_memcache::MemcacheDatastore;
+use dlock_postgres::PostgresDatastore;
 use dlock_redis::RedisDatastore;
 
 use crate::Outcome;
 
-/// Opens the store of a URL: a folder on this host, a Redis or a memcached.
+/// Opens the store of a URL: a folder on this host, a Redis, a memcached or a
+/// PostgreSQL.
 ///
 /// # Errors
 ///
@@ -20,8 +22,10 @@ pub fn open(url: &str) -> Outcome<Store> {
             RedisDatastore::open(url)?.into()
         }
         "memcache" => MemcacheDatastore::open(url)?.into(),
+        "postgres" | "postgresql" => PostgresDatastore::open(url)?.into(),
         _ => {
-            let known = "file:/some/folder, redis://host/ or memcache://host";
+            let known = "file:/some/folder, redis://host/, memcache://host or \
+                         postgres://user@host/database";
             return Err(format!("`{url}` is not a store; write {known}").into());
         }
     })

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use dlock_test_servers::{MemcachedServer, RedisServer};
+use dlock_test_servers::{MemcachedServer, PostgresServer, RedisServer};
 
 /// Runs an example and returns its output. The example checks its own promises, and fails if one is
 /// broken.
@@ -129,15 +129,25 @@ fn one_server_migrates_and_the_others_wait_with_locks_in_memcached() {
 }
 
 #[test]
+fn a_paused_holders_transaction_is_rolled_back_in_postgres() {
+    let server = PostgresServer::start();
+    let said = run(env!("CARGO_BIN_EXE_payout"), Some(&server.url()));
+    assert_eq!(count(&said, "next: committed"), 1, "{said}");
+    assert_eq!(count(&said, "slow: rolled back"), 1, "{said}");
+    assert_eq!(count(&said, "slow: had lost the lock"), 1, "{said}");
+    assert_eq!(count(&said, "Payouts: next"), 1, "{said}");
+}
+
+#[test]
 fn an_unknown_store_is_reported_once() {
     let output = Command::new(env!("CARGO_BIN_EXE_migration"))
-        .arg("postgres://localhost")
+        .arg("mysql://localhost")
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert_eq!(
-        count(&errors, "`postgres://localhost` is not a store"),
+        count(&errors, "`mysql://localhost` is not a store"),
         1,
         "{errors}"
     );

@@ -17,7 +17,12 @@ mod lease;
 mod limits;
 #[cfg(all(target_os = "linux", feature = "redis"))]
 mod name_servers;
-#[cfg(all(feature = "redis", feature = "memcache", feature = "etcd"))]
+#[cfg(all(
+    feature = "redis",
+    feature = "memcache",
+    feature = "etcd",
+    feature = "postgres"
+))]
 mod operators;
 #[cfg(target_os = "linux")]
 mod other_user;

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Output};
 
 use dlock_test_servers::faults::Proxy;
-use dlock_test_servers::{EtcdServer, MemcachedServer, RedisServer};
+use dlock_test_servers::{EtcdServer, MemcachedServer, PostgresServer, RedisServer};
 use serde_json::Value;
 
 use crate::support::{
@@ -18,11 +18,15 @@ struct Stores {
     redis: RedisServer,
     memcached: MemcachedServer,
     etcd: EtcdServer,
+    postgres: PostgresServer,
 }
 
 impl Stores {
     fn start() -> Self {
+        let postgres = PostgresServer::start();
+        postgres.sql(dlock_postgres::MIGRATION);
         Stores {
+            postgres,
             place: Place::new(),
             redis: RedisServer::start(),
             memcached: MemcachedServer::start(),
@@ -30,12 +34,13 @@ impl Stores {
         }
     }
 
-    fn urls(&self) -> [String; 4] {
+    fn urls(&self) -> [String; 5] {
         [
             self.place.store(),
             self.redis.url(),
             self.memcached.url(),
             self.etcd.url(),
+            self.postgres.url(),
         ]
     }
 }
@@ -116,7 +121,8 @@ fn status_shows_who_holds_a_lock_and_exits_with_0_either_way() {
         assert_eq!(entries[0]["holder"]["label"], "nightly");
         assert!(entries[0]["token"].as_u64().unwrap() > 0);
         assert!(entries[0]["expires_in_ms"].as_u64().unwrap() <= 10_000);
-        let counts = !url.starts_with("memcache") && !url.starts_with("etcd");
+        let polls = ["memcache", "etcd", "postgres"];
+        let counts = !polls.iter().any(|scheme| url.starts_with(scheme));
         assert_eq!(entries[0]["waiting"].as_u64(), counts.then_some(0));
         assert_eq!(entries[1]["state"], "free");
         assert!(entries[1]["holder"].is_null() && entries[1]["token"].is_null());
@@ -174,7 +180,8 @@ fn a_lock_that_its_minimum_hold_time_keeps_is_shown_as_kept() {
 #[test]
 fn list_has_all_locks_that_are_held_and_the_jobs_that_are_done() {
     let stores = Stores::start();
-    for url in [stores.place.store(), stores.redis.url(), stores.etcd.url()] {
+    let [file, redis, _, etcd, postgres] = stores.urls();
+    for url in [file, redis, etcd, postgres] {
         let none = ask(&url, "list");
         assert_eq!(code(&none), 0, "{}", stderr(&none));
         assert!(stdout(&none).starts_with("No key that starts with dlock: is held in "));
@@ -309,13 +316,14 @@ fn a_job_that_runs_is_not_forgotten() {
 #[test]
 fn key_shows_the_key_and_whether_the_plain_name_is_excluded() {
     let stores = Stores::start();
-    let [file, redis, memcached, etcd] = stores.urls();
+    let [file, redis, memcached, etcd, postgres] = stores.urls();
     let shown = stdout(&ask(&redis, "key job"));
     assert_eq!(
         shown,
         "dlock:job\nA client that locks this key by SET with NX excludes dlock, and dlock excludes it.\n"
     );
     assert!(stdout(&ask(&memcached, "key job")).contains("by add excludes dlock"));
+    assert!(stdout(&ask(&postgres, "key job")).contains("dlock.check"));
     assert!(stdout(&ask(&file, "key job")).starts_with("dlock:job\nNo client"));
     assert!(stdout(&ask(&etcd, "key job")).starts_with("dlock:job\nOnly dlock"));
     let odd = output(dlock().args(["key", "a b", "--prefix", "app", "--store", &redis]));

@@ -7,6 +7,7 @@
 mod check;
 mod conformance;
 mod failover;
+mod faults;
 mod schema;
 mod support;
 mod traps;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// which names all of them, is left out.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-const CRATES: [&str; 14] = [
+const CRATES: [&str; 15] = [
     "dlock-bench",
     "dlock-cli",
     "dlock-core",

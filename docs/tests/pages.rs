@@ -63,7 +63,7 @@ fn every_test_that_a_page_names_exists() {
     sources(root(), &mut files);
     let code: String = files.iter().map(|file| read(file)).collect();
     let mut seen = 0;
-    for page_name in ["faults.md", "write-an-adapter.md"] {
+    for page_name in ["faults.md", "guarantees.md", "write-an-adapter.md"] {
         let text = page(page_name);
         for name in names(&text) {
             let is_there =

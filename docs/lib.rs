@@ -13,10 +13,10 @@ pub mod choosing {}
 pub mod command {}
 #[doc = include_str!("src/design.md")]
 pub mod design {}
-#[doc = include_str!("src/faults.md")]
-pub mod faults {}
 #[doc = include_str!("src/file.md")]
 pub mod file {}
+#[doc = include_str!("src/faults.md")]
+pub mod faults {}
 #[doc = include_str!("src/first-lock.md")]
 pub mod first_lock {}
 #[doc = include_str!("src/glossary.md")]

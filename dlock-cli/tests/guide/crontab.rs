@@ -24,6 +24,9 @@ fn command(line: &str, place: &str) -> String {
 
 fn run(redis: &RedisServer, prefix: usize, block: &Block) {
     let sandbox = Sandbox::new(redis, prefix);
+    // The dlock of this test comes first, also with a PATH of the page.
+    let bin = sandbox.path("bin");
+    let path = format!("export PATH={}:$PATH\n", bin.display());
     let mut environment = String::new();
     for line in block.text.lines().map(str::trim) {
         if line.is_empty() || line.starts_with('#') {
@@ -34,7 +37,7 @@ fn run(redis: &RedisServer, prefix: usize, block: &Block) {
             continue;
         }
         let command = command(line, &block.place);
-        let run = sandbox.run(&format!("{environment}{command}"));
+        let run = sandbox.run(&format!("{environment}{path}{command}"));
         let printed = [run.stdout.as_slice(), &run.stderr].concat();
         let printed = String::from_utf8_lossy(&printed);
         // Cron would mail it.

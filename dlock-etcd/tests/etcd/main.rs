@@ -4,6 +4,7 @@
 
 mod cluster;
 mod conformance;
+mod costs;
 mod faults;
 mod promises;
 mod support;

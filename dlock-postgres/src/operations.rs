@@ -15,6 +15,7 @@ pub(crate) enum Call<'a> {
     Acquire(&'a Claim, Duration),
     Extend(&'a Lease, Duration),
     Release(&'a Claim),
+    Abandon(&'a Claim),
     Break(&'a str, FencingToken),
     Holder(&'a str),
     /// The keys that begin so, behind this one.
@@ -45,6 +46,7 @@ impl<'a> Call<'a> {
             Call::Acquire(..) => "SELECT * FROM dlock.acquire($1, $2, $3, $4, $5, $6)",
             Call::Extend(..) => "SELECT * FROM dlock.extend($1, $2, $3, $4, $5, $6, $7)",
             Call::Release(_) => "SELECT dlock.release($1, $2, $3)",
+            Call::Abandon(_) => "SELECT dlock.abandon($1, $2, $3)",
             Call::Break(..) => "SELECT dlock.break($1, $2, $3)",
             Call::Holder(_) => "SELECT * FROM dlock.holder($1)",
             Call::Held(..) => "SELECT * FROM dlock.held($1, $2, $3)",
@@ -76,7 +78,7 @@ impl<'a> Call<'a> {
                 not_after(),
                 wait(),
             ],
-            Call::Release(claim) => {
+            Call::Release(claim) | Call::Abandon(claim) => {
                 vec![claim.key().into(), claim.owner().to_string().into(), wait()]
             }
             Call::Break(key, fence) => vec![(*key).into(), number(fence.get().into()), wait()],
@@ -94,7 +96,7 @@ impl<'a> Call<'a> {
         let read = match self {
             Call::Acquire(..) => one(rows).and_then(acquired),
             Call::Extend(..) => one(rows).and_then(extended),
-            Call::Release(_) | Call::Break(..) => one(rows).and_then(freed),
+            Call::Release(_) | Call::Abandon(_) | Call::Break(..) => one(rows).and_then(freed),
             Call::Holder(_) => holder(rows),
             Call::Held(..) => keys(rows),
         };

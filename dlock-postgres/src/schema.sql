@@ -190,6 +190,35 @@ BEGIN
   RETURN true;
 END $$;
 
+-- Frees the key if the owner's claim holds it, after the end of the claim's call. The claim may have
+-- been carried out and not be committed yet, when a read does not show it. So this waits for the row
+-- whoever has it; and if there is none, it inserts one, which waits for an insert of the claim.
+CREATE OR REPLACE FUNCTION dlock.abandon(a_key text, a_owner text, a_wait_ms bigint)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  l dlock.locks;
+  v_now bigint;
+BEGIN
+  PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
+  LOOP
+    SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
+    EXIT WHEN FOUND;
+    v_now := dlock.now_us();
+    INSERT INTO dlock.locks VALUES (a_key, NULL, v_now, v_now, 0, '') ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+      PERFORM dlock.sweep(a_key, v_now);
+      RETURN false;
+    END IF;
+  END LOOP;
+  v_now := dlock.now_us();
+  IF l.owner IS DISTINCT FROM a_owner OR l.expires_at <= v_now THEN
+    RETURN false;
+  END IF;
+  UPDATE dlock.locks t SET owner = NULL, expires_at = v_now, holder = '' WHERE t.key = a_key;
+  RETURN true;
+END $$;
+
 -- The holder of a key: no row if nobody holds it.
 CREATE OR REPLACE FUNCTION dlock.holder(a_key text)
 RETURNS TABLE (o_fence bigint, o_left bigint, o_holder text)

@@ -108,7 +108,7 @@ impl PostgresDatastore {
         };
         match call {
             Call::Acquire(..) | Call::Holder(_) | Call::Held(..) => self.pool.call(deadline, make),
-            Call::Extend(..) | Call::Release(_) | Call::Break(..) => {
+            Call::Extend(..) | Call::Release(_) | Call::Abandon(_) | Call::Break(..) => {
                 self.pool.call_urgent(deadline, make)
             }
         }
@@ -170,9 +170,9 @@ impl Datastore for PostgresDatastore {
 
     /// Frees the key if the claim holds it. Called after the claim's own
     /// [`not_after`](Claim::not_after), it leaves nothing behind: from then on the server refuses
-    /// the claim, should it still be on its way.
+    /// the claim, should it still be on its way, and this waits for one that is being committed.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        match self.call(self.deadline(claim), Call::Release(claim))? {
+        match self.call(self.deadline(claim), Call::Abandon(claim))? {
             (Answer::Freed(_), _) => Ok(()),
             _ => Err(unexpected()),
         }

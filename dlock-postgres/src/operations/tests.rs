@@ -20,6 +20,7 @@ fn a_call_has_as_many_parameters_as_its_statement_has_places() {
         Call::Acquire(&claim, ttl),
         Call::Extend(&lease, ttl),
         Call::Release(&claim),
+        Call::Abandon(&claim),
         Call::Break("k", FencingToken::new(1)),
         Call::Holder("k"),
         Call::Held("k", ""),

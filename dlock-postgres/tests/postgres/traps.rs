@@ -193,3 +193,33 @@ fn a_grant_waits_for_the_disk_where_other_commits_do_not() {
         server.sql("SELECT dlock.prepare(1000); SELECT current_setting('synchronous_commit')");
     assert_eq!(answer.lines().last(), Some("local"), "{answer}");
 }
+
+#[test]
+fn a_claim_whose_commit_takes_longer_than_its_call_is_abandoned_too() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    for is_new_key in [true, false] {
+        let slow = claim("dlock:slow");
+        let mut commit = server.session();
+        commit.run(&format!(
+            "BEGIN; SELECT dlock.acquire('dlock:slow', '{}', 60000000, '', \
+             dlock.now_us() + 60000000, 20000)",
+            slow.owner()
+        ));
+        thread::scope(|scope| {
+            let abandon = scope.spawn(|| store.abandon(&slow));
+            until("it waits for the commit", || server.sql(WAITING) == "1");
+            commit.run("COMMIT");
+            abandon.join().unwrap().unwrap();
+        });
+        let holder = store.inspect().unwrap().holder("dlock:slow").unwrap();
+        assert!(holder.is_none(), "{is_new_key}: {holder:?}");
+    }
+}
+
+#[test]
+fn an_abandoned_claim_that_never_arrived_leaves_the_key_free() {
+    let store = patient(&server().url());
+    store.abandon(&claim("dlock:never-arrived")).unwrap();
+    acquired(&store, "dlock:never-arrived");
+}

@@ -315,6 +315,8 @@ fn operators_look_into_an_async_store_and_through_both_bridges() {
         let fence = guard.fencing_token().unwrap();
         assert_eq!(holder().unwrap().fence(), Some(fence));
         assert!(block_on(inspect.holder("dlock:other")).unwrap().is_none());
+        // By default a store does not check itself.
+        assert!(block_on(inspect.findings()).unwrap().is_empty());
 
         let broken = |fence| block_on(inspect.break_lease(lock.key(), fence)).unwrap();
         let other = FencingToken::new(fence.get() + 1);

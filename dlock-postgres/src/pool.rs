@@ -11,8 +11,8 @@ use dlock_net::{Connect, Dialer, Link, Socket, Wire, deadline_in};
 use crate::config::{Address, Login, UrlError};
 use crate::connection::Connection;
 
-/// Opens connections to a PostgreSQL server: the manager of an [`r2d2::Pool`] for
-/// [`PostgresDatastore::from_pool`](crate::PostgresDatastore::from_pool).
+/// Opens connections to a PostgreSQL server: the manager of an [`r2d2::Pool`](crate::r2d2::Pool)
+/// for [`PostgresDatastore::from_pool`](crate::PostgresDatastore::from_pool).
 ///
 /// With several hosts it opens a connection to the first that takes writes, beginning with the one
 /// that did so last. They share the time for opening a connection.

@@ -202,7 +202,8 @@ impl Facts {
             ),
             None => Finding::warning(
                 format!("{peer} has no appendonly, and this user may not call CONFIG GET save"),
-                "if it keeps no snapshots either, a restart grants every lock that is held once more",
+                "if it keeps no snapshots either, a restart grants every lock that is held once \
+                 more",
                 remedy,
             ),
         })
@@ -229,7 +230,8 @@ impl Facts {
                 format!("{peer} has {replicas} replicas, and min-replicas-to-write is 0"),
                 "cut off from its replicas it goes on to grant locks that they do not know, while \
                  the one that takes over grants them too",
-                "CONFIG SET min-replicas-to-write 1 on all nodes, or add ?wait_replicas=1 to the URL",
+                "CONFIG SET min-replicas-to-write 1 on all nodes, or add ?wait_replicas=1 to the \
+                 URL",
             )
         })
     }

@@ -67,6 +67,7 @@ const PLANS: [Plan; 5] = [
     Plan {
         package: "dlock-etcd",
         lacks: &[
+            ("findings", "it does not look for dangers yet"),
             ("waiting", "there is no queue yet: waiters poll"),
             (
                 "aio",
@@ -78,6 +79,7 @@ const PLANS: [Plan; 5] = [
     Plan {
         package: "dlock-postgres",
         lacks: &[
+            ("findings", "it does not look for dangers yet"),
             ("waiting", "the server wakes nobody: waiters poll"),
             ("aio", "in async code it is used through `Unblock`"),
         ],

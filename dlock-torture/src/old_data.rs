@@ -7,17 +7,20 @@ use std::path::{Path, PathBuf};
 use dlock_test_servers::RedisServer;
 
 const SAVE: &str = "for _, key in ipairs(KEYS) do
-      local saved = redis.call('DUMP', key)
-      if saved then
-        redis.call('SET', 'old:' .. key, saved, 'PX', math.max(redis.call('PTTL', key), 1))
-      else
+      local saved, left = redis.call('DUMP', key), redis.call('PTTL', key)
+      if not saved then
         redis.call('DEL', 'old:' .. key)
+      elseif left < 0 then
+        redis.call('SET', 'old:' .. key, saved)
+      else
+        redis.call('SET', 'old:' .. key, saved, 'PX', math.max(left, 1))
       end
     end";
 const BRING_BACK: &str = "for _, key in ipairs(KEYS) do
       local saved, left = redis.call('GET', 'old:' .. key), redis.call('PTTL', 'old:' .. key)
       redis.call('DEL', key)
-      if saved then redis.call('RESTORE', key, math.max(left, 1), saved) end
+      -- 0 stands for no end.
+      if saved then redis.call('RESTORE', key, math.max(left, 0), saved) end
     end";
 
 /// Copies the data file of the server. Returns the path of the copy.
@@ -66,21 +69,24 @@ pub(crate) fn bring_file_back(server: &mut RedisServer, copy: &Path) -> io::Resu
 
 /// The keys in which Redis keeps the waiters of a lock.
 fn of_queue(lock: &str) -> [String; 2] {
-    ["queue", "seen"].map(|name| format!("{{{lock}}}:{name}"))
+    ["queue", "heartbeats"].map(|name| format!("{{{lock}}}:{name}"))
 }
 
 pub(crate) fn copy_queue(server: &RedisServer, lock: &str) {
-    let [queue, seen] = of_queue(lock);
-    server.command(["EVAL", SAVE, "2", &queue, &seen]);
+    let [queue, heartbeats] = of_queue(lock);
+    server.command(["EVAL", SAVE, "2", &queue, &heartbeats]);
 }
 
 pub(crate) fn bring_queue_back(server: &RedisServer, lock: &str) {
-    let [queue, seen] = of_queue(lock);
-    server.command(["EVAL", BRING_BACK, "2", &queue, &seen]);
+    let [queue, heartbeats] = of_queue(lock);
+    server.command(["EVAL", BRING_BACK, "2", &queue, &heartbeats]);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -97,6 +103,8 @@ mod tests {
         let copy = copy_file(&server).unwrap();
         copy_queue(&server, "a");
         assert_eq!(add(&server, "two"), Some(2));
+        // The copy lasts as long as the queue, which has no end here.
+        thread::sleep(Duration::from_millis(5));
         bring_queue_back(&server, "a");
         assert_eq!(add(&server, "two"), Some(2));
         bring_file_back(&mut server, &copy).unwrap();

@@ -36,7 +36,7 @@ fn a_lock_that_reached_the_replica_outlives_its_primary() {
         cluster.node_mut(primary).kill();
 
         // Both wait for the replica to take over, within their own deadlines.
-        refused(tries(&other, &key));
+        refused(tries_after_a_kill(&other, &key));
         assert!(extends(&store, &lease, 1, TTL));
         assert_ne!(cluster.owner_of(&key), primary);
         cluster.node_mut(primary).start_again();
@@ -45,6 +45,15 @@ fn a_lock_that_reached_the_replica_outlives_its_primary() {
         assert!(releases(&store, &lease));
         let next = acquired(&other, &claim(&key));
         assert!(fence_of(&next) > fence_of(&lease));
+    }
+}
+
+/// If the claim reached the socket before the connection noticed that the node was dead, nobody
+/// knows whether the node carried it out, and a refusal elsewhere leaves that open.
+fn tries_after_a_kill(store: &Form, key: &str) -> Result<AcquireOutcome, DatastoreError> {
+    match tries(store, key) {
+        Err(error) if error.may_have_executed() => tries(store, key),
+        outcome => outcome,
     }
 }
 

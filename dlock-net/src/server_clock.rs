@@ -30,7 +30,7 @@ impl Default for ServerClock {
 }
 
 impl ServerClock {
-    /// A reply has arrived, in which the server told its `time`, or did not.
+    /// A reply has arrived, which states the server's `time`, or does not.
     #[inline]
     pub fn learn(&mut self, time: Option<i64>) {
         self.learn_at(time, Clock::BOOTTIME.now());

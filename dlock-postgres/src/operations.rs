@@ -91,7 +91,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The answer, and the server's time in µs if it has told it.
+    /// The answer, and the server's time in µs if the answer states it.
     pub(crate) fn read(&self, rows: &[Row]) -> Result<(Answer, Option<i64>), DatastoreError> {
         let read = match self {
             Call::Acquire(..) => one(rows).and_then(acquired),

@@ -15,7 +15,7 @@ pub use pooler::PostgresPooler;
 use programs::Programs;
 pub use session::PostgresSession;
 
-/// What every server is told. Nothing is forced to disk: the machine does not fail in a test.
+/// The settings of every server. Nothing is forced to disk: the machine does not fail in a test.
 const SETTINGS: [(&str, &str); 5] = [
     ("listen_addresses", "127.0.0.1"),
     ("fsync", "off"),

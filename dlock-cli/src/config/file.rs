@@ -92,8 +92,8 @@ impl ConfigFile {
             Some(Value::Table(locks)) => locks,
             Some(_) => return Err(format!("{file}: write a section [lock.\"NAME\"]")),
         };
-        // TOML reads a name with a dot and without quotes as a section in a section. Whose it was
-        // meant to be cannot be told.
+        // TOML reads a name with a dot and without quotes as a section in a section, which does not
+        // show where the name was meant to end.
         for (name, section) in &locks {
             let inner = section.as_table().into_iter().flatten();
             if let Some((inner, _)) = inner.into_iter().find(|(_, value)| value.is_table()) {

@@ -76,7 +76,7 @@ fn wherever_the_answers_to_an_extend_are_cut_the_lease_goes_on() {
         proxy.replies_once(Fault::Cut { after });
         let grant = extended(store.extend(&call(&lease, sequence), LONG));
         proxy.heal();
-        // What is left is told in whole seconds.
+        // etcd states what is left in whole seconds.
         assert!(
             grant.ttl + Duration::from_secs(60) > LONG,
             "{:?}",

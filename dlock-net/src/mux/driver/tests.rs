@@ -58,7 +58,7 @@ fn connected(runtime: &Runtime) -> (Arc<Connection<(), Bytes>>, TcpStream) {
         writer: (),
         replies: Bytes,
     };
-    let keeps: Weak<Nobody> = Weak::new();
+    let keeps: Weak<NoKeeper> = Weak::new();
     let connection = start(opened, runtime.handle(), false, keeps).unwrap();
     let mut server = listener.accept().unwrap().0;
     // The runtime finds out here that the socket takes bytes.
@@ -79,9 +79,9 @@ fn send_now(connection: &Arc<Connection<(), Bytes>>) -> Receiver<Bytes> {
         .unwrap()
 }
 
-struct Nobody;
+struct NoKeeper;
 
-impl Keeps<(), Bytes> for Nobody {
+impl Keeps<(), Bytes> for NoKeeper {
     fn forget(&self, _: &Arc<Connection<(), Bytes>>) {}
 }
 

@@ -186,7 +186,8 @@ impl Crashes<'_> {
             let before = self.grants("healthy")?;
             self.wait_for_grants("healthy", before + 2, AGAIN_WITHIN)?;
             let at_the_same_rate = alone as u64 * LASTS.as_secs() / ALONE.as_secs();
-            let is_enough = shared as u64 >= at_the_same_rate / self.share_of_a_healthy_one();
+            let least = (at_the_same_rate / self.share_of_a_healthy_one()).max(1);
+            let is_enough = shared as u64 >= least;
             if turn >= TURNS && (is_enough || self.starves()) {
                 break;
             }

@@ -33,10 +33,22 @@ pub(super) struct Lease<'a> {
 }
 
 impl<'a> Lease<'a> {
-    /// When the key may be granted again, after an early release under a minimum hold.
+    /// The earliest time at which the key may be granted again, after an early release under a
+    /// minimum hold.
     pub(super) fn kept_until(&self) -> Option<Time> {
-        let kept = !self.min_hold.is_zero() && self.freed.is_some();
-        kept.then(|| self.granted.before.saturating_add(self.min_hold))
+        self.is_kept()
+            .then(|| self.granted.before.saturating_add(self.min_hold))
+    }
+
+    /// The latest time to which a minimum hold keeps the key: a claim that waited was granted long
+    /// after it began.
+    pub(super) fn kept_at_most_until(&self) -> Option<Time> {
+        self.is_kept()
+            .then(|| self.granted.after.saturating_add(self.min_hold))
+    }
+
+    fn is_kept(&self) -> bool {
+        !self.min_hold.is_zero() && self.freed.is_some()
     }
 
     /// Whether the holder began to release after the end of its lease.

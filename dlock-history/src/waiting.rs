@@ -106,7 +106,9 @@ fn gaps(leases: &[Lease<'_>], end: impl Fn(&Lease<'_>) -> Time) -> Vec<(Time, Ti
 /// When a lease is over for certain.
 fn certain_end(lease: &Lease<'_>, granularity: Duration) -> Time {
     if let Some(freed) = lease.freed {
-        return freed.after.max(lease.kept_until().unwrap_or(Time::ZERO));
+        return freed
+            .after
+            .max(lease.kept_at_most_until().unwrap_or(Time::ZERO));
     }
     // It may have been renewed once more before it was given up.
     let renewed = lease.end.saturating_add(lease.ttl);

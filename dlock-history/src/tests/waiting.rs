@@ -162,6 +162,21 @@ fn a_key_that_stays_free_while_somebody_waits_is_found() {
 }
 
 #[test]
+fn a_minimum_hold_counts_from_the_grant_of_a_claim_that_waited() {
+    // It began to wait at 0, and the key is kept for it until 9000.
+    let mut first = granted("a", 0, 5000, 10);
+    if let What::Granted { min_hold, .. } = &mut first.what {
+        *min_hold = ms(4000);
+    }
+    let events = [first, queued("b", 0, 4000)];
+    let release = released("a", 5010, 5011, End::Freed);
+    for (until, found) in [(12_900, &[][..]), (13_100, &[Property::Waiting])] {
+        let served = served("b", 0, until, 11);
+        assert_eq!(violated(&[&events, &release, &served]), found);
+    }
+}
+
+#[test]
 fn a_key_that_is_free_again_and_again_while_somebody_waits_is_found() {
     for (turns, found) in [(3, &[][..]), (4, &[Property::Waiting])] {
         let mut events = Vec::new();

@@ -85,6 +85,13 @@ struct Orphans {
     record: Recorder,
 }
 
+/// How often a process was granted its lock, in the time that this really took.
+#[derive(Default)]
+struct Pace {
+    lasts: Duration,
+    grants: usize,
+}
+
 /// How a waiter uses its lock.
 #[derive(Clone, Copy)]
 struct Habit {
@@ -162,14 +169,14 @@ impl Crashes<'_> {
             store: self.backend.open(self.url, &mut random.clone())?,
             record: record.clone(),
         });
-        let (mut alone, mut shared) = (0, 0);
+        let (mut alone, mut beside) = (Pace::default(), Pace::default());
         let turns = self.turns();
         for turn in 1..=MORE_TURNS * turns {
             let since = Clock::BOOTTIME.now();
             let before = self.grants("healthy")?;
             thread::sleep(ALONE / turns);
             record.paced(&key, "healthy", None, since);
-            alone += self.grants("healthy")? - before;
+            alone.add(since, self.grants("healthy")? - before);
             crash_loop.run_until(Clock::BOOTTIME.now().saturating_add(WARMS_UP))?;
             let since = Clock::BOOTTIME.now();
             let before = self.grants("healthy")?;
@@ -180,15 +187,13 @@ impl Crashes<'_> {
             }
             crash_loop.run_until(since.saturating_add(LASTS / turns))?;
             record.paced(&key, "healthy", Some(self.share_of_a_healthy_one()), since);
-            shared += self.grants("healthy")? - before;
+            beside.add(since, self.grants("healthy")? - before);
             healthy.signal(Signal::CONT);
             crash_loop.kill();
             // With the second grant all that the dead have left behind is over.
             let before = self.grants("healthy")?;
             self.wait_for_grants("healthy", before + 2, AGAIN_WITHIN)?;
-            let at_the_same_rate = alone as u64 * LASTS.as_secs() / ALONE.as_secs();
-            let least = (at_the_same_rate / self.share_of_a_healthy_one()).max(1);
-            let is_enough = shared as u64 >= least;
+            let is_enough = beside.is_share(self.share_of_a_healthy_one(), &alone);
             if turn >= turns && (is_enough || self.starves()) {
                 break;
             }
@@ -278,6 +283,21 @@ impl Crashes<'_> {
             running: Vec::new(),
             watcher: Watcher::start()?,
         })
+    }
+}
+
+impl Pace {
+    fn add(&mut self, since: Time, grants: usize) {
+        self.lasts += since.until(Clock::BOOTTIME.now());
+        self.grants += grants;
+    }
+
+    /// Whether this is one part in `share` of the rate that it has alone, as the checker of the
+    /// history counts it, but for the time in which the lock belonged to the dead.
+    fn is_share(&self, share: u64, alone: &Pace) -> bool {
+        let parts = alone.lasts.as_nanos().max(1) * u128::from(share);
+        let least = (alone.grants as u128 * self.lasts.as_nanos() / parts).max(1);
+        self.grants as u128 >= least
     }
 }
 
@@ -416,5 +436,26 @@ impl Waiters<'_> {
 impl Drop for Waiters<'_> {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_took_long_wants_as_many_grants_as_the_checker_does() {
+        let pace = |seconds, grants| Pace {
+            lasts: Duration::from_secs(seconds),
+            grants,
+        };
+        // Eight in two seconds alone: of these, a sixth in five seconds is three, in 18 it is 12.
+        assert!(pace(5, 3).is_share(6, &pace(2, 8)));
+        assert!(!pace(5, 2).is_share(6, &pace(2, 8)));
+        assert!(!pace(18, 4).is_share(6, &pace(2, 8)));
+        assert!(pace(18, 12).is_share(6, &pace(2, 8)));
+        // One at least.
+        assert!(!pace(5, 0).is_share(6, &pace(2, 0)));
+        assert!(pace(5, 1).is_share(u64::MAX, &pace(2, 8)));
     }
 }

@@ -360,23 +360,23 @@ impl InStore {
         let store = &self.store;
         let background = store.start()?;
         let (clock, call_timeout) = (store.clock(), store.characteristics().call_timeout);
-        let deadline = |wait: &Wait| wait.deadline(clock.now(), call_timeout);
-        let end = deadline(wait);
-        // At most half of the wait: a short wait must leave time for a claim.
         let now = clock.now();
+        let end = wait.deadline(now, call_timeout);
+        let pending = background.pending();
+        if pending.is_nothing() {
+            return Ok(end);
+        }
+        // At most half of the wait: a short wait must leave time for a claim.
         let most = match wait.waits() {
             true => call_timeout.min(now.until(end) / 2),
             false => call_timeout,
         };
         let most = now.saturating_add(most);
-        let pending = background.pending();
-        if !pending.is_nothing() {
-            // In a box: it is rarely needed, and would be a part of the future of each acquire.
-            Box::pin(pending.over(key, background.keeper(), wait, most)).await;
-        }
+        // In a box: it is rarely needed, and would be a part of the future of each acquire.
+        Box::pin(pending.over(key, background.keeper(), wait, most)).await;
         Ok(match wait.waits() {
             true => end,
-            false => deadline(wait),
+            false => wait.deadline(clock.now(), call_timeout),
         })
     }
 }

@@ -36,6 +36,8 @@ pub struct Request<'a> {
 pub struct Won {
     pub process: ProcessId,
     pub lease: Lease,
+    /// When the grant was received.
+    pub granted: Time,
     pub valid_until: Time,
     /// The time until which a claim whose answer was lost may still be carried out, see
     /// [`outlive_lost_request`](crate::engine::release::outlive_lost_request).
@@ -120,6 +122,7 @@ pub async fn acquire<S: Io>(
     Ok(Won {
         process: request.process,
         lease: Lease::new(claimant.claim, grant),
+        granted: now,
         valid_until,
         lost_request,
     })

@@ -45,16 +45,22 @@ struct Slot {
 }
 
 impl HeldLease {
-    /// The lease that `process` acquired, which is this one.
-    pub fn new(process: ProcessId, lease: Lease, until: Time, policy: LeasePolicy) -> Self {
+    /// The lease that `process` acquired, which is this one, by a grant that was received at
+    /// `acquired`.
+    pub fn new(
+        process: ProcessId,
+        lease: Lease,
+        acquired: Time,
+        until: Time,
+        policy: LeasePolicy,
+    ) -> Self {
         let clock = lease.clock().clone();
-        let now = clock.now();
-        let schedule = LeaseSchedule::new(&policy, now, until);
+        let schedule = LeaseSchedule::new(&policy, acquired, until);
         HeldLease {
             process,
             key: Arc::clone(lease.claim().shared_key()),
             fence: lease.fence(),
-            acquired: now,
+            acquired,
             until: AtomicU64::new(schedule.valid_until().as_nanos()),
             lost: AtomicBool::new(false),
             sequence: AtomicU64::new(0),

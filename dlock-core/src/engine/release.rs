@@ -45,10 +45,12 @@ impl Holding {
         } else {
             self.release(io, end).await
         };
-        let (key, held) = (&**self.held.key(), self.held.held_for());
-        match &result {
-            Ok(()) => io.report(&LockEvent::Released { key, held }),
-            Err(error) => io.report(&LockEvent::ReleaseFailed { key, held, error }),
+        if io.observer().is_some() {
+            let (key, held) = (&**self.held.key(), self.held.held_for());
+            match &result {
+                Ok(()) => io.report(&LockEvent::Released { key, held }),
+                Err(error) => io.report(&LockEvent::ReleaseFailed { key, held, error }),
+            }
         }
         result
     }
@@ -105,8 +107,9 @@ impl Holding {
         let mut may_be_done = false;
         let mut was_sent_in_time = false;
         let mut failures = 0;
+        let mut now = start;
         loop {
-            let valid = self.held.was_valid(io.clock().now());
+            let valid = self.held.was_valid(now);
             let call = self.held.number(lease, deadline);
             let answer = match end {
                 End::Keep(keep, holder) if valid => {
@@ -133,7 +136,7 @@ impl Holding {
                     failures += 1;
                     may_be_done |= error.may_have_executed();
                     was_sent_in_time |= error.may_have_executed() && valid;
-                    let now = io.clock().now();
+                    now = io.clock().now();
                     if failures < 2 && error.is_transient() && now < deadline.min(until) {
                         continue;
                     }

@@ -205,7 +205,16 @@ impl HeldLease {
 
     /// This lease for its next call.
     pub fn number(&self, lease: &Lease, not_after: Time) -> Lease {
-        lease.for_call(self.sequence.fetch_add(1, Ordering::AcqRel) + 1, not_after)
+        lease.for_call(self.next_number(), not_after)
+    }
+
+    /// Turns `lease` into this lease for its next call.
+    pub fn renumber(&self, lease: &mut Lease, not_after: Time) {
+        lease.renumber(self.next_number(), not_after);
+    }
+
+    fn next_number(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// What is due for this lease now. Callbacks that must be called are added to `call`.

@@ -43,7 +43,7 @@ const HAND_OVER_POLLS: u64 = 5;
 
 /// The most bytes of the future of an acquire on Redis. When thousands begin to wait at once, each
 /// leaves a gap of this size between what stays, which the allocator cannot give back.
-const ACQUIRE_FUTURE_BYTES: usize = 1056;
+const ACQUIRE_FUTURE_BYTES: usize = 640;
 
 /// Acquires and releases. The first acquire may have to wait: a fresh memcached grants nothing for
 /// its first seconds.

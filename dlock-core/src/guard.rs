@@ -134,7 +134,7 @@ impl LockGuard {
     fn end(&mut self, end: End, caller: Caller) -> Result<(), ReleaseError> {
         let span = ReleaseSpan::new(self.store.name(), self.holding.held().key());
         let ended = span.in_scope(|| at_once(self.holding.end(&self.store, end, caller)));
-        span.end(self.holding.held().held_for(), ended.as_ref().copied());
+        span.end(|| self.holding.held().held_for(), ended.as_ref().copied());
         ended
     }
 }

@@ -76,11 +76,29 @@ impl<'a> MeasuredCall<'a> {
         clock: &'a Clock,
         operation: Operation,
     ) -> Option<Self> {
+        let start = Self::start(observer, clock)?;
+        Self::since(start, observer, clock, operation)
+    }
+
+    /// When a call begins that begins now; `None` without an observer.
+    #[inline]
+    pub(crate) fn start(observer: &Option<Arc<dyn Observer>>, clock: &Clock) -> Option<Time> {
+        observer.as_ref().map(|_| clock.now())
+    }
+
+    /// A call that began at `start`. A future keeps only that.
+    #[inline]
+    pub(crate) fn since(
+        start: Time,
+        observer: &'a Option<Arc<dyn Observer>>,
+        clock: &'a Clock,
+        operation: Operation,
+    ) -> Option<Self> {
         observer.as_deref().map(|observer| MeasuredCall {
             observer,
             clock,
             operation,
-            start: clock.now(),
+            start,
         })
     }
 

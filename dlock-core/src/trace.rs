@@ -168,8 +168,12 @@ mod on {
         }
 
         /// Records how the release ended.
-        pub(crate) fn end(&self, held: Duration, outcome: Result<(), &ReleaseError>) {
-            self.0.record("held_ms", millis(held));
+        pub(crate) fn end(
+            &self,
+            held: impl FnOnce() -> Duration,
+            outcome: Result<(), &ReleaseError>,
+        ) {
+            self.0.record("held_ms", millis(held()));
             self.0.record("outcome", of_release(outcome.err()));
         }
     }
@@ -264,7 +268,7 @@ mod off {
         }
 
         #[inline(always)]
-        pub(crate) fn end(&self, _: Duration, _: Result<(), &ReleaseError>) {}
+        pub(crate) fn end(&self, _: impl FnOnce() -> Duration, _: Result<(), &ReleaseError>) {}
     }
 
     #[cfg(feature = "tokio")]

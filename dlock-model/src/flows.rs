@@ -247,6 +247,7 @@ impl Run {
         let won = Won {
             process: self.port.process(),
             lease: Lease::new(claim, real(&hold.grant)),
+            granted: self.port.clock.now(),
             valid_until: hold.until,
             lost_request: hold.lost_request,
         };

@@ -55,5 +55,40 @@ pub fn deadline_in(after: Duration) -> Time {
 ///
 /// A claim's times may be on another clock, that of a test. Sockets know only the system's.
 pub fn call_deadline(claim: &Claim, call_timeout: Duration) -> Time {
+    if claim.clock().is(&Clock::BOOTTIME) {
+        // A look at the clock costs more than the rest of this.
+        return deadline_in(call_timeout).min(claim.not_after());
+    }
     deadline_in(claim.time_left().min(call_timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use dlock_core::FakeClock;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// How long a call may take, in a claim and with a timeout of so many seconds.
+    fn ends_in(clock: &Clock, claim: u32, call_timeout: u32) -> Duration {
+        let claim = Claim::new("dlock:x", clock, SECOND * claim).unwrap();
+        let before = Clock::BOOTTIME.now();
+        before.until(call_deadline(&claim, SECOND * call_timeout))
+    }
+
+    #[test]
+    fn a_call_ends_with_its_claim_or_after_its_timeout_on_each_clock() {
+        for clock in [Clock::BOOTTIME, FakeClock::new().clock()] {
+            // Generous above, for a slow machine.
+            let is_about = |seconds: u32, time: Duration| {
+                time > SECOND * (seconds - 50) && time < SECOND * (seconds + 50)
+            };
+            let (by_claim, by_timeout) = (ends_in(&clock, 100, 1000), ends_in(&clock, 1000, 100));
+            assert!(is_about(100, by_claim), "{clock:?}: {by_claim:?}");
+            assert!(is_about(100, by_timeout), "{clock:?}: {by_timeout:?}");
+            let claim = Claim::new("dlock:x", &clock, Duration::ZERO).unwrap();
+            assert!(call_deadline(&claim, SECOND) <= Clock::BOOTTIME.now());
+        }
+    }
 }

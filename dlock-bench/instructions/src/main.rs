@@ -34,12 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The stores, and the most instructions of a pair: a little above the counted number, since
 /// compilers differ. Lower them when a pair becomes cheaper.
 const LIMITS: [(&str, u64); 6] = [
-    ("memory", 6_330),
-    ("file", 123_500),
-    ("redis", 12_060),
-    ("memcached", 11_250),
-    ("memory-async", 9_450),
-    ("redis-async", 24_000),
+    ("memory", 6_080),
+    ("file", 123_200),
+    ("redis", 11_700),
+    ("memcached", 10_600),
+    ("memory-async", 8_650),
+    ("redis-async", 22_600),
 ];
 /// The end of the names of stores in the async form, on a runtime of one thread.
 const ASYNC: &str = "-async";

@@ -156,7 +156,7 @@ impl LockGuard {
                 let mut ending = pin!(holding.end(&store, end, caller));
                 poll_fn(|context| span.in_scope(|| ending.as_mut().poll(context))).await
             };
-            span.end(holding.held().held_for(), ended.as_ref().copied());
+            span.end(|| holding.held().held_for(), ended.as_ref().copied());
             ended
         };
         let on_drop = OnDrop::CarryOut { begun: false };

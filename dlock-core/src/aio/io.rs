@@ -25,7 +25,7 @@ use crate::contract::outcome::{AcquireOutcome, Extension, ReleaseOutcome};
 use crate::engine::callback::Callbacks;
 use crate::engine::held_lease::HeldLease;
 use crate::engine::io::{Handle, Io};
-use crate::engine::renewal::worker;
+use crate::engine::renewal::{Alarm, worker};
 use crate::engine::ticket::Ticket;
 use crate::observer::{MeasuredCall, Observer, Operation};
 use crate::time::clock::Clock;
@@ -73,26 +73,48 @@ impl<T> Call<'_, T> {
     }
 }
 
+/// A call that is under way, and what ends it if the store does not.
+struct Ongoing<'a, T> {
+    store: &'a Store,
+    call: Call<'a, T>,
+    not_after: Time,
+    alarm: Option<Alarm<'a>>,
+}
+
+impl<T> Ongoing<'_, T> {
+    /// Ready with the answer, or with `None` if the store did not end the call.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
+        if let Poll::Ready(answer) = self.call.poll(context) {
+            return Poll::Ready(answer);
+        }
+        if self.store.0.ends_its_calls {
+            return Poll::Pending;
+        }
+        let (store, end) = (self.store, self.not_after.saturating_add(OVERTIME));
+        let alarm = || store.background().keeper().alarm(end);
+        let alarm = self.alarm.get_or_insert_with(alarm);
+        alarm.poll(context).map(|()| None)
+    }
+}
+
 impl Store {
-    /// Makes a call that ends at `not_after`. `None` if the store did not end it.
-    async fn call<A, T>(
-        &self,
-        span: CallSpan,
+    /// Begins a call that ends at `not_after`.
+    fn begin_call<'a, A, T>(
+        &'a self,
         not_after: Time,
-        args: &A,
+        args: &'a A,
         ttl: Duration,
         call: CallOf<A, T>,
-    ) -> Option<T>
+    ) -> Ongoing<'a, T>
     where
         A: ToOwned<Owned: Send + Sync + 'static> + Sync + ?Sized + 'static,
         T: Send + 'static,
     {
-        let mut alarm = None;
         let runtime = match self.0.is_polled_by_caller {
             true => None,
             false => self.background().handle(),
         };
-        let mut call = match runtime {
+        let call = match runtime {
             Some(runtime) => {
                 let (shared, args) = (Arc::clone(&self.0), args.to_owned());
                 let task = async move { call(shared.datastore(), args.borrow(), ttl).await };
@@ -100,18 +122,12 @@ impl Store {
             }
             None => Call::Here(call(self.0.datastore(), args, ttl)),
         };
-        poll_fn(|context| {
-            if let Poll::Ready(answer) = span.in_scope(|| call.poll(context)) {
-                return Poll::Ready(answer);
-            }
-            if self.0.ends_its_calls {
-                return Poll::Pending;
-            }
-            let end = not_after.saturating_add(OVERTIME);
-            let alarm = alarm.get_or_insert_with(|| self.background().keeper().alarm(end));
-            alarm.poll(context).map(|()| None)
-        })
-        .await
+        Ongoing {
+            store: self,
+            call,
+            not_after,
+            alarm: None,
+        }
     }
 
     /// Makes a call and reports it.
@@ -127,11 +143,12 @@ impl Store {
         A: ToOwned<Owned: Send + Sync + 'static> + Sync + ?Sized + 'static,
         T: Send + 'static,
     {
-        let measured = MeasuredCall::begin(&self.0.observer, &self.0.clock, operation);
+        let start = MeasuredCall::start(&self.0.observer, &self.0.clock);
         let span = CallSpan::new(operation, None);
-        let answer = self.call(span, not_after, args, ttl, call).await;
+        let mut ongoing = self.begin_call(not_after, args, ttl, call);
+        let answer = poll_fn(|context| span.in_scope(|| ongoing.poll(context))).await;
         let answer = answer.unwrap_or_else(no_end);
-        if let Some(measured) = measured {
+        if let Some(measured) = self.measured(operation, start) {
             measured.end(1, answer.as_ref().err());
         }
         answer
@@ -149,15 +166,21 @@ impl Store {
         L: Clone + Send + Sync + 'static,
         T: Send + 'static,
     {
-        let measured = MeasuredCall::begin(&self.0.observer, &self.0.clock, operation);
+        let start = MeasuredCall::start(&self.0.observer, &self.0.clock);
         let span = CallSpan::new(operation, Some((&self.0.name, leases.len())));
-        let answers = self.call(span, not_after, leases, Duration::ZERO, call);
-        let answers = answers.await.unwrap_or_else(|| vec![no_end()]);
-        if let Some(measured) = measured {
+        let mut ongoing = self.begin_call(not_after, leases, Duration::ZERO, call);
+        let answers = poll_fn(|context| span.in_scope(|| ongoing.poll(context))).await;
+        let answers = answers.unwrap_or_else(|| vec![no_end()]);
+        if let Some(measured) = self.measured(operation, start) {
             let error = answers.iter().find_map(|answer| answer.as_ref().err());
             measured.end(leases.len(), error);
         }
         answers
+    }
+
+    /// A call that began at `start`, for the observer if there is one.
+    fn measured(&self, operation: Operation, start: Option<Time>) -> Option<MeasuredCall<'_>> {
+        MeasuredCall::since(start?, &self.0.observer, &self.0.clock, operation)
     }
 
     /// Sleeps until `until`, or until `wake` is notified.

@@ -180,7 +180,7 @@ impl Lock {
     pub fn acquire_with(&self, wait: &Wait) -> Acquire {
         let dropped = Cancel::new();
         let wait = wait.clone().ended_by_drop(&dropped);
-        let flow = acquired(Arc::clone(&self.0), wait, dropped.clone());
+        let flow = acquired(Arc::clone(&self.0), wait);
         let on_drop = OnDrop::Cancel {
             dropped,
             begun: false,
@@ -308,50 +308,66 @@ async fn until_lost<R>(guard: &LockGuard, f: impl AsyncFnOnce(&LockGuard) -> R) 
 }
 
 /// Acquires the lock, unless the future is dropped: then what was won is given back.
-async fn acquired(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "such a future has room for each argument twice"
+)]
+fn acquired(
     lock: Arc<InStore>,
     wait: Wait,
-    dropped: Cancel,
-) -> Result<LockGuard, AcquireError> {
-    let (store, key) = (&lock.store, &lock.named.key);
-    let span = AcquireSpan::new(store.name(), key, store.clock());
-    let start = Holding::start(store);
-    let acquired = {
-        let mut flow = pin!(lock.acquire(&wait, &dropped, start));
-        poll_fn(|context| span.in_scope(|| flow.as_mut().poll(context))).await
-    };
-    match acquired {
-        Ok(holding) => {
-            span.end(Ok(holding.held().fence()));
-            Ok(LockGuard::around(store, holding))
-        }
-        Err(error) => {
-            span.end(Err(&error));
-            Holding::not_acquired(store, start, key, &error);
-            Err(error)
+) -> impl Future<Output = Result<LockGuard, AcquireError>> + Send {
+    async move {
+        let (store, key) = (&lock.store, &lock.named.key);
+        let span = AcquireSpan::new(store.name(), key, store.clock());
+        let start = Holding::start(store);
+        let acquired = {
+            let mut flow = pin!(lock.acquire(&wait, start));
+            poll_fn(|context| span.in_scope(|| flow.as_mut().poll(context))).await
+        };
+        // Named anew: what is used before and after is part of the future meanwhile.
+        let (store, key) = (&lock.store, &lock.named.key);
+        match acquired {
+            Ok(holding) => {
+                span.end(Ok(holding.held().fence()));
+                Ok(LockGuard::around(store, holding))
+            }
+            Err(error) => {
+                span.end(Err(&error));
+                Holding::not_acquired(store, start, key, &error);
+                Err(error)
+            }
         }
     }
 }
 
 impl InStore {
-    async fn acquire(
-        &self,
-        wait: &Wait,
-        dropped: &Cancel,
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "such a future has room for each argument twice"
+    )]
+    fn acquire<'a>(
+        &'a self,
+        wait: &'a Wait,
         start: Option<Time>,
-    ) -> Result<Holding, AcquireError> {
-        let store = &self.store;
-        let deadline = self.begin(wait, &self.named.key).await?;
-        let policy = LeasePolicy::new(&self.named.options, store.characteristics());
-        let request = self.named.request(ProcessId::current(), &policy);
-        let won = acquire::acquire(store, &request, wait, deadline).await?;
-        let mut holding = Holding::new(won, policy);
-        if dropped.is_cancelled() {
-            Box::pin(holding.give_back(store)).await;
-            return Err(AcquireError::Cancelled);
+    ) -> impl Future<Output = Result<Holding, AcquireError>> + Send + 'a {
+        async move {
+            let deadline = self.begin(wait, &self.named.key).await?;
+            let request = self.named.request(ProcessId::current(), &self.policy());
+            let won = acquire::acquire(&self.store, &request, wait, deadline).await?;
+            let store = &self.store;
+            let mut holding = Holding::new(won, self.policy());
+            if wait.was_dropped() {
+                Box::pin(holding.give_back(store)).await;
+                return Err(AcquireError::Cancelled);
+            }
+            holding.keep(store, start).await?;
+            Ok(holding)
         }
-        holding.keep(store, start).await?;
-        Ok(holding)
+    }
+
+    /// Made where it is used, since it would be a part of the future in between.
+    fn policy(&self) -> LeasePolicy {
+        LeasePolicy::new(&self.named.options, self.store.characteristics())
     }
 
     /// Starts what the store needs, and waits for what was dropped before and still goes on about
@@ -360,23 +376,23 @@ impl InStore {
         let store = &self.store;
         let background = store.start()?;
         let (clock, call_timeout) = (store.clock(), store.characteristics().call_timeout);
-        let deadline = |wait: &Wait| wait.deadline(clock.now(), call_timeout);
-        let end = deadline(wait);
-        // At most half of the wait: a short wait must leave time for a claim.
         let now = clock.now();
+        let end = wait.deadline(now, call_timeout);
+        let pending = background.pending();
+        if pending.is_nothing() {
+            return Ok(end);
+        }
+        // At most half of the wait: a short wait must leave time for a claim.
         let most = match wait.waits() {
             true => call_timeout.min(now.until(end) / 2),
             false => call_timeout,
         };
         let most = now.saturating_add(most);
-        let pending = background.pending();
-        if !pending.is_nothing() {
-            // In a box: it is rarely needed, and would be a part of the future of each acquire.
-            Box::pin(pending.over(key, background.keeper(), wait, most)).await;
-        }
+        // In a box: it is rarely needed, and would be a part of the future of each acquire.
+        Box::pin(pending.over(key, background.keeper(), wait, most)).await;
         Ok(match wait.waits() {
             true => end,
-            false => deadline(wait),
+            false => wait.deadline(clock.now(), call_timeout),
         })
     }
 }

@@ -104,18 +104,14 @@ impl Lock {
     ) -> Continued<Result<Begun<LockGuard>, AcquireError>> {
         let dropped = Cancel::new();
         let wait = wait.clone().ended_by_drop(&dropped);
-        let (lock, job, flag) = (
-            Arc::clone(self.in_store()),
-            Arc::clone(job),
-            dropped.clone(),
-        );
+        let (lock, job) = (Arc::clone(self.in_store()), Arc::clone(job));
         let flow = async move {
             let mark = lock.mark(&job);
             // What an earlier run that was dropped still does about the mark.
             lock.begin(&wait, mark.key()).await?;
             let begun = run_once::begin(&lock.store, &mark, guard, (&wait, deadline)).await?;
             match begun {
-                Begun::Running(guard, running) if flag.is_cancelled() => {
+                Begun::Running(guard, running) if wait.was_dropped() => {
                     let _ = running.end_unused().await;
                     let _ = guard.end_unused().await;
                     Err(AcquireError::Cancelled)

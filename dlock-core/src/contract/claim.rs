@@ -158,6 +158,11 @@ impl Claim {
         self
     }
 
+    /// Turns it into the claim of a call that ends at `not_after`.
+    pub(crate) fn set_not_after(&mut self, not_after: Time) {
+        self.not_after = not_after;
+    }
+
     /// The same claim by a caller that waits until `deadline` if it is refused.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Time) -> Self {

@@ -40,6 +40,12 @@ impl Lease {
         }
     }
 
+    /// Turns it into the lease for the call numbered `sequence`, which ends at `not_after`.
+    pub(crate) fn renumber(&mut self, sequence: u64, not_after: Time) {
+        self.claim.set_not_after(not_after);
+        self.sequence = sequence;
+    }
+
     /// The same lease with a new description of its holder.
     #[must_use]
     pub fn with_holder(mut self, text: impl Into<Arc<str>>) -> Self {

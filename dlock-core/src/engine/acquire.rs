@@ -36,6 +36,8 @@ pub struct Request<'a> {
 pub struct Won {
     pub process: ProcessId,
     pub lease: Lease,
+    /// When the grant was received.
+    pub granted: Time,
     pub valid_until: Time,
     /// The time until which a claim whose answer was lost may still be carried out, see
     /// [`outlive_lost_request`](crate::engine::release::outlive_lost_request).
@@ -64,6 +66,7 @@ pub async fn acquire<S: Io>(
         seed: claimant.claim.owner().low_bits(),
     };
     let (mut acquisition, mut action) = Acquisition::start(plan, now);
+    // The claimant has the arguments: the future would have room for them once more.
     loop {
         let event = match action {
             Action::Claim { not_after, fresh } => {
@@ -72,8 +75,9 @@ pub async fn acquire<S: Io>(
                     claimant.claim = claimant.new_claim(now)?;
                 }
                 // The lease counts from `now`, which is before the call.
-                let claim = claimant.claim.clone().with_not_after(not_after);
-                let reply = io.acquire(&claim, request.ttl).await;
+                claimant.claim.set_not_after(not_after);
+                let ttl = claimant.request.ttl;
+                let reply = io.acquire(&claimant.claim, ttl).await;
                 claimant.answered(now, reply)
             }
             Action::Watch => claimant.watch().await,
@@ -102,7 +106,7 @@ pub async fn acquire<S: Io>(
         };
         // Process an answer before a cancellation: it may be a grant, or leave something to clean
         // up.
-        let event = if event.gives_way(wait.waits()) && claimant.is_cancelled() {
+        let event = if event.gives_way(claimant.wait.waits()) && claimant.is_cancelled() {
             Event::Cancelled
         } else {
             event
@@ -118,8 +122,9 @@ pub async fn acquire<S: Io>(
         lost_request,
     } = acquisition.into_outcome()?;
     Ok(Won {
-        process: request.process,
+        process: claimant.request.process,
         lease: Lease::new(claimant.claim, grant),
+        granted: now,
         valid_until,
         lost_request,
     })

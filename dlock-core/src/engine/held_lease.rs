@@ -45,16 +45,22 @@ struct Slot {
 }
 
 impl HeldLease {
-    /// The lease that `process` acquired, which is this one.
-    pub fn new(process: ProcessId, lease: Lease, until: Time, policy: LeasePolicy) -> Self {
+    /// The lease that `process` acquired, which is this one, by a grant that was received at
+    /// `acquired`.
+    pub fn new(
+        process: ProcessId,
+        lease: Lease,
+        acquired: Time,
+        until: Time,
+        policy: LeasePolicy,
+    ) -> Self {
         let clock = lease.clock().clone();
-        let now = clock.now();
-        let schedule = LeaseSchedule::new(&policy, now, until);
+        let schedule = LeaseSchedule::new(&policy, acquired, until);
         HeldLease {
             process,
             key: Arc::clone(lease.claim().shared_key()),
             fence: lease.fence(),
-            acquired: now,
+            acquired,
             until: AtomicU64::new(schedule.valid_until().as_nanos()),
             lost: AtomicBool::new(false),
             sequence: AtomicU64::new(0),
@@ -199,7 +205,16 @@ impl HeldLease {
 
     /// This lease for its next call.
     pub fn number(&self, lease: &Lease, not_after: Time) -> Lease {
-        lease.for_call(self.sequence.fetch_add(1, Ordering::AcqRel) + 1, not_after)
+        lease.for_call(self.next_number(), not_after)
+    }
+
+    /// Turns `lease` into this lease for its next call.
+    pub fn renumber(&self, lease: &mut Lease, not_after: Time) {
+        lease.renumber(self.next_number(), not_after);
+    }
+
+    fn next_number(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// What is due for this lease now. Callbacks that must be called are added to `call`.

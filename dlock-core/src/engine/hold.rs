@@ -50,6 +50,7 @@ impl Holding {
             held: Arc::new(HeldLease::new(
                 won.process,
                 won.lease,
+                won.granted,
                 won.valid_until,
                 policy,
             )),

@@ -2,9 +2,11 @@
 //! have done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::acquire_error::ReleaseError;
 use crate::contract::claim::Claim;
+use crate::contract::error::DatastoreError;
 use crate::contract::holder::Holder;
 use crate::contract::lease::Lease;
 use crate::contract::outcome::{Extension, ReleaseOutcome};
@@ -45,10 +47,12 @@ impl Holding {
         } else {
             self.release(io, end).await
         };
-        let (key, held) = (&**self.held.key(), self.held.held_for());
-        match &result {
-            Ok(()) => io.report(&LockEvent::Released { key, held }),
-            Err(error) => io.report(&LockEvent::ReleaseFailed { key, held, error }),
+        if io.observer().is_some() {
+            let (key, held) = (&**self.held.key(), self.held.held_for());
+            match &result {
+                Ok(()) => io.report(&LockEvent::Released { key, held }),
+                Err(error) => io.report(&LockEvent::ReleaseFailed { key, held, error }),
+            }
         }
         result
     }
@@ -69,7 +73,7 @@ impl Holding {
 
     /// Stops the renewal of the lease and ends it in the store.
     pub(super) async fn release<S: Io>(&self, io: &S, end: End) -> Result<(), ReleaseError> {
-        let Some(lease) = self.held.take() else {
+        let Some(mut lease) = self.held.take() else {
             return Err(ReleaseError::Lost);
         };
         let end = match (end, self.held.hold_left()) {
@@ -80,7 +84,7 @@ impl Holding {
             (end, _) => end,
         };
         let sent = io.clock().now();
-        let result = self.finish(io, &lease, &end, sent).await;
+        let result = self.finish(io, &mut lease, &end, sent).await;
         let is_kept = matches!(end, End::Keep(..)) && result.is_ok();
         if !is_kept && self.lost_request.is_some() {
             // In a box: few releases need it, and it would be a part of the future of each.
@@ -95,7 +99,7 @@ impl Holding {
     async fn finish<S: Io>(
         &self,
         io: &S,
-        lease: &Lease,
+        lease: &mut Lease,
         end: &End,
         start: Time,
     ) -> Result<(), ReleaseError> {
@@ -105,21 +109,19 @@ impl Holding {
         let mut may_be_done = false;
         let mut was_sent_in_time = false;
         let mut failures = 0;
+        let mut now = start;
         loop {
-            let valid = self.held.was_valid(io.clock().now());
-            let call = self.held.number(lease, deadline);
+            let valid = self.held.was_valid(now);
+            self.held.renumber(lease, deadline);
             let answer = match end {
                 End::Keep(keep, holder) if valid => {
-                    let call = match holder {
-                        Some(holder) => call.with_holder(Arc::clone(holder)),
-                        None => call,
-                    };
-                    let answer = io.extend(&call, *keep).await;
+                    // In a box, as what comes after it: few releases need it.
+                    let answer = Box::pin(keep_for(io, lease, *keep, holder.as_ref())).await;
                     answer.map(|answer| matches!(answer, Extension::Extended(_)))
                 }
                 // A lost lease cannot be kept, only released.
                 _ => {
-                    let answer = io.release(&call).await;
+                    let answer = io.release(lease).await;
                     answer.map(|released| released == ReleaseOutcome::Released)
                 }
             };
@@ -133,7 +135,7 @@ impl Holding {
                     failures += 1;
                     may_be_done |= error.may_have_executed();
                     was_sent_in_time |= error.may_have_executed() && valid;
-                    let now = io.clock().now();
+                    now = io.clock().now();
                     if failures < 2 && error.is_transient() && now < deadline.min(until) {
                         continue;
                     }
@@ -147,6 +149,22 @@ impl Holding {
                 }
             }
         }
+    }
+}
+
+/// Keeps the key for `keep` from now, with this text as the description of its holder.
+async fn keep_for<S: Io>(
+    io: &S,
+    lease: &Lease,
+    keep: Duration,
+    holder: Option<&Arc<str>>,
+) -> Result<Extension, DatastoreError> {
+    match holder {
+        Some(holder) => {
+            let described = lease.clone().with_holder(Arc::clone(holder));
+            io.extend(&described, keep).await
+        }
+        None => io.extend(lease, keep).await,
     }
 }
 

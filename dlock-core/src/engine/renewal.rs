@@ -31,6 +31,8 @@ use crate::time::instant::Time;
 use crate::time::signal::Signal;
 
 #[cfg(feature = "tokio")]
+pub use alarm::Alarm;
+#[cfg(feature = "tokio")]
 use alarm::Alarms;
 
 /// Keeps the leases of one store in one process. Its threads start with the first lease and end

@@ -91,7 +91,8 @@ impl Clock {
     }
 
     /// Returns whether both always show the same time.
-    pub(crate) fn is(&self, other: &Clock) -> bool {
+    #[doc(hidden)]
+    pub fn is(&self, other: &Clock) -> bool {
         match (&self.0, &other.0) {
             (Source::Boottime, Source::Boottime) => true,
             (Source::Fake(this), Source::Fake(that)) => Arc::ptr_eq(this, that),

@@ -70,6 +70,12 @@ impl Wait {
         self
     }
 
+    /// Returns whether the waiting future was dropped.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn was_dropped(&self) -> bool {
+        self.dropped.as_ref().is_some_and(Cancel::is_cancelled)
+    }
+
     /// Registers `signal` to be notified by a cancellation until the result is dropped.
     pub(crate) fn subscribe(&self, signal: &Signal) -> CancelSubscriptions {
         let wake = |cancel: &Cancel| cancel.wake(signal);

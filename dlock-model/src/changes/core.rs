@@ -69,8 +69,8 @@ pub(super) fn of_the_user() -> Vec<Change> {
         Change {
             name: "the two tries of a release have one number",
             file: "dlock-core/src/engine/release.rs",
-            before: "self.held.number(lease, deadline)",
-            after: "if CHANGED { lease.for_call(1, deadline) } else { self.held.number(lease, deadline) }",
+            before: "self.held.renumber(lease, deadline);",
+            after: "if CHANGED { lease.renumber(1, deadline); } else { self.held.renumber(lease, deadline); }",
             property: Property::PromiseKept,
             world: OfWorld::Redis(Bounds {
                 clients: 1,

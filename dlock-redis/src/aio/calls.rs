@@ -23,56 +23,64 @@ pub(crate) enum Slot {
 /// One call: one round trip, but for a server that does not know the script yet, or whose clock was
 /// set, or a key where somebody waits unexpectedly. Returns also whether an earlier try may have
 /// been carried out as well.
-pub(crate) async fn call(
-    server: &Server,
+#[expect(
+    clippy::manual_async_fn,
+    reason = "such a future has room for each argument twice"
+)]
+pub(crate) fn call<'a>(
+    server: &'a Server,
     deadline: Time,
-    mut call: Call<'_>,
+    mut call: Call<'a>,
     slot: Slot,
     before: Earlier,
-) -> Result<(Answer, bool), DatastoreError> {
-    let replicas = server.replicas.filter(|_| call.is_for_replicas());
-    let mut form = Form::Hash;
-    let (mut stale, mut marked, mut is_elsewhere) = (false, false, false);
-    let mut in_doubt = before.may_have_run();
-    loop {
-        let (before, now, sent) = (in_doubt, form, call);
-        let write = |writer: &mut RequestWriter, bytes: &mut Vec<u8>, sending: Sending| {
-            let again = before || sending.again;
-            writer.write(sent, now, deadline, bytes, Sending { again, ..sending })
-        };
-        let replied = match (slot, replicas) {
-            (Slot::Settled, None) => server.mux.call(deadline, write).await,
-            // Boxed, since it is large and rare: the futures of all others would have room for it.
-            _ => {
-                Box::pin(call_with_others(
-                    &server.mux,
-                    deadline,
-                    slot,
-                    replicas,
-                    write,
-                ))
-                .await
-            }
-        };
-        let replied = replied.map_err(|error| with_doubt(error, before))?;
-        in_doubt |= replied.in_doubt;
-        let reply = match replied.reply {
-            // Its connection takes no more calls.
-            Err(error) if !is_elsewhere && ServerError::is_of_wrong_server(&error) => {
-                is_elsewhere = true;
-                continue;
-            }
-            reply => reply,
-        };
-        match reply.map_err(|error| with_doubt(error, in_doubt))? {
-            Answer::NoScript if form == Form::Hash => form = Form::Text,
-            // The reply carried the server's time: if its clock was set forward, the second try is
-            // right.
-            Answer::Stale if !stale => stale = true,
-            Answer::Marked if !marked => (marked, call) = (true, call.with_all_keys()),
-            answer => {
-                let answer = finally(answer).map_err(|error| with_doubt(error, in_doubt))?;
-                return Ok((answer, in_doubt));
+) -> impl Future<Output = Result<(Answer, bool), DatastoreError>> + Send {
+    async move {
+        let replicas = server.replicas.filter(|_| call.is_for_replicas());
+        let mut form = Form::Hash;
+        let (mut stale, mut marked, mut is_elsewhere) = (false, false, false);
+        let mut in_doubt = before.may_have_run();
+        loop {
+            let (before, now, sent) = (in_doubt, form, &call);
+            // Lent, since the futures below would have room for a copy of it.
+            let write = &mut |writer: &mut RequestWriter, bytes: &mut Vec<u8>, sending: Sending| {
+                let again = before || sending.again;
+                writer.write(*sent, now, deadline, bytes, Sending { again, ..sending })
+            };
+            let replied = match (slot, replicas) {
+                (Slot::Settled, None) => server.mux.call(deadline, write).await,
+                // Boxed, since it is large and rare: the futures of all others would have room
+                // for it.
+                _ => {
+                    Box::pin(call_with_others(
+                        &server.mux,
+                        deadline,
+                        slot,
+                        replicas,
+                        write,
+                    ))
+                    .await
+                }
+            };
+            let replied = replied.map_err(|error| with_doubt(error, before))?;
+            in_doubt |= replied.in_doubt;
+            let reply = match replied.reply {
+                // Its connection takes no more calls.
+                Err(error) if !is_elsewhere && ServerError::is_of_wrong_server(&error) => {
+                    is_elsewhere = true;
+                    continue;
+                }
+                reply => reply,
+            };
+            match reply.map_err(|error| with_doubt(error, in_doubt))? {
+                Answer::NoScript if form == Form::Hash => form = Form::Text,
+                // The reply carried the server's time: if its clock was set forward, the second try
+                // is right.
+                Answer::Stale if !stale => stale = true,
+                Answer::Marked if !marked => (marked, call) = (true, call.with_all_keys()),
+                answer => {
+                    let answer = finally(answer).map_err(|error| with_doubt(error, in_doubt))?;
+                    return Ok((answer, in_doubt));
+                }
             }
         }
     }

@@ -70,8 +70,7 @@ fn is_held_after(is_bare: bool) -> bool {
     let lock = Lock::new(Suspending::on(&memory), "job");
     let (store, context) = (lock.store(), &mut Context::from_waker(Waker::noop()));
     if is_bare {
-        let dropped = Cancel::new();
-        let mut bare = Box::pin(acquired(Arc::clone(&lock.0), Wait::none(), dropped));
+        let mut bare = Box::pin(acquired(Arc::clone(&lock.0), Wait::none()));
         assert!(bare.as_mut().poll(context).is_pending());
     } else {
         let mut acquire = lock.try_acquire();
@@ -109,4 +108,19 @@ fn a_call_has_an_alarm_unless_its_store_is_polled_by_the_caller_and_ends_it() {
         let set = store.background().keeper().alarms();
         assert_eq!(set, alarms, "{is_polled_by_caller} {ends_its_calls}");
     }
+}
+
+/// Up to this many bytes glibc keeps freed memory for each thread, and hands it out again without a
+/// search.
+#[cfg(not(feature = "tracing"))]
+const MOST_BYTES: usize = 1032;
+
+/// Without spans, which are part of the future.
+#[cfg(not(feature = "tracing"))]
+#[test]
+fn the_future_of_an_acquire_is_small_enough_for_the_fast_path_of_the_allocator() {
+    let lock = Lock::new(MemoryDatastore::new(), "hourly-import");
+    let flow = acquired(Arc::clone(&lock.0), Wait::forever());
+    let bytes = size_of_val(&flow);
+    assert!(bytes <= MOST_BYTES, "{bytes}");
 }

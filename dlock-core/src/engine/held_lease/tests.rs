@@ -30,6 +30,7 @@ fn held(fake: &FakeClock, policy: LeasePolicy) -> HeldLease {
     HeldLease::new(
         ProcessId::current(),
         Lease::new(claim, Grant::new(policy.first_ttl())),
+        clock.now(),
         until,
         policy,
     )
@@ -429,6 +430,7 @@ fn max_hold_ends_what_a_generous_store_granted() {
     let held = HeldLease::new(
         ProcessId::current(),
         Lease::new(claim, Grant::new(TTL * 10)),
+        clock.now(),
         until,
         policy,
     );

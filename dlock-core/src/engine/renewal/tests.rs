@@ -108,7 +108,7 @@ fn losses_are_declared_before_tasks_are_woken() {
     let claim = Claim::new("job", &clock, ttl).unwrap();
     let lease = Lease::new(claim, Grant::new(ttl));
     let policy = LeasePolicy::new(&LockOptions::default(), &Characteristics::default());
-    let held = HeldLease::new(ProcessId::current(), lease, end, policy);
+    let held = HeldLease::new(ProcessId::current(), lease, clock.now(), end, policy);
     let order = Arc::new(Order(Mutex::default()));
     let declared = Arc::clone(&order);
     let on_lost = Callback::prompt(move || declared.0.lock().unwrap().push("lost"));

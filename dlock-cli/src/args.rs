@@ -12,7 +12,7 @@ mod value;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args as _, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use hold::Hold;
 pub use inspect::{Break, Doctor, Forget, Key, List, Status};
@@ -124,13 +124,13 @@ pub(crate) fn table() -> Command {
 ///
 /// [`UsageError`] for anything that `dlock --help` does not describe.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
-    let arguments = std::iter::once(OsString::from("dlock")).chain(arguments);
-    let mut table = table();
-    let parsed = table
-        .try_get_matches_from_mut(arguments)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let parsed = match run_alone(&arguments) {
+        Some(run) => Ok(Verb::Run(Box::new(run))),
+        None => by_table(arguments),
+    };
     let verb = match parsed {
-        Ok(cli) => cli.verb,
+        Ok(verb) => verb,
         Err(error) => {
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -144,4 +144,25 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         run.check()?;
     }
     Ok(Invocation::Verb(verb))
+}
+
+fn by_table(arguments: Vec<OsString>) -> Result<Verb, clap::Error> {
+    let arguments = std::iter::once(OsString::from("dlock")).chain(arguments);
+    let matches = table().try_get_matches_from_mut(arguments)?;
+    Ok(Cli::from_arg_matches(&matches)?.verb)
+}
+
+/// Reads a command line of `run` by the part of the table that `run` needs: to make the rest takes
+/// longer than to read the line, and jobs are started often. `None` for all other lines, for those
+/// that are wrong and those that ask for help: the whole table has the words for them.
+fn run_alone(arguments: &[OsString]) -> Option<Run> {
+    let (verb, words) = arguments.split_first()?;
+    if verb != "run" {
+        return None;
+    }
+    let part = Command::new("run")
+        .no_binary_name(true)
+        .args_override_self(true);
+    let matches = Run::augment_args(part).try_get_matches_from(words).ok()?;
+    Run::from_arg_matches(&matches).ok()
 }

@@ -42,6 +42,7 @@ use args::{Invocation, Verb};
 ///
 /// It takes over the process: it catches signals, forks, and waits for children. Call it only once.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    sys::allocate_in_one_place();
     let code = match args::parse(arguments) {
         Ok(Invocation::Text(text)) => print(text.as_bytes()),
         Ok(Invocation::Verb(verb)) => run_verb(&verb),

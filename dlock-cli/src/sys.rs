@@ -71,7 +71,7 @@ extern "C" fn on_signal(signal: libc::c_int) {
 /// Catches a signal, which is then written to the [`signal_pipe`]. A signal that was ignored when
 /// the process started stays ignored, as `nohup` wants.
 pub(crate) fn catch(signal: libc::c_int) -> io::Result<()> {
-    if is_ignored(signal)? && signal != libc::SIGCHLD {
+    if signal != libc::SIGCHLD && is_ignored(signal)? {
         return Ok(());
     }
     let handler: extern "C" fn(libc::c_int) = on_signal;
@@ -200,6 +200,17 @@ fn set_action(
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Has all threads allocate from one place. By default the C library of GNU reserves 64 MiB of
+/// addresses for each thread at its first allocation, and dlock has several threads that allocate
+/// next to nothing. Call it before the first of them starts.
+pub(crate) fn allocate_in_one_place() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: the call sets a number of the allocator, which takes it at any time.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 /// Lets the signal take its default action on this process and its whole group. If it stops them,

@@ -10,6 +10,7 @@ mod call;
 mod connection;
 mod driver;
 mod multiplexer;
+mod own_thread;
 mod process;
 mod protocol;
 mod queue;
@@ -18,6 +19,7 @@ mod table;
 
 pub use crate::nonblocking::{Layer, Plain};
 pub use multiplexer::Multiplexer;
+pub use own_thread::on_own_thread;
 pub use process::{ready_by, sleep_until};
 pub use protocol::{Answered, Open, Opened, Replied, Replies, Sending};
 pub use session::{Pinned, Session};

@@ -28,6 +28,7 @@ pub mod expiry;
 pub mod extend;
 pub mod fencing;
 pub mod fork;
+pub mod found;
 pub mod held;
 pub mod hold;
 pub mod idempotent;

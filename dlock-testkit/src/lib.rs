@@ -47,7 +47,9 @@
 //! [`writer_held_by`](Subject::writer_held_by), which a store with a
 //! [`single_writer`](dlock_core::Characteristics::single_writer) must give,
 //! [`record_locked_by`](Subject::record_locked_by) for stores that lock rows, and
-//! [`foreign_written_by`](Subject::foreign_written_by).
+//! [`foreign_written_by`](Subject::foreign_written_by). And
+//! [`without_dangers`](Subject::without_dangers) says that the store is set up well: then it must
+//! find no danger in itself.
 //!
 //! # An async store
 //!

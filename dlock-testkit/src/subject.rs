@@ -57,6 +57,7 @@ pub struct Subject {
     hold_writer: Option<HoldWriter>,
     write_foreign: Option<WriteForeign>,
     lock_record: Option<LockRecord>,
+    is_without_dangers: bool,
     /// The line that created the subject, for failures.
     made_at: Option<&'static Location<'static>>,
     prefix: String,
@@ -100,6 +101,7 @@ impl Subject {
             hold_writer: None,
             write_foreign: None,
             lock_record: None,
+            is_without_dangers: false,
             made_at: None,
             prefix: format!("dlock-testkit:{random:016x}:"),
             guards: Mutex::default(),
@@ -211,6 +213,16 @@ impl Subject {
         write: impl Fn(&str, &str) + Send + Sync + 'static,
     ) -> Self {
         self.write_foreign = Some(Box::new(write));
+        self
+    }
+
+    /// Says that the store is set up as it should be: what it
+    /// [finds in itself](dlock_core::Inspect::findings) must not be a
+    /// [danger](dlock_core::Severity::Danger). A server that is started for tests may well have
+    /// dangers, because it keeps nothing on its disk for example.
+    #[must_use]
+    pub fn without_dangers(mut self) -> Self {
+        self.is_without_dangers = true;
         self
     }
 
@@ -342,6 +354,10 @@ impl Subject {
     pub(crate) fn lock_record(&self, key: &str) -> Option<Box<dyn Any>> {
         let lock = self.lock_record.as_ref()?;
         Some(lock(self.place.as_deref().unwrap_or(""), key))
+    }
+
+    pub(crate) fn is_without_dangers(&self) -> bool {
+        self.is_without_dangers
     }
 
     /// The line that created the subject, if it is known.

@@ -196,6 +196,10 @@ macro_rules! __for_each_law {
                 "Where operators can count the waiters of a key, those that were refused are counted until they leave.";
             declared_held_keys_are_listed = inspected::held_keys_are_listed,
                 "Where operators can list the keys that are held, the list has those with the prefix, each with its holder, and no others.";
+            declared_findings_help_the_operator = found::findings_help_the_operator,
+                "Where a store checks itself, each finding says what, why and what to do, and shows no secret; a store that is set up well has no danger.";
+            declared_a_check_changes_nothing = found::a_check_changes_nothing,
+                "Where a store checks itself, that changes nothing: a held lock, its waiters and a free lock stay as they were.";
             lock_a_hundred_threads_take_turns = exclusion::a_hundred_threads_take_turns,
                 "A hundred threads take turns with a lock, and no update of the guarded data is lost.";
             lock_processes_take_turns = exclusion::processes_take_turns,

@@ -1,6 +1,7 @@
 //! The store in memory keeps every promise.
 
 use dlock_core::MemoryDatastore;
-use dlock_testkit::conformance;
+use dlock_testkit::{Subject, conformance};
 
-conformance!(memory, || MemoryDatastore::new());
+conformance!(memory, || Subject::from(MemoryDatastore::new())
+    .without_dangers());

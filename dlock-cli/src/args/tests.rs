@@ -79,6 +79,72 @@ fn every_flag_is_read_before_and_after_the_name() {
     assert_eq!(before.options.codes(), codes);
 }
 
+/// What the whole table makes of a command line.
+fn by_whole_table(line: &str) -> Option<Run> {
+    match by_table(line.split_whitespace().map(OsString::from).collect()) {
+        Ok(Verb::Run(run)) => Some(*run),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_line_of_run_is_read_as_the_whole_table_reads_it() {
+    for (line, is_right) in [
+        ("run n -- true", true),
+        ("run -- n -- true", false),
+        ("run n -c true", true),
+        ("run n -c -x", true),
+        ("run n -c true --wait 5s", true),
+        ("run n", true),
+        ("run --wait 1s --wait 2s n -- a", true),
+        ("run --ttl=1m --verbose --verbose n -- a --ttl b -- c", true),
+        ("run --label -x --store -y n -- a", true),
+        ("run n --", true),
+        ("run run -- run", true),
+        ("run help -- a", true),
+        ("run", false),
+        ("run --", false),
+        ("run -- true", false),
+        ("run n true", false),
+        ("run n m -- true", false),
+        ("run --wait n -- true", false),
+        ("run --wait 1s", false),
+        ("run --no-such n -- true", false),
+        ("run --no-such=1 n -- true", false),
+        ("run --version n -- true", false),
+        ("run -V", false),
+        ("run --help", false),
+        ("run n --help -- true", false),
+        ("run -h n", false),
+        ("run --ver n -- true", false),
+        ("run --log xml n -- true", false),
+        ("run n -c true -- false", false),
+        ("run -cx n", true),
+        ("run --verbose=1 n -- true", false),
+    ] {
+        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let read = run_alone(&words);
+        assert_eq!(read, by_whole_table(line), "{line}");
+        assert_eq!(read.is_some(), is_right, "{line}");
+    }
+    for line in [
+        "",
+        "hold n",
+        "status n",
+        "ru n -- true",
+        "--help run",
+        "-- run n",
+    ] {
+        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        assert_eq!(run_alone(&words), None, "{line}");
+    }
+    let odd = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+    let words = ["run".into(), "n".into(), "--".into(), odd];
+    let whole = by_table(words.to_vec()).unwrap();
+    let alone = Box::new(run_alone(&words).unwrap());
+    assert_eq!(Verb::Run(alone), whole);
+}
+
 #[test]
 fn without_flags_it_tries_once_and_dlock_has_its_own_exit_codes() {
     let default = run("run n -- true");

@@ -113,6 +113,26 @@ impl<'a> Sandbox<'a> {
         output
     }
 
+    /// Makes a script that leaves a trace when it is started. A shell makes it, see `SCRIPTS`.
+    pub(crate) fn script(&self, name: &str) {
+        let made = ended(spawn(
+            self.command("bash")
+                .args(["-e", "-c", SCRIPTS])
+                .env("SCRIPTS", name),
+        ));
+        assert!(made.status.success(), "{made:?}");
+    }
+
+    /// How often such scripts were started.
+    pub(crate) fn started(&self) -> usize {
+        self.place.read("ran").lines().count()
+    }
+
+    /// Waits until the file has a line, and returns it.
+    pub(crate) fn await_text(&self, name: &str) -> String {
+        self.place.await_text(name)
+    }
+
     /// Runs the text while another process holds `hourly-import`, whose token takes the place of
     /// the one in the text.
     pub(crate) fn run_while_held(&self, text: &str) -> Output {

@@ -22,6 +22,7 @@ fn subject() -> Subject {
     .at(folder)
     .writer_held_by(|place| AllShards::lock(place.as_ref()))
     .foreign_written_by(write_foreign)
+    .without_dangers()
     .cleaned_by(scratch)
 }
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed};
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, HeldBy, HeldPage, Lease, OwnerToken, PageMark, ReleaseOutcome, Time,
+    FencingToken, Finding, HeldBy, HeldPage, Inspect, Lease, OwnerToken, PageMark, ReleaseOutcome,
+    Time,
 };
+use dlock_net::mux::on_own_thread;
 use dlock_net::{Planned, deadline_in};
 
 use super::connection::SharedConnection;
@@ -144,6 +146,12 @@ impl AsyncInspect for MemcacheDatastore {
         _: Option<&'a PageMark>,
     ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
         Box::pin(async { Err(not_listed()) })
+    }
+
+    /// As the blocking form does, on a thread of its own.
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>, DatastoreError>> {
+        let store = self.clone();
+        Box::pin(on_own_thread(move || Inspect::findings(&store)))
     }
 }
 

@@ -5,7 +5,9 @@ use dlock_testkit::{Subject, conformance};
 
 fn subject() -> Subject {
     let server = server();
-    Subject::new(move || store(server)).at(server.url())
+    Subject::new(move || store(server))
+        .at(server.url())
+        .without_dangers()
 }
 
 conformance!(memcached, subject, reopen = |url| store_at(url));

@@ -6,11 +6,13 @@ use std::time::Duration;
 use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed, is_polled_by_drop};
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Clock, Datastore, DatastoreError, Extension,
-    FencingToken, HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
+    FencingToken, Finding, HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
 };
+use dlock_net::mux::on_own_thread;
 use dlock_net::{Planned, deadline_in};
 
 use super::calls;
+use crate::findings;
 use crate::held::{self, held_by};
 use crate::operations::{Answer, Call, Keys};
 use crate::servers::Servers;
@@ -122,6 +124,14 @@ impl AsyncInspect for RedisDatastore {
     ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
         let deadline = deadline_in(self.call_timeout);
         Box::pin(held::held_shared(&self.servers, deadline, prefix, after))
+    }
+
+    /// As the blocking form does, on a thread of its own.
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>, DatastoreError>> {
+        let (servers, call_timeout) = (self.servers.clone(), self.call_timeout);
+        Box::pin(on_own_thread(move || {
+            findings::findings(&servers, call_timeout)
+        }))
     }
 }
 

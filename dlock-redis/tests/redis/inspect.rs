@@ -7,7 +7,10 @@ use dlock_core::{
     Clock, Datastore, ErrorKind, FencingToken, HeldPage, Inspect, PageMark, ReleaseOutcome, Signal,
 };
 use dlock_test_servers::RedisServer;
+use dlock_testkit::laws::found;
+use dlock_testkit::{Subject, Verdict};
 
+use crate::conformance::open;
 use crate::queue::{lock, waiting};
 use crate::support::*;
 
@@ -176,4 +179,18 @@ fn waiters_are_counted_while_they_wait() {
     until("nobody waits", || {
         Inspect::waiting(&operator, KEY).unwrap() == 0
     });
+}
+
+/// The server of the whole suite keeps nothing on its disk, which is a danger.
+#[test]
+fn a_server_that_keeps_its_keys_has_no_dangers_and_a_check_changes_nothing_in_it() {
+    let server = RedisServer::builder().config("appendonly", "yes").start();
+    let url = server.url();
+    let subject = Subject::new(move || open(&url)).without_dangers();
+    for case in [
+        found::findings_help_the_operator,
+        found::a_check_changes_nothing,
+    ] {
+        assert_eq!(case(&subject), Verdict::Kept);
+    }
 }

@@ -346,6 +346,22 @@ saboteurs! {
         "declaration", "the list lacks a key that is held";
     list_without_end = ListsWithoutEnd, inspected::held_keys_are_listed,
         "declaration", "a list of keys has more than";
+    finding_without_a_remedy = FindsWithoutARemedy, found::findings_help_the_operator,
+        "declaration", "`remedy` of a finding is empty";
+    finding_in_two_lines = FindsInTwoLines, found::findings_help_the_operator,
+        "declaration", "`what` of a finding has a control character";
+    finding_with_a_secret = ShowsItsOwners, found::findings_help_the_operator,
+        "declaration", "`why` of a finding shows a secret";
+    danger_in_a_good_store = FindsADanger, found::findings_help_the_operator,
+        "declaration", "the store is set up well, but a danger was found in it: ";
+    check_that_frees = FreesWhatItChecks, found::a_check_changes_nothing,
+        "declaration", "a look at a held key was answered with Ok(None)";
+    check_that_holds = HoldsWhatItChecks, found::a_check_changes_nothing,
+        "declaration", "the store checked itself, and a look at a free key was answered with Ok(Some";
+    check_that_draws_tokens = RaisesTokensInACheck, found::a_check_changes_nothing,
+        "declaration", "the store checked itself, and shows a held key differently";
+    check_that_loses_waiters = ForgetsWaitersInACheck, found::a_check_changes_nothing,
+        "declaration", "waiting: Some(0)";
     crashed_in_another_memory = RemembersInItsProcess in folder, once::a_crashed_job_runs_again,
         "lock (once)", "a process crashed in the job a moment ago, and the next try came to `ran`, not to `held`";
 }

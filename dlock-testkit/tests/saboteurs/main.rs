@@ -37,6 +37,7 @@ fn subject(flaw: Option<Flaw>) -> Subject {
         })
         .record_locked_by(|_, key| rows::RowLock::of(key))
         .foreign_written_by(move |_, key| write_foreign(&backing, key))
+        .without_dangers()
 }
 
 /// A store in a folder of its own. Its place names its flaw, for other processes.
@@ -52,6 +53,7 @@ fn shared(flaw: Option<Flaw>) -> Subject {
     .writer_held_by(|place| held(opened(place).backing()))
     .record_locked_by(|_, key| rows::RowLock::of(key))
     .foreign_written_by(|place, key| write_foreign(opened(place).backing(), key))
+    .without_dangers()
     .cleaned_by(folder)
 }
 

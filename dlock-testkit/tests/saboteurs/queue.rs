@@ -68,6 +68,7 @@ impl Reference {
                     | Flaw::BreaksWithoutWaking
                     | Flaw::CountsOneWaiter
                     | Flaw::CountsWhoGaveUp
+                    | Flaw::ForgetsWaitersInACheck
             )
         )
     }

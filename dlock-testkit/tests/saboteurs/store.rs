@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
-    FencingToken, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time,
-    Watch,
+    FencingToken, Finding, HeldBy, HeldPage, Inspect, Lease, OwnerToken, PageMark, Reach,
+    ReleaseOutcome, Severity, Signal, Time, Watch,
 };
 
 use super::backing::{Backing, FOREIGN, Record};
@@ -396,5 +396,35 @@ impl Inspect for Reference {
             is_shown.then(|| (key.clone(), held))
         });
         Ok(HeldPage::new(shown.collect(), next))
+    }
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        let turn = self.turn(self.now().saturating_add(PATIENCE))?;
+        let mut owners = String::new();
+        for key in turn.names().unwrap_or_default() {
+            let Some(mut record) = turn.load(&key) else {
+                continue;
+            };
+            match (self.flaw, record.owner) {
+                (Some(Flaw::ShowsItsOwners), Some(owner)) => owner.push_to(&mut owners),
+                (Some(Flaw::FreesWhatItChecks), Some(_)) => record.owner = None,
+                (Some(Flaw::HoldsWhatItChecks), None) => record.owner = OwnerToken::random().ok(),
+                (Some(Flaw::RaisesTokensInACheck), Some(_)) => record.fence += 1,
+                (Some(Flaw::ForgetsWaitersInACheck), _) => self.save_places(&turn, &key, &[]),
+                _ => {}
+            }
+            turn.save(&key, &record);
+        }
+        let mut finding = Finding::warning(
+            "this is a store for tests",
+            format!("it ends with its process, and all locks with it{owners}"),
+            "use another one",
+        );
+        match self.flaw {
+            Some(Flaw::FindsWithoutARemedy) => finding.remedy = " ".to_owned(),
+            Some(Flaw::FindsInTwoLines) => finding.what.push('\n'),
+            Some(Flaw::FindsADanger) => finding.severity = Severity::Danger,
+            _ => {}
+        }
+        Ok(vec![finding])
     }
 }

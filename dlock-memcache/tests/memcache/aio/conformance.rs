@@ -6,7 +6,9 @@ use crate::support::{server, store, store_at};
 
 fn subject() -> Subject {
     let server = server();
-    Subject::of_async(move || store(server)).at(server.url())
+    Subject::of_async(move || store(server))
+        .at(server.url())
+        .without_dangers()
 }
 
 async_conformance!(memcached, subject, reopen = |url: &str| store_at(url));

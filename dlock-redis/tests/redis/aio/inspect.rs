@@ -1,7 +1,7 @@
 //! What operators see in async code, over the connection that the calls share.
 
 use dlock_core::aio::{AsyncDatastore, AsyncInspect, Lock};
-use dlock_core::{FencingToken, ReleaseOutcome};
+use dlock_core::{FencingToken, Inspect, ReleaseOutcome};
 
 use super::*;
 use crate::queue::waiting;
@@ -32,6 +32,26 @@ fn a_look_in_async_code_shows_the_holder_and_shares_the_connection() {
             })
             .await;
         });
+    }
+}
+
+#[test]
+fn both_forms_find_the_same_dangers() {
+    let server = RedisServer::builder().config("appendonly", "yes").start();
+    let store = store(&server);
+    for runtime in runtimes() {
+        let asked = || {
+            let inspect: &dyn AsyncInspect = AsyncDatastore::inspect(&store).unwrap();
+            let found = runtime.block_on(inspect.findings()).unwrap();
+            assert_eq!(found, Inspect::findings(&store).unwrap());
+            found
+        };
+        server.config_set("maxmemory-policy", "noeviction");
+        assert_eq!(asked(), []);
+        server.config_set("maxmemory-policy", "allkeys-lru");
+        let found = asked();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].what.ends_with(" is allkeys-lru"), "{found:?}");
     }
 }
 

@@ -51,10 +51,13 @@
 
 mod background;
 mod block;
+mod boxed;
 pub mod closures;
 mod continued;
 mod datastore;
+mod future;
 mod guard;
+mod inspect;
 mod io;
 mod lock;
 mod memory;
@@ -65,9 +68,12 @@ mod threads;
 mod unblock;
 
 pub use block::Block;
+pub use boxed::DynAsyncDatastore;
 pub use continued::is_polled_by_drop;
-pub use datastore::{AsyncDatastore, AsyncInspect, Boxed, DynAsyncDatastore};
+pub use datastore::AsyncDatastore;
+pub use future::Boxed;
 pub use guard::{LockGuard, Release};
+pub use inspect::AsyncInspect;
 pub use lock::{Acquire, Lock};
 pub use store::Store;
 pub use unblock::Unblock;

@@ -3,7 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -52,7 +52,12 @@ impl Place {
 const TOKENS: std::ops::RangeInclusive<u8> = 1..=u8::MAX;
 
 fn token(number: u8) -> OwnerToken {
-    OwnerToken::from_hex(&format!("{number:032x}")).expect("32 digits")
+    // Each call looks for its own among them, and to read one takes longer than all else in a call.
+    static ALL: LazyLock<Vec<OwnerToken>> = LazyLock::new(|| {
+        let read = |number| OwnerToken::from_hex(&format!("{number:032x}")).expect("32 digits");
+        (0..=u8::MAX).map(read).collect()
+    });
+    ALL[usize::from(number)]
 }
 
 /// One thread of a process: what it waits for, and what it then gets.

@@ -47,6 +47,9 @@ const FOUND: u8 = 1;
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
+    if programs::is_dlock() {
+        return dlock_cli::main(env::args_os().skip(1));
+    }
     let words: Vec<String> = env::args().skip(1).collect();
     let result = match words.first().map(String::as_str) {
         Some("worker") => worker(&words[1..], worker::run).map(|()| ExitCode::SUCCESS),
@@ -75,7 +78,7 @@ fn torture() -> Result<ExitCode, Failure> {
         None => random_seed()?,
     };
     let (folder, temporary) = run::folder(&options)?;
-    let programs = Programs::find(&folder.join("bin"))?;
+    let programs = Programs::copy_to(&folder.join("bin"))?;
     println!("seed {seed}, {} s", options.lasts.as_secs());
     let start = Instant::now();
     let print_line = |line: &str| println!("{:8.2} {line}", start.elapsed().as_secs_f64());

@@ -1,12 +1,17 @@
-//! The programs that a run starts: the real `dlock`, and this program.
+//! The programs that a run starts: `dlock`, and this program.
+//!
+//! Both are one file: this program is the command if its name is `dlock`. So they have the same
+//! source, and nothing has to be built or found when a run begins.
 
 use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::Failure;
+
+/// The name under which this program is the command.
+const DLOCK: &str = "dlock";
 
 /// Copies in a folder that other users can reach, since commands run as another user if this
 /// process is root.
@@ -17,61 +22,23 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds `dlock` if its source and cargo exist, so that both programs have the same source.
-    /// Otherwise uses the `dlock` beside this program.
+    /// Puts the programs into a folder.
     ///
     /// # Errors
     ///
-    /// If there is no `dlock`, or it cannot be built.
-    pub(crate) fn find(folder: &Path) -> Result<Self, Failure> {
-        let torture = env::current_exe()?;
-        let dlock = torture.with_file_name("dlock");
-        build(&torture)?;
-        if !dlock.is_file() {
-            let dlock = dlock.display();
-            return Err(format!("no dlock at {dlock}: cargo build -p dlock-cli").into());
-        }
+    /// If this program cannot be copied.
+    pub(crate) fn copy_to(folder: &Path) -> Result<Self, Failure> {
         fs::create_dir_all(folder)?;
-        let copy = |from: &Path, name: &str| {
-            let to = folder.join(name);
-            fs::copy(from, &to)?;
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
-            Ok::<_, std::io::Error>(to)
-        };
-        Ok(Programs {
-            dlock: copy(&dlock, "dlock")?,
-            torture: copy(&torture, "dlock-torture")?,
-        })
+        let (dlock, torture) = (folder.join(DLOCK), folder.join("dlock-torture"));
+        fs::copy(env::current_exe()?, &torture)?;
+        fs::set_permissions(&torture, fs::Permissions::from_mode(0o755))?;
+        fs::hard_link(&torture, &dlock)?;
+        Ok(Programs { dlock, torture })
     }
 }
 
-fn build(torture: &Path) -> Result<(), Failure> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dlock-cli/Cargo.toml");
-    let profile = torture.parent();
-    let name = profile.and_then(Path::file_name).unwrap_or_default();
-    let Some(target) = profile.and_then(Path::parent) else {
-        return Ok(());
-    };
-    // In any other folder the two programs were installed together.
-    if !manifest.is_file() || (name != "debug" && name != "release") {
-        return Ok(());
-    }
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args(["build", "--quiet", "--locked", "--bin", "dlock"])
-        .arg("--manifest-path")
-        .arg(manifest)
-        .arg("--target-dir")
-        .arg(target);
-    if name == "release" {
-        command.arg("--release");
-    }
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("dlock cannot be built: {status}").into()),
-        // There is no cargo, as on a machine that has only the two programs.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(format!("cannot run cargo to build dlock: {error}").into()),
-    }
+/// Returns whether this process was started as `dlock`.
+pub(crate) fn is_dlock() -> bool {
+    let program = env::args_os().next().map(PathBuf::from);
+    program.is_some_and(|program| program.file_name().is_some_and(|name| name == DLOCK))
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::datastore::{AsyncDatastore, not_inspectable};
+use super::datastore::AsyncDatastore;
+use super::inspect::not_inspectable;
 use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
 use crate::contract::datastore::{Datastore, Watch};

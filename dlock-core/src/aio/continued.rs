@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::datastore::Boxed;
+use super::future::Boxed;
 use super::store::Store;
 use crate::ProcessId;
 use crate::acquire_error::AcquireError;

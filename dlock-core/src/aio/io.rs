@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::datastore::{Boxed, DynAsyncDatastore};
+use super::boxed::DynAsyncDatastore;
+use super::future::Boxed;
 use super::pending::Work;
 use super::store::{Shared, Store};
 use crate::ProcessId;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::boxed::DynAsyncDatastore;
 use super::continued::{Continued, OnDrop};
-use super::datastore::DynAsyncDatastore;
 use super::guard::LockGuard;
 use super::store::Store;
 use crate::ProcessId;

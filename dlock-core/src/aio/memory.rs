@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::datastore::{AsyncDatastore, AsyncInspect, Boxed};
+use super::datastore::AsyncDatastore;
+use super::future::Boxed;
+use super::inspect::AsyncInspect;
 use crate::contract::characteristics::Characteristics;
 use crate::contract::claim::Claim;
 use crate::contract::datastore::{Datastore, Watch};

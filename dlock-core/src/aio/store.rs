@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::background::Background;
-use super::datastore::{AsyncDatastore, Boxed, DynAsyncDatastore};
+use super::boxed::DynAsyncDatastore;
+use super::datastore::AsyncDatastore;
+use super::future::Boxed;
 use crate::ProcessId;
 use crate::contract::characteristics::Characteristics;
 use crate::contract::error::{DatastoreError, ErrorKind};

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::datastore::{AsyncDatastore, AsyncInspect, Boxed, not_inspectable};
+use super::datastore::AsyncDatastore;
+use super::future::Boxed;
+use super::inspect::{AsyncInspect, not_inspectable};
 use super::threads::{Kind, Threads};
 use crate::ProcessId;
 use crate::contract::characteristics::Characteristics;

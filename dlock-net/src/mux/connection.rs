@@ -1,6 +1,10 @@
 //! One connection that many calls share.
 
-use std::io::{self, Write as _};
+mod alarm;
+mod driven;
+mod ending;
+
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
@@ -9,9 +13,9 @@ use std::time::Duration;
 use dlock_core::{Clock, DatastoreError, Time};
 use tokio::sync::oneshot;
 
-use super::process::{Alarm, Process};
+use super::process::Process;
 use super::protocol::{Replies, Sending};
-use super::queue::{Failure, Outcome, Queue, Reason, Slot, Verdict};
+use super::queue::{Failure, Queue, Reason};
 use crate::nonblocking::{Layer, WriteHalf};
 use crate::{NetError, failed_after_sending, failed_before_sending};
 
@@ -75,9 +79,6 @@ enum When {
     Now,
 }
 
-/// Whether a request that outlives its runtime may not have reached the server yet.
-struct MustArrive(bool);
-
 /// What there is to write.
 pub(super) enum Taken {
     /// All that was pending, which may be nothing.
@@ -89,7 +90,6 @@ pub(super) enum Taken {
 }
 
 pub(super) type Receiver<R> = oneshot::Receiver<Result<<R as Replies>::Reply, Failure>>;
-type Failed<R> = Vec<(Outcome<<R as Replies>::Reply>, Failure)>;
 
 impl<W: Send + 'static, R: Replies> Connection<W, R> {
     /// A connection over this half of a socket; its driver is about to be started.
@@ -313,64 +313,6 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
         self.layer.flush(&mut &self.socket).is_ok()
     }
 
-    /// No more calls; those under way end.
-    pub(super) fn retire(self: &Arc<Self>) {
-        let mut state = self.state();
-        if !matches!(state.phase, Phase::Open) {
-            return;
-        }
-        state.phase = Phase::Retiring;
-        let driver = state.wakes_driver(Clock::BOOTTIME.now());
-        drop(state);
-        self.forget();
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-    }
-
-    /// Ends the connection and its calls. The driver knows exactly what was written and will write
-    /// no more.
-    pub(super) fn close(self: &Arc<Self>, by_driver: bool, reason: Reason) {
-        if self.end_calls(by_driver, reason).is_some() {
-            self.socket.shut_down();
-        }
-    }
-
-    /// As [`close`](Self::close), by the driver of a runtime that ends. If a request must reach the
-    /// server even so, it waits for that.
-    pub(super) fn close_with_runtime(self: &Arc<Self>, reason: Reason) {
-        match self.end_calls(true, reason) {
-            None => {}
-            Some(MustArrive(true)) => self.socket.close_when_read(),
-            Some(MustArrive(false)) => self.socket.shut_down(),
-        }
-    }
-
-    /// Returns `None` if the connection is closed already.
-    fn end_calls(self: &Arc<Self>, by_driver: bool, reason: Reason) -> Option<MustArrive> {
-        let mut state = self.state();
-        if matches!(state.phase, Phase::Closed(_)) {
-            return None;
-        }
-        let must_arrive = MustArrive(state.queue.has_sent_what_outlives_runtime());
-        let failed = state.queue.fail_all(by_driver, &reason);
-        state.phase = Phase::Closed(reason);
-        let driver = state.driver.take();
-        drop(state);
-        self.forget();
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-        fail::<R>(failed);
-        Some(must_arrive)
-    }
-
-    fn forget(self: &Arc<Self>) {
-        if let Some(keeper) = self.kept_by.upgrade() {
-            keeper.forget(self);
-        }
-    }
-
     fn ring_at(self: &Arc<Self>, at: Time) {
         let alarm: Weak<Self> = Arc::downgrade(self);
         Process::current().ring_at(at, alarm);
@@ -382,69 +324,6 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
     }
 }
 
-/// What the driver calls.
-impl<W: Send + 'static, R: Replies> Connection<W, R> {
-    /// The driver is polled.
-    pub(super) fn driver_is_polled(&self, waker: &Waker) {
-        self.not_driven.store(false, Ordering::Release);
-        let mut state = self.state();
-        state.woken = None;
-        match &mut state.driver {
-            Some(driver) => driver.clone_from(waker),
-            driver => *driver = Some(waker.clone()),
-        }
-    }
-
-    /// Takes what is to be written, into an empty buffer; `at_once`, or only if the tasks beside
-    /// the driver have nothing to add. A task that wakes the driver is followed by it at once, on a
-    /// runtime of many threads, and each request would be a call to the system.
-    pub(super) fn take_bytes(&self, buffer: &mut Vec<u8>, at_once: bool) -> Taken {
-        let mut state = self.state();
-        if !at_once && state.queue.has_bytes() {
-            return Taken::Later;
-        }
-        state.queue.hand(buffer);
-        match state.phase {
-            Phase::Retiring if state.queue.is_empty() => Taken::Over,
-            Phase::Open | Phase::Retiring => Taken::Bytes,
-            Phase::Closed(_) => Taken::Over,
-        }
-    }
-
-    /// Writes some of `bytes`; returns how many.
-    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.layer.write(&mut &self.socket, bytes)?;
-        self.state().queue.wrote(count);
-        Ok(count)
-    }
-
-    pub(super) fn flush(&self) -> io::Result<()> {
-        self.layer.flush(&mut &self.socket)?;
-        (&self.socket).flush()
-    }
-
-    pub(super) fn socket(&self) -> &WriteHalf {
-        &self.socket
-    }
-
-    pub(super) fn layer(&self) -> &dyn Layer {
-        &*self.layer
-    }
-
-    /// Takes the first `count` requests, whose replies are here since `received`. Returns false if
-    /// there are fewer.
-    pub(super) fn answered(
-        &self,
-        count: usize,
-        received: Time,
-        slots: &mut Vec<Slot<R::Expected, R::Reply>>,
-    ) -> bool {
-        let mut state = self.state();
-        (state.received, state.latest_replies) = (received, count);
-        state.queue.answered(count, slots)
-    }
-}
-
 impl<W, R: Replies> State<W, R> {
     /// Notes that the driver has to be polled. Returns its waker unless it was woken before.
     fn wakes_driver(&mut self, now: Time) -> Option<Waker> {
@@ -453,54 +332,6 @@ impl<W, R: Replies> State<W, R> {
         }
         self.woken = Some(now);
         self.driver.clone()
-    }
-}
-
-/// Ends calls whose time is over, and finds out whether the others make progress.
-impl<W: Send + 'static, R: Replies> Alarm for Connection<W, R> {
-    fn ring(self: Arc<Self>, at: Time) {
-        let mut state = self.state();
-        // Another is set, and sooner.
-        if state.rings != at {
-            return;
-        }
-        let now = Clock::BOOTTIME.now();
-        let (received, woken) = (state.received, state.woken.filter(|_| !self.is_own));
-        let found = state.queue.check(now, received, woken);
-        let mut failed = found.failed;
-        if found.verdict == Verdict::NotDriven {
-            self.not_driven.store(true, Ordering::Release);
-            failed.extend(state.queue.give_up(&Reason::NotDriven));
-        }
-        state.rings = found.next.unwrap_or(Time::MAX);
-        let driver = match found.next {
-            // A driver that is polled proves that its runtime is driven.
-            Some(_) => state.wakes_driver(now),
-            // One that has a large buffer gives it back when it is polled. There is no hurry, so
-            // nothing is concluded if it is not.
-            None if state.queue.rest() => state.driver.clone(),
-            None => None,
-        };
-        drop(state);
-        if let Some(next) = found.next {
-            self.ring_at(next);
-        }
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-        fail::<R>(failed);
-        if found.verdict == Verdict::Silent {
-            let error = io::Error::new(io::ErrorKind::TimedOut, "the server does not answer");
-            self.close(false, Reason::broken(&error));
-        }
-    }
-}
-
-/// Reports to the callers, with no lock held: their wakers run here.
-fn fail<R: Replies>(failed: Failed<R>) {
-    for (to, failure) in failed {
-        // The caller may have left.
-        let _ = to.send(Err(failure));
     }
 }
 

@@ -172,6 +172,26 @@ impl Process {
         self.child.id()
     }
 
+    /// The processes that it has started and that have not ended.
+    #[cfg(target_os = "linux")]
+    pub(super) fn children(&self) -> Vec<Pid> {
+        children_of(self.id())
+    }
+
+    /// Kills it (SIGKILL) with all that it has started, and waits until they are gone.
+    #[cfg(target_os = "linux")]
+    pub(super) fn crash(mut self) {
+        // So that it starts no others meanwhile, and does not notice how they end.
+        self.pause();
+        for child in self.children() {
+            let _ = kill_process(child, Signal::KILL);
+        }
+        while !self.children().is_empty() {
+            thread::sleep(ASK_EVERY);
+        }
+        self.ending = Ending::Kill;
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the server is running");
     }
@@ -193,6 +213,24 @@ impl Process {
     fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_some()
     }
+}
+
+/// The processes whose parent is this one, without those that have ended.
+#[cfg(target_os = "linux")]
+fn children_of(parent: u32) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").expect("Linux has it").flatten();
+    let child = |entry: fs::DirEntry| {
+        let id: i32 = entry.file_name().to_str()?.parse().ok()?;
+        // It may have ended since.
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // Its name, in brackets, may have anything in it.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        let has_ended = matches!(fields.next()?, "Z" | "X");
+        let is_child = fields.next()?.parse() == Ok(parent);
+        Pid::from_raw(id).filter(|_| is_child && !has_ended)
+    };
+    processes.filter_map(child).collect()
 }
 
 impl Drop for Process {

@@ -20,13 +20,7 @@ use crate::random::Random;
 use crate::sabotage::Sabotage;
 use crate::workers::Watcher;
 
-/// The lock that a healthy process shares with crashing ones.
-pub(crate) const NAME: LockSpec = LockSpec {
-    id: "crash",
-    ttl: Duration::from_millis(1000),
-    hot: true,
-};
-/// How long it is shared with the crashing processes, in all.
+/// How long a lock is shared with the crashing processes, in all.
 pub(crate) const LASTS: Duration = Duration::from_secs(5);
 /// For how long the healthy process has the lock alone, in all.
 const ALONE: Duration = Duration::from_secs(2);
@@ -120,9 +114,10 @@ impl Crashes<'_> {
         Ok(())
     }
 
-    /// After the other faults, lets a healthy process and crashing ones share [`NAME`]. The healthy
+    /// After the other faults, lets a healthy process and crashing ones share a lock. The healthy
     /// process continues afterwards.
     pub(crate) fn share(&self, record: &Recorder) -> Result<Waiters<'_>, Failure> {
+        let name = self.backend.crash_lock();
         let mut random = Random::new(self.seed, &[7]);
         let mut healthy = self.waiters()?;
         let habit = Habit {
@@ -131,7 +126,7 @@ impl Crashes<'_> {
             // its holder.
             holds: Duration::from_millis(20),
         };
-        healthy.start("healthy", NAME, habit)?;
+        healthy.start("healthy", name, habit)?;
         self.wait_for_grants("healthy", 1, AGAIN_WITHIN * 2)?;
         self.take_turns(&healthy, record, &random)?;
         let processes = random.pick(&[1, 5, 8, 12]);
@@ -140,12 +135,12 @@ impl Crashes<'_> {
             healthy.signal(Signal::STOP);
         }
         let since = Clock::BOOTTIME.now();
-        let died = self.many_die("dead", NAME, processes, threads)?;
+        let died = self.many_die("dead", name, processes, threads)?;
         record.fault("dead-waiters", Harm::None, since);
         let before = self.grants("healthy")?;
         self.wait_for_grants("healthy", before + 1, AGAIN_WITHIN)?;
         healthy.signal(Signal::CONT);
-        record.thrives(&NAME.key(), "healthy", 1, died, AGAIN_WITHIN);
+        record.thrives(&name.key(), "healthy", 1, died, AGAIN_WITHIN);
         Ok(healthy)
     }
 
@@ -156,8 +151,9 @@ impl Crashes<'_> {
         record: &Recorder,
         random: &Random,
     ) -> Result<(), Failure> {
-        let (key, begin) = (NAME.key(), Clock::BOOTTIME.now());
-        let mut crash_loop = self.crash_loop("loop", NAME, 3, random.clone())?;
+        let name = self.backend.crash_lock();
+        let (key, begin) = (name.key(), Clock::BOOTTIME.now());
+        let mut crash_loop = self.crash_loop("loop", name, 3, random.clone())?;
         crash_loop.orphans = Some(Orphans {
             store: self.backend.open(self.url, &mut random.clone())?,
             record: record.clone(),
@@ -206,6 +202,8 @@ impl Crashes<'_> {
             // Who was killed in the last three seconds costs the others 1.2 seconds, as documented.
             // A grant may take longer than a turn of a few.
             Backend::Cluster => 1,
+            // A process that dies as the holder keeps the lock for longer than a turn of a few.
+            Backend::Etcd | Backend::EtcdCluster => 1,
             _ => TURNS,
         }
     }

@@ -1,6 +1,7 @@
 //! Kills processes while they wait, many at once or again and again, and checks that a healthy
 //! process makes progress meanwhile.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::path::Path;
@@ -77,6 +78,8 @@ struct CrashLoop<'a> {
 struct Orphans {
     store: Box<dyn Datastore>,
     record: Recorder,
+    /// All that were killed. The claim of one may still be on its way when it is dead.
+    killed: BTreeSet<u32>,
 }
 
 /// How a waiter uses its lock.
@@ -157,6 +160,7 @@ impl Crashes<'_> {
         crash_loop.orphans = Some(Orphans {
             store: self.backend.open(self.url, &mut random.clone())?,
             record: record.clone(),
+            killed: BTreeSet::new(),
         });
         let (mut alone, mut shared) = (0, 0);
         let turns = self.turns();
@@ -289,7 +293,7 @@ impl CrashLoop<'_> {
                 }
                 let (died, killed) = (Clock::BOOTTIME.now(), waiters.process());
                 waiters.kill();
-                if let (Some(process), Some(orphans)) = (killed, &self.orphans) {
+                if let (Some(process), Some(orphans)) = (killed, &mut self.orphans) {
                     orphans.look(self.name, process, died);
                 }
                 let actor = format!("{}-{}", self.actor, self.started);
@@ -314,18 +318,25 @@ impl CrashLoop<'_> {
 }
 
 impl Orphans {
-    /// Records whether this process, which was just killed, has left its lock taken.
-    fn look(&self, name: LockSpec, process: u32, died: Time) {
-        let key = name.key();
+    /// Records whether this process, which was just killed, has left its lock taken, or an earlier
+    /// one has by now.
+    fn look(&mut self, name: LockSpec, process: u32, died: Time) {
+        self.killed.insert(process);
+        let (key, looked) = (name.key(), Clock::BOOTTIME.now());
         let held = self.store.inspect().map(|inspect| inspect.holder(&key));
         let Some(Ok(Some(held))) = held else {
             return;
         };
-        let is_its = held.holder().is_some_and(|holder| holder.pid() == process);
-        if let Some(left) = held.expires_in().filter(|_| is_its) {
+        let holder = held.holder().map(|holder| holder.pid());
+        let since = match holder {
+            Some(pid) if pid == process => died,
+            Some(pid) if self.killed.contains(&pid) => looked,
+            _ => return,
+        };
+        if let Some(left) = held.expires_in() {
             let granularity = self.store.characteristics().granularity;
             let longest = HANDED_FOR.max(name.ttl.saturating_add(granularity));
-            self.record.orphaned(&key, died, left.min(longest));
+            self.record.orphaned(&key, since, left.min(longest));
         }
     }
 }

@@ -76,6 +76,7 @@ mod memcache;
 mod memcache_call;
 mod old_data;
 mod port;
+mod postgres;
 mod properties;
 mod protocol;
 mod queues;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dlock_core::{Clock, Datastore, Time};
+use dlock_core::{Clock, Datastore, Holder, Time};
 use dlock_history::{Harm, Recorder};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -331,7 +331,7 @@ impl Orphans {
         let Some(Ok(Some(held))) = held else {
             return;
         };
-        let holder = held.holder().map(|holder| holder.pid());
+        let holder = held.holder().map(Holder::pid);
         let since = match holder {
             Some(pid) if pid == process => died,
             Some(pid) if self.killed.contains(&pid) => looked,

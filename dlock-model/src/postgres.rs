@@ -7,9 +7,9 @@
 //! a step, and its commit another. Requests arrive at any time, and answers get lost.
 //!
 //! - `table`: one row of `dlock.locks`, as it is committed, locked and written (READ COMMITTED).
-//! - `functions`: acquire, extend, release, abandon and check, statement by statement. `twins` plays
-//!   random calls in open transactions on these and, with a clock of the test, on a real server, and
-//!   compares who waits, the answers and the row.
+//! - `functions`: acquire, extend, release, abandon and check, statement by statement. `twins`
+//!   plays random calls in open transactions on these and, with a clock of the test, on a real
+//!   server, and compares who waits, the answers and the row.
 //! - `world`: clients that claim, extend, release and give up, a transaction of a holder that calls
 //!   `dlock.check`, another one that only locks the row; and what must hold.
 //! - `scenarios`: the bounds, and mistakes in the functions that a property must show.

@@ -12,8 +12,6 @@ use crate::process::{self, Ending, Launch, Process};
 
 /// A server that does not answer for this long is stopped, or lost.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Where data costs no write to a disk, on Linux.
-const MEMORY: &str = "/dev/shm";
 
 /// A private etcd: a child process with ports and a folder of its own on 127.0.0.1. Dropping it
 /// kills the process and deletes the folder, which is in memory where the system allows that.
@@ -260,8 +258,7 @@ impl EtcdServer {
 
 /// A folder in memory, if there is such a thing.
 fn folder() -> TempDir {
-    let in_memory = tempfile::Builder::new().prefix("dlk").tempdir_in(MEMORY);
-    in_memory.unwrap_or_else(|_| process::folder())
+    process::folder_in_memory().unwrap_or_else(|_| process::folder())
 }
 
 fn all_arguments(

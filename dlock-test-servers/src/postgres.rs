@@ -73,6 +73,18 @@ impl PostgresServer {
         Self::launched(programs, folder, settings)
     }
 
+    /// The same with its data in memory, where a write to the disk costs nothing.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started, or the system has no folder in memory.
+    pub fn start_in_memory(settings: &[(&str, &str)]) -> Self {
+        let programs = Programs::find();
+        let folder = programs.folder_in_memory();
+        programs.copy_new_data(&data(folder.path()));
+        Self::launched(programs, folder, settings)
+    }
+
     /// A standby, which follows this server until it is [promoted](Self::promote). Unless a setting
     /// says otherwise, commits do not wait for it. Its name in `pg_stat_replication` is
     /// `walreceiver`.
@@ -192,8 +204,8 @@ impl PostgresServer {
         );
     }
 
-    /// Kills it (SIGKILL) with all of its backends, and waits until they are gone. What was committed
-    /// stays, since the system has it.
+    /// Kills it (SIGKILL) with all of its backends, and waits until they are gone. What was
+    /// committed stays, since the system has it.
     ///
     /// # Panics
     ///
@@ -279,8 +291,8 @@ impl PostgresServer {
         }
     }
 
-    /// Makes it a standby of `primary`, whatever it was: its data is replaced by a copy. Its address
-    /// stays.
+    /// Makes it a standby of `primary`, whatever it was: its data is replaced by a copy. Its
+    /// address stays.
     ///
     /// # Panics
     ///

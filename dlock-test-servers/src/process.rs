@@ -25,6 +25,8 @@ const QUIT_WITHIN: Duration = Duration::from_secs(10);
 const PORTS: std::ops::Range<u16> = 11_300..32_000;
 /// The nodes of a cluster talk to each other on a port that is this much higher.
 const BUS: u16 = 10_000;
+/// The folder in memory of Linux.
+const MEMORY: &str = "/dev/shm";
 /// Ports that were free a moment ago are tried this often.
 const PORTS_TRIED: usize = 10;
 
@@ -362,6 +364,11 @@ pub(super) fn folder() -> tempfile::TempDir {
         .prefix("dlk")
         .tempdir()
         .expect("the temporary folder can be written")
+}
+
+/// The same in memory, where data costs no write to a disk, on Linux.
+pub(super) fn folder_in_memory() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("dlk").tempdir_in(MEMORY)
 }
 
 fn log_file(folder: &Path) -> PathBuf {

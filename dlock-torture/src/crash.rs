@@ -36,8 +36,8 @@ const WARMS_UP: Duration = Duration::from_millis(LIVES.end);
 /// Beside crashing processes it must get the lock at least at one part in this many of the rate
 /// that it has alone. The machine may be busy: then each hand-over to another process takes long.
 const SHARE: u64 = 6;
-/// The same on etcd. Alone a process never waits there. Beside others it does, for a pause of up to a
-/// quarter of a second after each refusal, and each call takes several requests.
+/// The same on etcd. Alone a process never waits there. Beside others it does, for a pause of up to
+/// a quarter of a second after each refusal, and each call takes several requests.
 const SHARE_ON_ETCD: u64 = 24;
 /// A process that dies after it was handed the lock keeps it for at most this time, as documented.
 const HANDED_FOR: Duration = Duration::from_millis(1200);

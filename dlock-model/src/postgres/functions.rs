@@ -54,7 +54,8 @@ pub(super) enum Answer {
 #[derive(Clone, Copy, Debug, Hash, PartialEq)]
 pub(super) enum Mistake {
     None,
-    /// An extend reads the clock before it waits for the row, as the condition of an `UPDATE` would.
+    /// An extend reads the clock before it waits for the row, as the condition of an `UPDATE`
+    /// would.
     ExtendReadsClockFirst,
     /// A claim does so.
     ClaimReadsClockFirst,

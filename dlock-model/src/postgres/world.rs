@@ -338,8 +338,8 @@ impl World {
         Ok(())
     }
 
-    /// A call ends without an answer. Its number may be given to another one, so nobody waits for it
-    /// any more: the client gives up when its time is over.
+    /// A call ends without an answer. Its number may be given to another one, so nobody waits for
+    /// it any more: the client gives up when its time is over.
     fn forget(&mut self, id: Transaction) {
         for client in &mut self.clients {
             match &mut client.phase {
@@ -439,7 +439,7 @@ impl World {
         self.slots.iter().filter(is_slow).count()
     }
 
-    /// Clients whose call has taken all of its time: they give it up before anything else of theirs.
+    /// Clients whose call has taken all of its time: they give it up before time passes.
     fn is_due(&self, client: &Client) -> bool {
         let sent = match client.phase {
             Phase::Claiming { sent, .. }

@@ -19,6 +19,7 @@ mod old_data;
 mod options;
 mod plan;
 mod postgres;
+mod postgres_faults;
 mod programs;
 mod random;
 mod run;

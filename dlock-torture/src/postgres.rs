@@ -1,28 +1,13 @@
-//! PostgreSQL, alone or with a synchronous standby, and its faults.
+//! PostgreSQL servers: one alone, or a primary with a synchronous standby.
 
-use std::thread;
-use std::time::Duration;
-
-use dlock_history::Harm;
 use dlock_postgres::MIGRATION;
 use dlock_test_servers::PostgresServer;
-
-use crate::backend::LockSpec;
-use crate::lanes::{Round, sleep_until};
-use crate::plan::{Fault, Planned};
 
 /// The role of the workers, which has the rights that the documentation names.
 const ROLE: &str = "app";
 const RIGHTS: &str = "CREATE ROLE app LOGIN; \
      GRANT USAGE ON SCHEMA dlock TO app; \
      GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app";
-/// The connections of dlock.
-const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-     WHERE application_name = 'dlock'";
-/// For how long a primary grants locks of which its standby does not know, at most.
-const ALONE: Duration = Duration::from_millis(1500);
-/// For how long a primary that was replaced goes on beside its successor.
-const IMPOSTOR: Duration = Duration::from_millis(1500);
 
 /// A server with the schema and the role.
 pub(crate) fn start() -> PostgresServer {
@@ -40,6 +25,7 @@ pub(crate) fn url_at(hosts: &str) -> String {
 /// A primary and its standby, which change places. Commits wait for the standby.
 pub(crate) struct Pair {
     nodes: [PostgresServer; 2],
+    /// Which of them takes writes.
     primary: usize,
 }
 
@@ -62,26 +48,30 @@ impl Pair {
         url_at(&format!("{first},{second}"))
     }
 
-    fn primary(&self) -> &PostgresServer {
+    pub(crate) fn primary(&self) -> &PostgresServer {
         &self.nodes[self.primary]
     }
 
-    fn standby(&self) -> &PostgresServer {
+    pub(crate) fn primary_mut(&mut self) -> &mut PostgresServer {
+        &mut self.nodes[self.primary]
+    }
+
+    pub(crate) fn standby(&self) -> &PostgresServer {
         &self.nodes[1 - self.primary]
     }
 
-    fn standby_mut(&mut self) -> &mut PostgresServer {
+    pub(crate) fn standby_mut(&mut self) -> &mut PostgresServer {
         &mut self.nodes[1 - self.primary]
     }
 
     /// The standby takes the place of the primary, which does not know it.
-    fn promote(&mut self) {
+    pub(crate) fn promote(&mut self) {
         self.standby().promote();
         self.primary = 1 - self.primary;
     }
 
     /// The former primary becomes the standby.
-    fn rejoin(&mut self) {
+    pub(crate) fn rejoin(&mut self) {
         let (first, second) = self.nodes.split_at_mut(1);
         let (primary, other) = match self.primary {
             0 => (&first[0], &mut second[0]),
@@ -91,131 +81,18 @@ impl Pair {
         self.wait_until_synchronous();
     }
 
-    fn wait_until_synchronous(&self) {
+    pub(crate) fn wait_until_synchronous(&self) {
         let count = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
         self.primary().wait_for(count, "1");
     }
 }
 
 /// Whether commits wait for a standby.
-fn set_synchronous(server: &PostgresServer, waits: bool) {
+pub(crate) fn set_synchronous(server: &PostgresServer, waits: bool) {
     let names = if waits { "*" } else { "" };
     server.sql(&format!(
         "ALTER SYSTEM SET synchronous_standby_names = '{names}'"
     ));
     server.sql("SELECT pg_reload_conf()");
     server.wait_for("SHOW synchronous_standby_names", names);
-}
-
-/// Another transaction locks the row of a lock, and does not change it.
-fn lock_row(server: &PostgresServer, lock: LockSpec, unlocked: impl FnOnce()) {
-    let mut session = server.session();
-    let key = lock.key();
-    session.run(&format!(
-        "BEGIN; SELECT count(*) FROM (SELECT 1 FROM dlock.locks WHERE key = '{key}' FOR UPDATE) l"
-    ));
-    unlocked();
-    session.run("ROLLBACK");
-}
-
-/// Carries out a plan. Each fault is healed before the next begins. No fault is an excuse: what was
-/// answered is kept.
-pub(crate) fn break_server(round: &Round, plan: &[Planned], server: &mut PostgresServer) {
-    for planned in plan {
-        let since = round.wait_for(planned);
-        let until = since.saturating_add(planned.lasts);
-        match planned.fault {
-            Fault::StopServer => {
-                server.pause();
-                sleep_until(until);
-                server.resume();
-            }
-            Fault::KillServer { keeps_data: true } => {
-                server.crash();
-                sleep_until(until);
-                server.start_again();
-            }
-            Fault::KillBackend => {
-                server.kill_backend("dlock");
-                // The server is there until it has noticed.
-                thread::sleep(Duration::from_millis(100));
-            }
-            ref other => break_connected(other, server, || sleep_until(until)),
-        }
-        server.wait_until_ready();
-        round.record.fault(planned.fault.name(), Harm::None, since);
-    }
-}
-
-/// Faults of a server that goes on.
-fn break_connected(fault: &Fault, server: &PostgresServer, wait: impl FnOnce()) {
-    match fault {
-        Fault::TerminateBackends => {
-            server.sql(TERMINATE);
-        }
-        Fault::LockRow(lock) => lock_row(server, *lock, wait),
-        Fault::Migrate => {
-            server.sql(MIGRATION);
-        }
-        other => unreachable!("{other:?} is not of PostgreSQL"),
-    }
-}
-
-/// The same for a pair. Only what is granted while commits do not wait for the standby is lost.
-pub(crate) fn break_pair(round: &Round, plan: &[Planned], pair: &mut Pair) {
-    for planned in plan {
-        let since = round.wait_for(planned);
-        let until = since.saturating_add(planned.lasts);
-        let harm = match planned.fault {
-            Fault::KillPrimary(_) => {
-                let old = pair.primary;
-                pair.nodes[old].crash();
-                pair.promote();
-                sleep_until(until);
-                pair.rejoin();
-                Harm::None
-            }
-            Fault::StopPrimary(_) => {
-                let old = pair.primary;
-                pair.nodes[old].pause();
-                pair.promote();
-                sleep_until(until);
-                // It takes itself for the primary, and no standby follows it.
-                pair.nodes[old].resume();
-                thread::sleep(IMPOSTOR);
-                pair.rejoin();
-                Harm::None
-            }
-            Fault::LosePrimary => {
-                let old = pair.primary;
-                pair.standby().sql("ALTER SYSTEM SET primary_conninfo = ''");
-                pair.standby().sql("SELECT pg_reload_conf()");
-                set_synchronous(pair.primary(), false);
-                sleep_until(until.min(since.saturating_add(ALONE)));
-                pair.nodes[old].crash();
-                pair.promote();
-                sleep_until(until);
-                pair.rejoin();
-                Harm::Loss
-            }
-            Fault::KillReplica(_) => {
-                pair.standby_mut().crash();
-                sleep_until(until);
-                pair.standby_mut().start_again();
-                Harm::None
-            }
-            Fault::StopReplica(_) => {
-                pair.standby().pause();
-                sleep_until(until);
-                pair.standby().resume();
-                Harm::None
-            }
-            ref other => {
-                break_connected(other, pair.primary(), || sleep_until(until));
-                Harm::None
-            }
-        };
-        pair.wait_until_synchronous();
-        round.record.fault(planned.fault.name(), harm, since);
-    }
 }

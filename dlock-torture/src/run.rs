@@ -20,7 +20,7 @@ use crate::etcd;
 use crate::lanes::{self, Round};
 use crate::options::Options;
 use crate::plan::Plan;
-use crate::postgres;
+use crate::postgres_faults;
 use crate::programs::Programs;
 use crate::sentinels;
 use crate::workers::Workers;
@@ -252,11 +252,11 @@ fn until_calm<'a>(
                 Ok(())
             }
             Server::Postgres(server) => {
-                postgres::break_server(round, &plan.server, server);
+                postgres_faults::break_server(round, &plan.server, server);
                 Ok(())
             }
             Server::PostgresPair(pair) => {
-                postgres::break_pair(round, &plan.server, pair);
+                postgres_faults::break_pair(round, &plan.server, pair);
                 Ok(())
             }
             Server::Etcd(node) => {

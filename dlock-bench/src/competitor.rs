@@ -6,8 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use dlock_core::{Lock, LockGuard, LockOptions, Store};
+use dlock_etcd::EtcdDatastore;
 use dlock_file::FileDatastore;
 use dlock_memcache::MemcacheDatastore;
+use dlock_postgres::PostgresDatastore;
 use dlock_redis::RedisDatastore;
 
 use crate::Failure;
@@ -145,6 +147,8 @@ pub(crate) fn open(url: &str) -> Result<Store, Failure> {
     Ok(match url.split_once(':') {
         Some(("redis", _)) => RedisDatastore::open(url)?.into(),
         Some(("memcache", _)) => MemcacheDatastore::open(url)?.into(),
+        Some(("postgres", _)) => PostgresDatastore::open(url)?.into(),
+        Some(("etcd", _)) => EtcdDatastore::open(url)?.into(),
         _ => FileDatastore::from_url(url)?.into(),
     })
 }

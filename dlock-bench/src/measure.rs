@@ -5,6 +5,7 @@ mod async_memory;
 mod async_pairs;
 mod async_waiting;
 mod crashed_holder;
+mod etcd;
 mod file_pairs;
 mod hand_over;
 mod idle_waiters;
@@ -12,6 +13,7 @@ mod memcached_pairs;
 mod memory_pairs;
 mod next_job;
 mod pairs;
+mod postgres;
 mod redis_pairs;
 mod renewal;
 mod server_time;
@@ -36,6 +38,8 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("memcached-pairs", memcached_pairs::measure),
     ("async-memcached", async_memcached::measure),
     ("file-pairs", file_pairs::measure),
+    ("postgres", postgres::measure),
+    ("etcd", etcd::measure),
     ("memory-pairs", memory_pairs::measure),
     ("hand-over", hand_over::measure),
     ("idle-waiters", idle_waiters::measure),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use dlock_core::Lock;
 use dlock_memcache::MemcacheDatastore;
-use dlock_test_servers::{MemcachedServer, RedisServer};
+use dlock_postgres::MIGRATION;
+use dlock_test_servers::{EtcdServer, MemcachedServer, PostgresServer, RedisServer};
 use tempfile::TempDir;
 
 use crate::Failure;
@@ -34,7 +35,17 @@ const GRANTS_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) enum Servers {
     Redis(RedisServer),
     Memcached(MemcachedServer),
+    Postgres(PostgresServer),
+    Etcd(EtcdServer),
     Folder(TempDir),
+}
+
+/// A PostgreSQL server with dlock's schema. It forces its data to a disk, as by default, but the
+/// disk is memory.
+pub(crate) fn postgres() -> PostgresServer {
+    let server = PostgresServer::start_in_memory(&[("fsync", "on"), ("full_page_writes", "on")]);
+    server.sql(MIGRATION);
+    server
 }
 
 /// Waits until a fresh memcached grants a lock.
@@ -50,6 +61,8 @@ impl Servers {
         match self {
             Servers::Redis(server) => server.url(),
             Servers::Memcached(server) => server.url(),
+            Servers::Postgres(server) => server.url(),
+            Servers::Etcd(server) => server.url(),
             Servers::Folder(folder) => url_of(folder.path()),
         }
     }
@@ -58,12 +71,15 @@ impl Servers {
         match self {
             Servers::Redis(server) => cores.pin_server(server.pid()),
             Servers::Memcached(server) => cores.pin_server(server.pid()),
+            // The backends are its children, which inherit it.
+            Servers::Postgres(server) => cores.pin_server(server.pid()),
+            Servers::Etcd(server) => cores.pin_server(server.pid()),
             Servers::Folder(_) => Ok(()),
         }
     }
 
-    /// The number of commands that clients have sent so far; `None` without a server. `plain` means
-    /// that they claim without a script.
+    /// The number of commands that clients have sent so far; `None` without a server that counts
+    /// them. `plain` means that they claim without a script.
     pub(crate) fn commands(&self, plain: bool) -> Option<u64> {
         match self {
             Servers::Redis(server) => {
@@ -83,11 +99,12 @@ impl Servers {
                 let count = |name: &str| stats.get(name)?.parse::<u64>().ok();
                 Some(names.into_iter().filter_map(count).sum())
             }
-            Servers::Folder(_) => None,
+            Servers::Postgres(_) | Servers::Etcd(_) | Servers::Folder(_) => None,
         }
     }
 
-    /// The number of open connections, except the one that asks; `None` without a server.
+    /// The number of open connections, except the one that asks; `None` without a server
+    /// that counts them.
     pub(crate) fn connections(&self) -> Option<u64> {
         match self {
             Servers::Redis(server) => {
@@ -101,7 +118,7 @@ impl Servers {
                 let open = server.stats().get("curr_connections")?.parse::<u64>();
                 open.ok()?.checked_sub(1)
             }
-            Servers::Folder(_) => None,
+            Servers::Postgres(_) | Servers::Etcd(_) | Servers::Folder(_) => None,
         }
     }
 }

@@ -23,6 +23,8 @@ fn a_quick_run_measures_everything_and_writes_it_down() {
         "A pair on memcached",
         "Async pairs on memcached",
         "A pair in a folder",
+        "PostgreSQL",
+        "etcd",
         "Core's own cost",
         "Hand-over",
         "Waiting while nothing happens",

@@ -49,7 +49,8 @@
 //! `explorer` visits the states breadth first and knows them by 64-bit fingerprints; `properties`
 //! is looked at in each. `scenarios` and `queues` have the bounds. `seeded` breaks the stand-ins on
 //! purpose, `changes` the text of the flows themselves, and each demands that a property shows it.
-//! `jobs` is a small world of its own: two keys, for jobs that are to be done once.
+//! `jobs` is a small world of its own: two keys, for jobs that are to be done once. `postgres` is
+//! another: calls of PostgreSQL's functions that wait for each other's row.
 //!
 //! The scenarios in each run of the tests are small. For larger ones, with figures:
 //!
@@ -76,6 +77,7 @@ mod memcache;
 mod memcache_call;
 mod old_data;
 mod port;
+mod postgres;
 mod properties;
 mod protocol;
 mod queues;

@@ -12,8 +12,6 @@ use crate::process::{self, Ending, Launch, Process};
 
 /// A server that does not answer for this long is stopped, or lost.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Where data costs no write to a disk, on Linux.
-const MEMORY: &str = "/dev/shm";
 
 /// A private etcd: a child process with ports and a folder of its own on 127.0.0.1. Dropping it
 /// kills the process and deletes the folder, which is in memory where the system allows that.
@@ -171,8 +169,19 @@ impl EtcdServer {
     ///
     /// If it does not start, or its cluster has no majority.
     pub fn start_again(&mut self) {
-        let (folder, client) = (self.folder.path(), self.ports.client);
-        self.process = launch(&self.arguments, folder, || is_healthy(client));
+        let client = self.ports.client;
+        self.launch_again(|| is_healthy(client));
+    }
+
+    /// The same for a node of a cluster that has no leader before others are started, too.
+    pub(super) fn listen_again(&mut self) {
+        let peer = self.ports.peer;
+        self.launch_again(|| connect(peer).is_ok());
+    }
+
+    fn launch_again(&mut self, ready: impl FnMut() -> bool) {
+        let folder = self.folder.path();
+        self.process = launch(&self.arguments, folder, ready);
         assert!(
             self.process.is_some(),
             "etcd did not come back; its log:\n{}",
@@ -209,13 +218,33 @@ impl EtcdServer {
         if self.process.as_ref().is_none_or(Process::is_paused) {
             return false;
         }
-        let status = ask(self.ports.client, "POST", "/v3/maintenance/status", "{}");
-        let status = status.unwrap_or_default();
-        let number = |name: &str| {
-            let (_, rest) = status.split_once(&format!("\"{name}\":\""))?;
-            rest.split('"').next().map(str::to_owned)
-        };
-        number("leader").is_some_and(|leader| Some(leader) == number("member_id"))
+        let leader = self.status("leader");
+        leader.is_some() && leader == self.status("member_id")
+    }
+
+    /// Its number in the cluster.
+    pub(super) fn member(&self) -> String {
+        self.status("member_id").expect("the etcd server answers")
+    }
+
+    /// A number of its status.
+    fn status(&self, name: &str) -> Option<String> {
+        let status = ask(self.ports.client, "POST", "/v3/maintenance/status", "{}").ok()?;
+        let (_, rest) = status.split_once(&format!("\"{name}\":\""))?;
+        rest.split('"').next().map(str::to_owned)
+    }
+
+    /// Forgets all former versions of all keys.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not answer.
+    pub fn compact(&self) {
+        let answer = self.post("/v3/kv/range", r#"{"key":"AA=="}"#);
+        let (_, rest) = answer.split_once(r#""revision":""#).unwrap_or_default();
+        let revision = rest.split('"').next().unwrap_or_default();
+        let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+        self.post("/v3/kv/compaction", &body);
     }
 
     pub(super) fn log_text(&self) -> String {
@@ -229,8 +258,7 @@ impl EtcdServer {
 
 /// A folder in memory, if there is such a thing.
 fn folder() -> TempDir {
-    let in_memory = tempfile::Builder::new().prefix("dlk").tempdir_in(MEMORY);
-    in_memory.unwrap_or_else(|_| process::folder())
+    process::folder_in_memory().unwrap_or_else(|_| process::folder())
 }
 
 fn all_arguments(

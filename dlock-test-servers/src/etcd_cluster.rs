@@ -77,6 +77,49 @@ impl EtcdCluster {
         leader.unwrap_or_default()
     }
 
+    /// Starts nodes again after they were killed, at the same addresses and with their data, and
+    /// waits until every node that runs has a leader.
+    ///
+    /// # Panics
+    ///
+    /// If one does not start, or there is no majority.
+    pub fn start_again(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.nodes[*node].listen_again();
+        }
+        self.wait_until_healthy();
+    }
+
+    /// Makes this node the leader, in agreement with the one that is.
+    ///
+    /// # Panics
+    ///
+    /// If there is no leader for long, or the node does not become it.
+    pub fn move_leader_to(&self, number: usize) {
+        let member = self.nodes[number].member();
+        self.wait_until("it is the leader", || {
+            let leader = self.leader();
+            // An election may come between; then it is asked again.
+            if leader != number {
+                let body = format!(r#"{{"targetID":"{member}"}}"#);
+                self.nodes[leader].post("/v3/maintenance/transfer-leadership", &body);
+            }
+            self.nodes[number].is_leader()
+        });
+    }
+
+    /// Waits until every node that runs has a leader.
+    ///
+    /// # Panics
+    ///
+    /// If one has none for long.
+    pub fn wait_until_healthy(&self) {
+        self.wait_until("every node has a leader", || {
+            let mut running = self.nodes.iter().filter(|node| node.is_running());
+            running.all(EtcdServer::is_healthy)
+        });
+    }
+
     fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let started = Instant::now();
         while !is_so() {

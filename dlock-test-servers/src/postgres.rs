@@ -5,9 +5,13 @@ mod programs;
 mod session;
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::process::{self, Ending, Launch, Process, on_a_free_port};
@@ -23,6 +27,10 @@ const SETTINGS: [(&str, &str); 5] = [
     ("shared_buffers", "16MB"),
     ("max_connections", "200"),
 ];
+
+/// A machine with more work than cores takes its time to recover, or to copy data.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// A private PostgreSQL: a child process with a port of its own on 127.0.0.1, and a Unix socket.
 /// Dropping it ends the process. Its superuser is `postgres`.
@@ -61,6 +69,18 @@ impl PostgresServer {
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
         let programs = Programs::find();
         let folder = programs.folder();
+        programs.copy_new_data(&data(folder.path()));
+        Self::launched(programs, folder, settings)
+    }
+
+    /// The same with its data in memory, where a write to the disk costs nothing.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started, or the system has no folder in memory.
+    pub fn start_in_memory(settings: &[(&str, &str)]) -> Self {
+        let programs = Programs::find();
+        let folder = programs.folder_in_memory();
         programs.copy_new_data(&data(folder.path()));
         Self::launched(programs, folder, settings)
     }
@@ -184,6 +204,107 @@ impl PostgresServer {
         );
     }
 
+    /// Kills it (SIGKILL) with all of its backends, and waits until they are gone. What was
+    /// committed stays, since the system has it.
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    #[cfg(target_os = "linux")]
+    pub fn crash(&mut self) {
+        let process = self.process.take();
+        process.expect("the server is running").crash();
+    }
+
+    /// Kills (SIGKILL) the backend of one of the connections with this `application_name`, if there
+    /// is one. The server then ends all others, and recovers: see
+    /// [`wait_until_ready`](Self::wait_until_ready).
+    ///
+    /// # Panics
+    ///
+    /// If it does not answer.
+    pub fn kill_backend(&self, application: &str) {
+        let sql = format!(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = '{application}' LIMIT 1"
+        );
+        let backend = self.sql(&sql).parse().ok().and_then(Pid::from_raw);
+        if let Some(backend) = backend {
+            // It may have ended meanwhile.
+            let _ = kill_process(backend, Signal::KILL);
+        }
+    }
+
+    /// Stops all of its processes (SIGSTOP): the system still accepts connections and takes bytes
+    /// for it, but nothing is answered.
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    #[cfg(target_os = "linux")]
+    pub fn pause(&self) {
+        let process = self.running();
+        // First the one that starts the others.
+        process.pause();
+        for child in process.children() {
+            let _ = kill_process(child, Signal::STOP);
+        }
+    }
+
+    /// Lets them go on (SIGCONT).
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    #[cfg(target_os = "linux")]
+    pub fn resume(&self) {
+        let process = self.running();
+        for child in process.children() {
+            let _ = kill_process(child, Signal::CONT);
+        }
+        process.resume();
+    }
+
+    /// Waits until it carries out SQL: after a crash it recovers first.
+    ///
+    /// # Panics
+    ///
+    /// If it does not for long.
+    pub fn wait_until_ready(&self) {
+        self.wait_for("SELECT 1", "1");
+    }
+
+    /// Asks until the answer to this SQL is that.
+    ///
+    /// # Panics
+    ///
+    /// If it is not for long.
+    pub fn wait_for(&self, sql: &str, answer: &str) {
+        let asked = Instant::now();
+        loop {
+            let last = self.try_sql(sql);
+            if last.as_ref().is_ok_and(|last| last == answer) {
+                return;
+            }
+            let is_late = asked.elapsed() > PATIENCE;
+            assert!(!is_late, "not {answer} after {PATIENCE:?}: {sql}: {last:?}");
+            thread::sleep(ASK_EVERY);
+        }
+    }
+
+    /// Makes it a standby of `primary`, whatever it was: its data is replaced by a copy. Its
+    /// address stays.
+    ///
+    /// # Panics
+    ///
+    /// If `primary` does not answer, or this server does not start.
+    pub fn follow(&mut self, primary: &PostgresServer) {
+        self.kill();
+        let data = data(self.folder.path());
+        fs::remove_dir_all(&data).expect("the folder is ours");
+        self.programs.copy_from(primary.port, &data);
+        self.start_again();
+    }
+
     /// Ends it and starts it again.
     ///
     /// # Panics
@@ -200,8 +321,11 @@ impl PostgresServer {
     ///
     /// If it is not running.
     pub fn pid(&self) -> u32 {
-        let process = self.process.as_ref();
-        process.expect("the server is running").id()
+        self.running().id()
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("the server is running")
     }
 
     /// What it has logged.

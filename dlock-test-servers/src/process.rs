@@ -25,6 +25,8 @@ const QUIT_WITHIN: Duration = Duration::from_secs(10);
 const PORTS: std::ops::Range<u16> = 11_300..32_000;
 /// The nodes of a cluster talk to each other on a port that is this much higher.
 const BUS: u16 = 10_000;
+/// The folder in memory of Linux.
+const MEMORY: &str = "/dev/shm";
 /// Ports that were free a moment ago are tried this often.
 const PORTS_TRIED: usize = 10;
 
@@ -172,6 +174,26 @@ impl Process {
         self.child.id()
     }
 
+    /// The processes that it has started and that have not ended.
+    #[cfg(target_os = "linux")]
+    pub(super) fn children(&self) -> Vec<Pid> {
+        children_of(self.id())
+    }
+
+    /// Kills it (SIGKILL) with all that it has started, and waits until they are gone.
+    #[cfg(target_os = "linux")]
+    pub(super) fn crash(mut self) {
+        // So that it starts no others meanwhile, and does not notice how they end.
+        self.pause();
+        for child in self.children() {
+            let _ = kill_process(child, Signal::KILL);
+        }
+        while !self.children().is_empty() {
+            thread::sleep(ASK_EVERY);
+        }
+        self.ending = Ending::Kill;
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the server is running");
     }
@@ -193,6 +215,24 @@ impl Process {
     fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_some()
     }
+}
+
+/// The processes whose parent is this one, without those that have ended.
+#[cfg(target_os = "linux")]
+fn children_of(parent: u32) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").expect("Linux has it").flatten();
+    let child = |entry: fs::DirEntry| {
+        let id: i32 = entry.file_name().to_str()?.parse().ok()?;
+        // It may have ended since.
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // Its name, in brackets, may have anything in it.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        let has_ended = matches!(fields.next()?, "Z" | "X");
+        let is_child = fields.next()?.parse() == Ok(parent);
+        Pid::from_raw(id).filter(|_| is_child && !has_ended)
+    };
+    processes.filter_map(child).collect()
 }
 
 impl Drop for Process {
@@ -324,6 +364,11 @@ pub(super) fn folder() -> tempfile::TempDir {
         .prefix("dlk")
         .tempdir()
         .expect("the temporary folder can be written")
+}
+
+/// The same in memory, where data costs no write to a disk, on Linux.
+pub(super) fn folder_in_memory() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("dlk").tempdir_in(MEMORY)
 }
 
 fn log_file(folder: &Path) -> PathBuf {

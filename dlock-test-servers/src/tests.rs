@@ -311,6 +311,61 @@ fn a_standby_of_postgres_follows_and_can_be_promoted() {
 }
 
 #[test]
+fn a_former_primary_of_postgres_becomes_the_standby_of_its_successor() {
+    let mut old = PostgresServer::start();
+    let new = old.standby();
+    let address = old.address();
+    old.sql("CREATE TABLE lost (n int)");
+    new.promote();
+    new.sql("CREATE TABLE kept (n int)");
+    old.follow(&new);
+    assert_eq!(old.address(), address);
+    assert_eq!(old.sql("SELECT pg_is_in_recovery()"), "t");
+    assert_eq!(old.sql("SELECT count(*) FROM kept"), "0");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_crashed_postgres_keeps_what_was_committed() {
+    let mut server = PostgresServer::start();
+    server.sql("CREATE TABLE kept (n int)");
+    let open = server.session();
+    server.crash();
+    drop(open);
+    server.start_again();
+    assert_eq!(server.sql("SELECT count(*) FROM kept"), "0");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_paused_postgres_answers_nothing_until_it_goes_on() {
+    let server = PostgresServer::start();
+    let mut open = server.session();
+    server.pause();
+    let answered = thread::scope(|scope| {
+        let asked = scope.spawn(|| open.run("SELECT 1"));
+        thread::sleep(Duration::from_millis(300));
+        let early = asked.is_finished();
+        server.resume();
+        (early, asked.join().unwrap())
+    });
+    assert_eq!(answered, (false, "1".to_owned()));
+}
+
+#[test]
+fn a_postgres_without_one_of_its_backends_recovers() {
+    let server = PostgresServer::start();
+    let mut open = server.session();
+    open.run("SET application_name = 'victim'");
+    server.kill_backend("victim");
+    server.wait_for(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'victim'",
+        "0",
+    );
+    server.wait_until_ready();
+}
+
+#[test]
 fn a_pooler_leads_to_its_server() {
     let server = PostgresServer::start();
     server.sql("CREATE TABLE here (n int)");

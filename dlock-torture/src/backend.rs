@@ -11,13 +11,19 @@ use std::time::Duration;
 
 use dlock_core::aio::{DynAsyncDatastore, Unblock};
 use dlock_core::{Clock, Datastore};
+use dlock_etcd::EtcdDatastore;
 use dlock_file::FileDatastore;
 use dlock_memcache::MemcacheDatastore;
+use dlock_postgres::PostgresDatastore;
 use dlock_redis::RedisDatastore;
 use dlock_test_servers::faults::Proxy;
-use dlock_test_servers::{MemcachedServer, RedisCluster, RedisServer, SentinelSet};
+use dlock_test_servers::{
+    EtcdCluster, EtcdServer, MemcachedServer, PostgresServer, RedisCluster, RedisServer,
+    SentinelSet,
+};
 
 use crate::Failure;
+use crate::postgres::{self, Pair};
 use crate::random::Random;
 
 /// A primary that does not answer for this long is replaced. Longer than a busy machine keeps one
@@ -34,6 +40,9 @@ const BOTH_REPLICAS: &str = "wait_replicas=2&wait_within=100ms";
 /// default, since a round is short.
 pub(crate) const IMPOSTORS_LAST: Duration = Duration::from_secs(4);
 
+/// A worker's connections to PostgreSQL, which has a process for each.
+const CONNECTIONS: u32 = 4;
+
 /// The prefix of all keys.
 pub(crate) const PREFIX: &str = "torture";
 
@@ -48,13 +57,23 @@ pub(crate) enum Backend {
     Sentinel,
     /// The same with claims that both replicas must have acknowledged.
     SentinelReplicas,
+    /// A PostgreSQL server.
+    Postgres,
+    /// A PostgreSQL server with a synchronous standby. It has no proxy, since the tests of the
+    /// network are those of the other.
+    PostgresStandby,
+    /// One etcd node.
+    Etcd,
+    /// Three etcd nodes.
+    EtcdCluster,
 }
 
-/// A store under test: its server or folder, and the proxy before it.
+/// A store under test: its server or folder, and the proxies before it.
 pub(crate) struct Environment {
     pub(crate) backend: Backend,
     pub(crate) server: Server,
-    pub(crate) proxy: Option<Proxy>,
+    /// For each node one; none if there is no network between or the nodes name their addresses.
+    pub(crate) proxies: Vec<Proxy>,
     /// The URL that the workers use.
     pub(crate) url: String,
 }
@@ -65,15 +84,33 @@ pub(crate) enum Server {
     Folder(PathBuf),
     Cluster(Box<RedisCluster>),
     Sentinel(Box<SentinelSet>),
+    Postgres(Box<PostgresServer>),
+    PostgresPair(Box<Pair>),
+    Etcd(Box<EtcdServer>),
+    EtcdCluster(Box<EtcdCluster>),
 }
 
 impl Server {
-    /// The address of the server.
+    /// The address of the server, if there is one alone.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {
             Server::Redis(server, _) => Some(server.address()),
             Server::Memcached(server) => Some(server.address()),
-            Server::Folder(_) | Server::Cluster(_) | Server::Sentinel(_) => None,
+            Server::Postgres(server) => Some(server.address()),
+            Server::Etcd(server) => Some(server.address()),
+            Server::Folder(_)
+            | Server::Cluster(_)
+            | Server::Sentinel(_)
+            | Server::PostgresPair(_)
+            | Server::EtcdCluster(_) => None,
+        }
+    }
+
+    /// The addresses before which a proxy may be.
+    fn proxied(&self) -> Vec<SocketAddr> {
+        match self {
+            Server::EtcdCluster(cluster) => cluster.addresses(),
+            server => server.address().into_iter().collect(),
         }
     }
 }
@@ -89,11 +126,15 @@ pub(crate) struct WallClockShift {
 impl Backend {
     /// Those that are run unless others are named.
     pub(crate) const ALL: [Backend; 3] = [Backend::Redis, Backend::Memcached, Backend::File];
-    /// Those of more than one server. Each takes six.
-    pub(crate) const SETS: [Backend; 3] = [
+    /// Those that are run only if they are named.
+    pub(crate) const OTHERS: [Backend; 7] = [
         Backend::Cluster,
         Backend::Sentinel,
         Backend::SentinelReplicas,
+        Backend::Postgres,
+        Backend::PostgresStandby,
+        Backend::Etcd,
+        Backend::EtcdCluster,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -104,12 +145,16 @@ impl Backend {
             Backend::Cluster => "cluster",
             Backend::Sentinel => "sentinel",
             Backend::SentinelReplicas => "sentinel-replicas",
+            Backend::Postgres => "postgres",
+            Backend::PostgresStandby => "postgres-standby",
+            Backend::Etcd => "etcd",
+            Backend::EtcdCluster => "etcd-cluster",
         }
     }
 
     /// Starts the server, or creates the folder in `folder`.
     pub(crate) fn start(self, folder: &Path) -> Environment {
-        let (server, address) = match self {
+        let server = match self {
             Backend::Redis => {
                 let server = RedisServer::builder()
                     .clock_step()
@@ -120,26 +165,17 @@ impl Backend {
                     .config("appendfsync", "no")
                     .config("auto-aof-rewrite-min-size", "1mb")
                     .start();
-                let address = server.address();
-                (
-                    Server::Redis(Box::new(server), WallClockShift::default()),
-                    Some(address),
-                )
+                Server::Redis(Box::new(server), WallClockShift::default())
             }
-            Backend::Memcached => {
-                let server = MemcachedServer::start_with(&["-m", "2"]);
-                let address = server.address();
-                (Server::Memcached(server), Some(address))
-            }
+            Backend::Memcached => Server::Memcached(MemcachedServer::start_with(&["-m", "2"])),
             Backend::File => {
                 let locks = folder.join("locks");
                 share_with_commands(&locks);
-                (Server::Folder(locks), None)
+                Server::Folder(locks)
             }
             Backend::Cluster => {
                 let cluster = RedisCluster::builder().replicas();
-                let cluster = cluster.node_timeout(NODE_TIMEOUT).start();
-                (Server::Cluster(Box::new(cluster)), None)
+                Server::Cluster(Box::new(cluster.node_timeout(NODE_TIMEOUT).start()))
             }
             Backend::Sentinel | Backend::SentinelReplicas => {
                 let set = SentinelSet::builder()
@@ -150,24 +186,42 @@ impl Backend {
                     .config("appendfsync", "no")
                     .start();
                 set.impostors_last(IMPOSTORS_LAST);
-                (Server::Sentinel(Box::new(set)), None)
+                Server::Sentinel(Box::new(set))
             }
+            Backend::Postgres => Server::Postgres(Box::new(postgres::start())),
+            Backend::PostgresStandby => Server::PostgresPair(Box::new(Pair::start())),
+            Backend::Etcd => Server::Etcd(Box::new(EtcdServer::start())),
+            Backend::EtcdCluster => Server::EtcdCluster(Box::new(EtcdCluster::start())),
         };
-        let proxy = address.map(Proxy::to);
-        let url = match (&proxy, &server) {
-            (Some(proxy), _) => proxy.address().to_string(),
-            (None, Server::Cluster(cluster)) => cluster.url(),
-            (None, Server::Sentinel(set)) if self == Backend::SentinelReplicas => {
+        let proxies: Vec<Proxy> = server.proxied().into_iter().map(Proxy::to).collect();
+        let places = proxies.iter().map(|proxy| proxy.address().to_string());
+        let places = places.collect::<Vec<_>>().join(",");
+        let url = match &server {
+            Server::Folder(locks) => locks.display().to_string(),
+            Server::Cluster(cluster) => cluster.url(),
+            Server::Sentinel(set) if self == Backend::SentinelReplicas => {
                 format!("{}?{}", set.url(), BOTH_REPLICAS)
             }
-            (None, Server::Sentinel(set)) => set.url(),
-            (None, _) => folder.join("locks").display().to_string(),
+            Server::Sentinel(set) => set.url(),
+            Server::PostgresPair(pair) => pair.url(),
+            _ => self.url_at(&places),
         };
         Environment {
             backend: self,
             server,
-            proxy,
+            proxies,
             url,
+        }
+    }
+
+    /// The URL of the server at this address, or of the nodes at these.
+    pub(crate) fn url_at(self, places: &str) -> String {
+        match self {
+            Backend::Memcached => format!("memcache://{places}"),
+            Backend::Postgres => postgres::url_at(places),
+            Backend::Etcd | Backend::EtcdCluster => format!("etcd://{places}"),
+            Backend::File => format!("file:{places}"),
+            _ => format!("redis://{places}/"),
         }
     }
 
@@ -179,16 +233,20 @@ impl Backend {
     ) -> Result<Box<dyn Datastore>, Failure> {
         let call_timeout = random.pick(&[500, 1000, 2000, 2000].map(Duration::from_millis));
         Ok(match self {
-            Backend::Redis => {
-                let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
-                Box::new(builder.call_timeout(call_timeout).build())
-            }
-            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
+            Backend::Redis | Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
                 let builder = RedisDatastore::builder(url)?;
                 Box::new(builder.call_timeout(call_timeout).build())
             }
+            Backend::Postgres | Backend::PostgresStandby => {
+                let builder = PostgresDatastore::builder(url)?.max_connections(CONNECTIONS);
+                Box::new(builder.call_timeout(call_timeout).build())
+            }
+            Backend::Etcd | Backend::EtcdCluster => {
+                let builder = EtcdDatastore::builder(url)?;
+                Box::new(builder.call_timeout(call_timeout).build())
+            }
             Backend::Memcached => {
-                let builder = MemcacheDatastore::builder(&format!("memcache://{url}"))?;
+                let builder = MemcacheDatastore::builder(url)?;
                 let builder = builder.verify_before_grant(random.percent(30));
                 Box::new(builder.call_timeout(call_timeout).build())
             }
@@ -207,16 +265,20 @@ impl Backend {
     ) -> Result<Arc<dyn DynAsyncDatastore>, Failure> {
         let call_timeout = random.pick(&[1000, 2000].map(Duration::from_millis));
         Ok(match self {
-            Backend::Redis => {
-                let builder = RedisDatastore::builder(&format!("redis://{url}/"))?;
-                Arc::new(builder.call_timeout(call_timeout).build())
-            }
-            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
+            Backend::Redis | Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
                 let builder = RedisDatastore::builder(url)?;
                 Arc::new(builder.call_timeout(call_timeout).build())
             }
+            Backend::Postgres | Backend::PostgresStandby => {
+                let builder = PostgresDatastore::builder(url)?.max_connections(CONNECTIONS);
+                Arc::new(Unblock::new(builder.call_timeout(call_timeout).build()))
+            }
+            Backend::Etcd | Backend::EtcdCluster => {
+                let builder = EtcdDatastore::builder(url)?;
+                Arc::new(Unblock::new(builder.call_timeout(call_timeout).build()))
+            }
             Backend::Memcached => {
-                let builder = MemcacheDatastore::builder(&format!("memcache://{url}"))?;
+                let builder = MemcacheDatastore::builder(url)?;
                 let builder = builder.verify_before_grant(random.percent(30));
                 Arc::new(builder.call_timeout(call_timeout).build())
             }
@@ -245,10 +307,30 @@ impl Backend {
             ALL[3],
             ALL[4],
         ];
+        const OF_ETCD: [LockSpec; 5] = [
+            LockSpec::new("two", 2000, false),
+            ALL[2],
+            OF_SETS[2],
+            LockSpec::new("hot", 2000, true),
+            LockSpec::new("hotter", 3000, true),
+        ];
         match self {
             Backend::Memcached => &ALL[1..],
-            Backend::Redis | Backend::File => &ALL,
-            Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => &OF_SETS,
+            Backend::Redis | Backend::File | Backend::Postgres => &ALL,
+            Backend::Cluster
+            | Backend::Sentinel
+            | Backend::SentinelReplicas
+            | Backend::PostgresStandby => &OF_SETS,
+            Backend::Etcd | Backend::EtcdCluster => &OF_ETCD,
+        }
+    }
+
+    /// The lock that a healthy process shares with crashing ones.
+    pub(crate) fn crash_lock(self) -> LockSpec {
+        match self {
+            // Its shortest time to live.
+            Backend::Etcd | Backend::EtcdCluster => LockSpec::new("crash", 2000, true),
+            _ => LockSpec::new("crash", 1000, true),
         }
     }
 }
@@ -282,11 +364,11 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         Backend::ALL
             .into_iter()
-            .chain(Backend::SETS)
+            .chain(Backend::OTHERS)
             .find(|backend| backend.name() == text)
             .ok_or_else(|| {
-                let names: Vec<_> = Backend::ALL.iter().chain(&Backend::SETS).copied().collect();
-                let names: Vec<_> = names.into_iter().map(Backend::name).collect();
+                let names = Backend::ALL.into_iter().chain(Backend::OTHERS);
+                let names: Vec<_> = names.map(Backend::name).collect();
                 format!(
                     "`{text}` is not a backend; write {} or all",
                     names.join(", ")

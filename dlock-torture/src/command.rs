@@ -70,7 +70,7 @@ struct Commander<'a> {
 impl Commands<'_> {
     /// Runs one command after the other until `stop` is set.
     pub(crate) fn run(&self, number: u64, stop: &AtomicBool) -> Result<(), Failure> {
-        let user = FIRST_USER + process::id() * 32 + self.backend as u32 * 4;
+        let user = FIRST_USER + process::id() * 64 + self.backend as u32 * 4;
         let user = user + u32::try_from(number)?;
         let mut commander = Commander {
             of: self,
@@ -180,11 +180,10 @@ impl Commander<'_> {
         words.push(programs.dlock.display().to_string());
         words.extend(["run", "--prefix", PREFIX, "--store"].map(String::from));
         words.push(match &self.proxy {
-            Some(proxy) if self.of.backend == Backend::Redis => {
-                format!("redis://{}/", proxy.address())
+            Some(proxy) => self.of.backend.url_at(&proxy.address().to_string()),
+            None if self.of.backend == Backend::File => {
+                self.of.backend.url_at(&self.of.locks.display().to_string())
             }
-            Some(proxy) => format!("memcache://{}", proxy.address()),
-            None if self.of.backend == Backend::File => format!("file:{}", self.of.locks.display()),
             None => self.of.locks.display().to_string(),
         });
         words.push(format!("--ttl={}ms", TTL.as_millis()));

@@ -1,6 +1,7 @@
 //! Kills processes while they wait, many at once or again and again, and checks that a healthy
 //! process makes progress meanwhile.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dlock_core::{Clock, Datastore, Time};
+use dlock_core::{Clock, Datastore, Holder, Time};
 use dlock_history::{Harm, Recorder};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -20,13 +21,7 @@ use crate::random::Random;
 use crate::sabotage::Sabotage;
 use crate::workers::Watcher;
 
-/// The lock that a healthy process shares with crashing ones.
-pub(crate) const NAME: LockSpec = LockSpec {
-    id: "crash",
-    ttl: Duration::from_millis(1000),
-    hot: true,
-};
-/// How long it is shared with the crashing processes, in all.
+/// How long a lock is shared with the crashing processes, in all.
 pub(crate) const LASTS: Duration = Duration::from_secs(5);
 /// For how long the healthy process has the lock alone, in all.
 const ALONE: Duration = Duration::from_secs(2);
@@ -41,6 +36,9 @@ const WARMS_UP: Duration = Duration::from_millis(LIVES.end);
 /// Beside crashing processes it must get the lock at least at one part in this many of the rate
 /// that it has alone. The machine may be busy: then each hand-over to another process takes long.
 const SHARE: u64 = 6;
+/// The same on etcd. Alone a process never waits there. Beside others it does, for a pause of up to
+/// a quarter of a second after each refusal, and each call takes several requests.
+const SHARE_ON_ETCD: u64 = 24;
 /// A process that dies after it was handed the lock keeps it for at most this time, as documented.
 const HANDED_FOR: Duration = Duration::from_millis(1200);
 /// It must get the lock again within this time after many waiters died. The documentation says
@@ -83,6 +81,8 @@ struct CrashLoop<'a> {
 struct Orphans {
     store: Box<dyn Datastore>,
     record: Recorder,
+    /// All that were killed. The claim of one may still be on its way when it is dead.
+    killed: BTreeSet<u32>,
 }
 
 /// How often a process was granted its lock, in the time that this really took.
@@ -127,9 +127,10 @@ impl Crashes<'_> {
         Ok(())
     }
 
-    /// After the other faults, lets a healthy process and crashing ones share [`NAME`]. The healthy
+    /// After the other faults, lets a healthy process and crashing ones share a lock. The healthy
     /// process continues afterwards.
     pub(crate) fn share(&self, record: &Recorder) -> Result<Waiters<'_>, Failure> {
+        let name = self.backend.crash_lock();
         let mut random = Random::new(self.seed, &[7]);
         let mut healthy = self.waiters()?;
         let habit = Habit {
@@ -138,7 +139,7 @@ impl Crashes<'_> {
             // its holder.
             holds: Duration::from_millis(20),
         };
-        healthy.start("healthy", NAME, habit)?;
+        healthy.start("healthy", name, habit)?;
         self.wait_for_grants("healthy", 1, AGAIN_WITHIN * 2)?;
         self.take_turns(&healthy, record, &random)?;
         let processes = random.pick(&[1, 5, 8, 12]);
@@ -147,12 +148,12 @@ impl Crashes<'_> {
             healthy.signal(Signal::STOP);
         }
         let since = Clock::BOOTTIME.now();
-        let died = self.many_die("dead", NAME, processes, threads)?;
+        let died = self.many_die("dead", name, processes, threads)?;
         record.fault("dead-waiters", Harm::None, since);
         let before = self.grants("healthy")?;
         self.wait_for_grants("healthy", before + 1, AGAIN_WITHIN)?;
         healthy.signal(Signal::CONT);
-        record.thrives(&NAME.key(), "healthy", 1, died, AGAIN_WITHIN);
+        record.thrives(&name.key(), "healthy", 1, died, AGAIN_WITHIN);
         Ok(healthy)
     }
 
@@ -163,11 +164,13 @@ impl Crashes<'_> {
         record: &Recorder,
         random: &Random,
     ) -> Result<(), Failure> {
-        let (key, begin) = (NAME.key(), Clock::BOOTTIME.now());
-        let mut crash_loop = self.crash_loop("loop", NAME, 3, random.clone())?;
+        let name = self.backend.crash_lock();
+        let (key, begin) = (name.key(), Clock::BOOTTIME.now());
+        let mut crash_loop = self.crash_loop("loop", name, 3, random.clone())?;
         crash_loop.orphans = Some(Orphans {
             store: self.backend.open(self.url, &mut random.clone())?,
             record: record.clone(),
+            killed: BTreeSet::new(),
         });
         let (mut alone, mut beside) = (Pace::default(), Pace::default());
         let turns = self.turns();
@@ -211,6 +214,8 @@ impl Crashes<'_> {
             // Who was killed in the last three seconds costs the others 1.2 seconds, as documented.
             // A grant may take longer than a turn of a few.
             Backend::Cluster => 1,
+            // A process that dies as the holder keeps the lock for longer than a turn of a few.
+            Backend::Etcd | Backend::EtcdCluster => 1,
             _ => TURNS,
         }
     }
@@ -220,6 +225,7 @@ impl Crashes<'_> {
             // A hand-over to a process that was killed a moment ago costs the others 1.2 seconds:
             // the nodes do not say who receives messages. One grant in all is enough.
             Backend::Cluster => u64::MAX,
+            Backend::Etcd | Backend::EtcdCluster => SHARE_ON_ETCD,
             _ => SHARE,
         }
     }
@@ -311,7 +317,7 @@ impl CrashLoop<'_> {
                 }
                 let (died, killed) = (Clock::BOOTTIME.now(), waiters.process());
                 waiters.kill();
-                if let (Some(process), Some(orphans)) = (killed, &self.orphans) {
+                if let (Some(process), Some(orphans)) = (killed, &mut self.orphans) {
                     orphans.look(self.name, process, died);
                 }
                 let actor = format!("{}-{}", self.actor, self.started);
@@ -336,18 +342,25 @@ impl CrashLoop<'_> {
 }
 
 impl Orphans {
-    /// Records whether this process, which was just killed, has left its lock taken.
-    fn look(&self, name: LockSpec, process: u32, died: Time) {
-        let key = name.key();
+    /// Records whether this process, which was just killed, has left its lock taken, or an earlier
+    /// one has by now.
+    fn look(&mut self, name: LockSpec, process: u32, died: Time) {
+        self.killed.insert(process);
+        let (key, looked) = (name.key(), Clock::BOOTTIME.now());
         let held = self.store.inspect().map(|inspect| inspect.holder(&key));
         let Some(Ok(Some(held))) = held else {
             return;
         };
-        let is_its = held.holder().is_some_and(|holder| holder.pid() == process);
-        if let Some(left) = held.expires_in().filter(|_| is_its) {
+        let holder = held.holder().map(Holder::pid);
+        let since = match holder {
+            Some(pid) if pid == process => died,
+            Some(pid) if self.killed.contains(&pid) => looked,
+            _ => return,
+        };
+        if let Some(left) = held.expires_in() {
             let granularity = self.store.characteristics().granularity;
             let longest = HANDED_FOR.max(name.ttl.saturating_add(granularity));
-            self.record.orphaned(&key, died, left.min(longest));
+            self.record.orphaned(&key, since, left.min(longest));
         }
     }
 }

@@ -39,27 +39,33 @@ impl Round {
     }
 }
 
-pub(crate) fn break_network(round: &Round, plan: &[Planned], proxy: &Proxy) {
+/// Breaks the network before all nodes at once.
+pub(crate) fn break_network(round: &Round, plan: &[Planned], proxies: &[Proxy]) {
+    let all = |act: &dyn Fn(&Proxy)| proxies.iter().for_each(act);
     for planned in plan {
         let since = round.wait_for(planned);
         let until = since.saturating_add(planned.lasts);
         match &planned.fault {
-            Fault::CutAll => proxy.cut(),
+            Fault::CutAll => all(&|proxy| proxy.cut()),
             Fault::RefuseConnections => {
-                proxy.refuse();
-                proxy.cut();
+                all(&|proxy| {
+                    proxy.refuse();
+                    proxy.cut();
+                });
                 sleep_until(until);
-                proxy.heal();
+                all(&|proxy| proxy.heal());
             }
             Fault::Network(way, network) => {
-                set(proxy, *way, *network);
+                all(&|proxy| set(proxy, *way, *network));
                 sleep_until(until);
-                // A network never drops bytes from the middle of a stream, so the connections must
-                // be cut.
-                if *network == Network::Lose {
-                    proxy.cut();
-                }
-                proxy.heal();
+                all(&|proxy| {
+                    // A network never drops bytes from the middle of a stream, so the connections
+                    // must be cut.
+                    if *network == Network::Lose {
+                        proxy.cut();
+                    }
+                    proxy.heal();
+                });
             }
             other => unreachable!("{other:?} is not of the network"),
         }
@@ -99,9 +105,12 @@ pub(crate) fn break_server(
         let since = round.wait_for(planned);
         let until = since.saturating_add(planned.lasts);
         let (name, harm) = match server {
-            Server::Cluster(_) | Server::Sentinel(_) => {
-                unreachable!("it has faults of its own")
-            }
+            Server::Cluster(_)
+            | Server::Sentinel(_)
+            | Server::Postgres(_)
+            | Server::PostgresPair(_)
+            | Server::Etcd(_)
+            | Server::EtcdCluster(_) => unreachable!("it has faults of its own"),
             Server::Redis(server, clock) => {
                 let loses = matches!(
                     planned.fault,

@@ -171,8 +171,12 @@ fn then(random: &mut Random, backend: Backend) -> Then {
     let dies = match backend {
         Backend::File => 15,
         // The nodes serve all commands, and there is no proxy for one of them.
-        Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => 0,
-        Backend::Redis | Backend::Memcached => 35,
+        Backend::Cluster
+        | Backend::Sentinel
+        | Backend::SentinelReplicas
+        | Backend::PostgresStandby
+        | Backend::EtcdCluster => 0,
+        Backend::Redis | Backend::Memcached | Backend::Postgres | Backend::Etcd => 35,
     };
     if random.percent(dies) {
         let fills = [

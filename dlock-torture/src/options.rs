@@ -17,7 +17,8 @@ usage: dlock-torture [OPTIONS]
 
   --minutes N, --seconds N  how long; default one minute
   --backend NAME            all (the default: redis, memcached and file, side by side), one of them,
-                            cluster, sentinel, or sentinel-replicas, where both replicas must acknowledge
+                            cluster, sentinel, sentinel-replicas, where both replicas must acknowledge,
+                            postgres, postgres-standby, etcd, or etcd-cluster
   --seed N                  determines all faults; random by default
   --workers N               processes for each store; default 6
   --keep FOLDER             keep the histories there, even if nothing is wrong
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!((options.seed, options.workers), (Some(7), 6));
         assert_eq!(parse(&[]).unwrap().backends, Backend::ALL);
         assert_eq!(parse(&["--backend", "all"]).unwrap().backends, Backend::ALL);
-        for backend in Backend::SETS {
+        for backend in Backend::OTHERS {
             let options = parse(&["--backend", backend.name()]).unwrap();
             assert_eq!(options.backends, [backend]);
         }

@@ -70,22 +70,38 @@ pub(crate) enum Fault {
     /// The slot of this lock moves to another primary of a cluster.
     MoveSlot(LockSpec),
     /// The replica of a third of the slots takes the place of the primary, in agreement with it. Or
-    /// the sentinels promote a replica on demand, and the primary does not know it for a moment.
+    /// the sentinels promote a replica on demand, and the primary does not know it for a moment. Or
+    /// another node of etcd becomes the leader, in agreement with it.
     Promote(usize),
-    /// The primary of a third of the slots, or of the sentinels, is killed and replaced.
+    /// The primary of a third of the slots, of the sentinels or of PostgreSQL, or the leader of
+    /// etcd, is killed and replaced.
     KillPrimary(usize),
     /// The same with one that is stopped, and continues.
     StopPrimary(usize),
     /// The same with one that is killed after the links to its replicas were cut: what it grants
     /// meanwhile reaches none of them.
     LosePrimary,
-    /// The replica of a third of the slots, or one of the sentinels' replicas, is killed, and later
-    /// started again.
+    /// The replica of a third of the slots, one of the sentinels' replicas, the standby of
+    /// PostgreSQL or a follower of etcd is killed, and later started again.
     KillReplica(usize),
     /// The same with one that is stopped, and continues.
     StopReplica(usize),
     /// A sentinel is killed, and later started again.
     KillSentinel(usize),
+    /// PostgreSQL ends the connections of all clients.
+    TerminateBackends,
+    /// One of PostgreSQL's processes is killed. The server then ends all others, and recovers.
+    KillBackend,
+    /// Another transaction locks the row of this lock.
+    LockRow(LockSpec),
+    /// The schema is brought up to date once more.
+    Migrate,
+    /// The leader and another node of etcd are stopped, and continue.
+    StopMajority(usize),
+    /// The same with nodes that are killed, and later started again.
+    KillMajority(usize),
+    /// etcd forgets former versions of its keys.
+    Compact,
     /// This many processes, with this many threads each, wait for this lock and are killed at once.
     DeadWaiters(LockSpec, u64, u64),
     /// This many processes wait for this lock, and are killed and started again all the time.
@@ -130,9 +146,11 @@ impl Plan {
         // store documents.
         let loses_data = random(0).percent(50);
         let network = match backend {
-            Backend::File | Backend::Cluster | Backend::Sentinel | Backend::SentinelReplicas => {
-                Vec::new()
-            }
+            Backend::File
+            | Backend::Cluster
+            | Backend::Sentinel
+            | Backend::SentinelReplicas
+            | Backend::PostgresStandby => Vec::new(),
             _ => lane(random(1), lasts, 200..2000, 80..2500, network),
         };
         let gaps = match backend {
@@ -270,6 +288,26 @@ fn server(random: &mut Random, backend: Backend, loses_data: bool) -> Fault {
         Backend::Sentinel => sentinels(random, loses_data),
         // What both replicas have is not lost.
         Backend::SentinelReplicas => sentinels(random, true),
+        Backend::Postgres => match number {
+            0 | 1 => Fault::StopServer,
+            2 | 3 => Fault::KillServer { keeps_data: true },
+            4 => Fault::KillBackend,
+            _ => postgres(random, backend.locks()),
+        },
+        Backend::PostgresStandby => match number {
+            0 | 1 => Fault::KillPrimary(0),
+            2 | 3 => Fault::StopPrimary(0),
+            4 if loses_data => Fault::LosePrimary,
+            4 | 5 => Fault::KillReplica(0),
+            6 => Fault::StopReplica(0),
+            _ => postgres(random, backend.locks()),
+        },
+        Backend::Etcd => match number {
+            0..4 => Fault::StopServer,
+            4..9 => Fault::KillServer { keeps_data: true },
+            _ => Fault::Compact,
+        },
+        Backend::EtcdCluster => etcd_cluster(random),
         Backend::File => match number {
             6..10 if loses_data => Fault::DeleteRecords,
             _ => Fault::HoldShards,
@@ -288,6 +326,29 @@ fn cluster(random: &mut Random, locks: &[LockSpec], loses_data: bool) -> Fault {
         5 | 8 => Fault::KillSubscriptions,
         6 => Fault::KillReplica(third),
         _ => Fault::Promote(third),
+    }
+}
+
+/// Faults of a PostgreSQL server that goes on.
+fn postgres(random: &mut Random, locks: &[LockSpec]) -> Fault {
+    match random.within(0..6) {
+        0..4 => Fault::LockRow(random.pick(locks)),
+        4 => Fault::TerminateBackends,
+        _ => Fault::Migrate,
+    }
+}
+
+fn etcd_cluster(random: &mut Random) -> Fault {
+    let follower = usize::try_from(random.within(0..2)).unwrap_or(0);
+    match random.within(0..12) {
+        0..3 => Fault::KillPrimary(0),
+        3..5 => Fault::StopPrimary(0),
+        5 => Fault::KillReplica(follower),
+        6 => Fault::StopReplica(follower),
+        7 | 8 => Fault::StopMajority(follower),
+        9 => Fault::KillMajority(follower),
+        10 => Fault::Promote(follower),
+        _ => Fault::Compact,
     }
 }
 
@@ -347,6 +408,13 @@ impl Fault {
             Fault::KillReplica(_) => "kill-replica",
             Fault::StopReplica(_) => "stop-replica",
             Fault::KillSentinel(_) => "kill-sentinel",
+            Fault::TerminateBackends => "terminate-backends",
+            Fault::KillBackend => "kill-backend",
+            Fault::LockRow(_) => "lock-row",
+            Fault::Migrate => "migrate",
+            Fault::StopMajority(_) => "stop-majority",
+            Fault::KillMajority(_) => "kill-majority",
+            Fault::Compact => "compact",
             Fault::DeadWaiters(..) => "dead-waiters",
             Fault::CrashingWaiters(..) => "crashing-waiters",
         }
@@ -371,11 +439,14 @@ impl fmt::Display for Planned {
             | Fault::StopPrimary(number)
             | Fault::KillReplica(number)
             | Fault::StopReplica(number)
-            | Fault::KillSentinel(number) => write!(f, " {number}"),
+            | Fault::KillSentinel(number)
+            | Fault::StopMajority(number)
+            | Fault::KillMajority(number) => write!(f, " {number}"),
             Fault::ForeignHolder(name)
             | Fault::ForeignSet(name)
             | Fault::ForeignDelete(name)
             | Fault::MoveSlot(name)
+            | Fault::LockRow(name)
             | Fault::OldQueue(name) => {
                 write!(f, " {}", name.id)
             }
@@ -402,7 +473,7 @@ mod tests {
     fn every_fault_is_planned_at_some_point_and_ends_in_time() {
         let mut seen = BTreeSet::new();
         for round in 0..100 {
-            for backend in Backend::ALL.into_iter().chain(Backend::SETS) {
+            for backend in Backend::ALL.into_iter().chain(Backend::OTHERS) {
                 let plan = Plan::draw(1, backend, round, LASTS, 5);
                 for planned in plan.all() {
                     assert!(planned.at + planned.lasts <= LASTS, "{planned}");
@@ -410,7 +481,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 39, "{seen:?}");
+        assert_eq!(seen.len(), 46, "{seen:?}");
     }
 
     #[test]
@@ -459,6 +530,34 @@ mod tests {
         let some = rounds_with(Backend::Sentinel);
         assert!((50..120).contains(&some), "{some}");
         assert!(rounds_with(Backend::SentinelReplicas) > 150);
+    }
+
+    /// What a primary has granted with its synchronous standby's agreement is not lost.
+    #[test]
+    fn a_pair_loses_grants_only_where_commits_do_not_wait_for_the_standby() {
+        let plans = (0..200).map(|round| Plan::draw(1, Backend::PostgresStandby, round, LASTS, 5));
+        let (mut lossy, mut replaced) = (0, 0);
+        for plan in plans {
+            let names: BTreeSet<_> = plan.server.iter().map(|it| it.fault.name()).collect();
+            lossy += u32::from(names.contains("lose-primary"));
+            replaced += u32::from(names.contains("kill-primary") || names.contains("stop-primary"));
+            assert!(plan.network.is_empty());
+        }
+        assert!((20..120).contains(&lossy), "{lossy}");
+        assert!(replaced > 150, "{replaced}");
+    }
+
+    #[test]
+    fn postgres_and_etcd_have_no_fault_that_loses_data() {
+        for backend in [Backend::Postgres, Backend::Etcd, Backend::EtcdCluster] {
+            for round in 0..100 {
+                let plan = Plan::draw(1, backend, round, LASTS, 5);
+                assert!(!plan.network.is_empty() || !plan.server.is_empty());
+                let mut names = plan.server.iter().map(|it| it.fault.name());
+                let loses = ["kill-server-empty", "lose-primary", "flush"];
+                assert!(!names.any(|name| loses.contains(&name)), "{plan:?}");
+            }
+        }
     }
 
     #[test]

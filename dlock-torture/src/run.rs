@@ -16,9 +16,11 @@ use crate::backend::{Backend, Environment, Server};
 use crate::cluster;
 use crate::command::{self, Commands};
 use crate::crash::{self, Crashes, Waiters};
+use crate::etcd;
 use crate::lanes::{self, Round};
 use crate::options::Options;
 use crate::plan::Plan;
+use crate::postgres_faults;
 use crate::programs::Programs;
 use crate::sentinels;
 use crate::workers::Workers;
@@ -176,7 +178,7 @@ fn round(
     };
     let Environment {
         server,
-        proxy,
+        proxies,
         backend,
         url,
     } = place;
@@ -214,17 +216,12 @@ fn round(
                 })
             })
             .collect();
-        let result = until_calm(
-            &round,
-            plan,
-            (server, proxy.as_ref()),
-            &mut workers,
-            &crashes,
-        )
-        .and_then(|healthy| {
-            wait_for_progress(*backend, histories)?;
-            healthy.finish()
-        });
+        let result = until_calm(&round, plan, (server, proxies), &mut workers, &crashes).and_then(
+            |healthy| {
+                wait_for_progress(*backend, histories)?;
+                healthy.finish()
+            },
+        );
         stop.store(true, Ordering::SeqCst);
         for commander in commanders {
             commander.join().map_err(panicked)??;
@@ -238,13 +235,12 @@ fn round(
 fn until_calm<'a>(
     round: &Round,
     plan: &Plan,
-    (server, proxy): (&mut Server, Option<&Proxy>),
+    (server, proxies): (&mut Server, &[Proxy]),
     workers: &mut Workers,
     crashes: &'a Crashes<'_>,
 ) -> Result<Waiters<'a>, Failure> {
     thread::scope(|scope| {
-        let network = proxy
-            .map(|proxy| scope.spawn(move || lanes::break_network(round, &plan.network, proxy)));
+        let network = scope.spawn(move || lanes::break_network(round, &plan.network, proxies));
         let server = scope.spawn(|| match server {
             Server::Cluster(cluster) => {
                 cluster::break_cluster(round, &plan.server, cluster);
@@ -255,13 +251,27 @@ fn until_calm<'a>(
                 sentinels::break_set(round, &plan.server, set, loses);
                 Ok(())
             }
+            Server::Postgres(server) => {
+                postgres_faults::break_server(round, &plan.server, server);
+                Ok(())
+            }
+            Server::PostgresPair(pair) => {
+                postgres_faults::break_pair(round, &plan.server, pair);
+                Ok(())
+            }
+            Server::Etcd(node) => {
+                etcd::break_node(round, &plan.server, node);
+                Ok(())
+            }
+            Server::EtcdCluster(cluster) => {
+                etcd::break_cluster(round, &plan.server, cluster);
+                Ok(())
+            }
             server => lanes::break_server(round, &plan.server, server),
         });
         let waiters = scope.spawn(|| crashes.break_waiters(round, &plan.waiters));
         let broken = lanes::break_workers(round, &plan.workers, workers);
-        if let Some(network) = network {
-            network.join().map_err(panicked)?;
-        }
+        network.join().map_err(panicked)?;
         server.join().map_err(panicked)??;
         waiters.join().map_err(panicked)??;
         broken

@@ -82,6 +82,25 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
     })
 }
 
+/// Few waiters: those of these entries poll, or there is a table for more.
+const FEW: [Scene; 3] = [scene(1, 300), scene(1, 5), scene(10, 5)];
+
+/// The hand-overs of other entries than those that all stores have; the first is on Redis.
+pub(super) fn tables(options: &Options, entries: &[Entry]) -> Result<Vec<Table>, Failure> {
+    let mut tables = Vec::new();
+    for cores in Cores::both()? {
+        for entry in entries {
+            entry.servers.pin(cores)?;
+        }
+        let mut points = Vec::new();
+        for scene in options.either(&FEW[..], &QUICK[..1]) {
+            points.extend(in_scene(options, cores, entries, *scene)?);
+        }
+        tables.push(table(cores, &points));
+    }
+    Ok(tables)
+}
+
 /// The hand-overs of one competitor in one scene.
 struct Point {
     name: &'static str,

@@ -47,7 +47,15 @@ impl Programs {
 
     /// A folder in which that user may write.
     pub(super) fn folder(&self) -> TempDir {
-        let folder = process::folder();
+        self.owned(process::folder())
+    }
+
+    /// The same in memory.
+    pub(super) fn folder_in_memory(&self) -> TempDir {
+        self.owned(process::folder_in_memory().expect("the system has a folder in memory"))
+    }
+
+    fn owned(&self, folder: TempDir) -> TempDir {
         if let Some(user) = self.user {
             chown(folder.path(), Some(user.id), Some(user.group)).expect("root may give it away");
         }

@@ -31,3 +31,30 @@ fn another_etcd_node_takes_over_and_the_killed_one_catches_up() {
     let answer = cluster.nodes()[first].post("/v3/kv/range", RANGE);
     assert!(answer.contains(r#""value":"dg==""#), "{answer}");
 }
+
+#[test]
+fn a_majority_of_etcd_nodes_comes_back_together_and_another_node_becomes_the_leader() {
+    let mut cluster = EtcdCluster::start();
+    let first = cluster.leader();
+    let next = (first + 1) % 3;
+    cluster.nodes()[first].post("/v3/kv/put", PUT);
+    cluster.node_mut(first).kill();
+    cluster.node_mut(next).kill();
+    cluster.start_again(&[first, next]);
+    let other = (cluster.leader() + 1) % 3;
+    cluster.move_leader_to(other);
+    assert_eq!(cluster.leader(), other);
+    let answer = cluster.nodes()[other].post("/v3/kv/range", RANGE);
+    assert!(answer.contains(r#""value":"dg==""#), "{answer}");
+}
+
+#[test]
+fn a_compacted_etcd_has_no_former_versions() {
+    let server = EtcdServer::start();
+    server.post("/v3/kv/put", PUT);
+    server.post("/v3/kv/put", PUT);
+    server.compact();
+    let old = server.post("/v3/kv/range", r#"{"key":"aw==","revision":"2"}"#);
+    assert!(old.contains("compacted"), "{old}");
+    assert!(server.post("/v3/kv/range", RANGE).contains("dg=="));
+}

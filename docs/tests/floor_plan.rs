@@ -52,9 +52,7 @@ const PLANS: [Plan; 5] = [
     Plan {
         package: "dlock-redis",
         lacks: &[],
-        own: &[
-            "cluster", "replicas", "sentinel", "server", "servers", "tls",
-        ],
+        own: &["cluster", "replicas", "sentinel", "server", "servers"],
     },
     Plan {
         package: "dlock-memcache",

@@ -81,7 +81,7 @@ const PLANS: [Plan; 5] = [
             ("waiting", "the server wakes nobody: waiters poll"),
             ("aio", "in async code it is used through `Unblock`"),
         ],
-        own: &[],
+        own: &["tls"],
     },
     Plan {
         package: "dlock-file",

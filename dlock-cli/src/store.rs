@@ -72,7 +72,6 @@ fn connect(url: &str) -> Result<Box<dyn Datastore>, OpenError> {
             server(dlock_memcache::MemcacheDatastore::open(url), url)
         }
         #[cfg(feature = "etcd")]
-        // Those with TLS get the reason why not.
         Some("etcd" | "etcds") => server(dlock_etcd::EtcdDatastore::open(url), url),
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
@@ -156,6 +155,10 @@ mod tests {
             ("postgres://app:secret@db/shop", "postgres://***@db/***"),
             ("memcache://host:11211", "memcache://host:11211"),
             ("etcd://app:secret@a,b:1", "etcd://***@a,b:1"),
+            (
+                "etcds://app:secret@a,b:1?key=/secret",
+                "etcds://***@a,b:1?***",
+            ),
             ("file:/home/me@work/locks", "file:/home/me@work/locks"),
             ("file:", "file:"),
             ("\u{1b}[2J", "***"),

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use dlock_net::{Endpoint, EndpointError, Limits, Pool, UrlParts, percent_decoded};
+#[cfg(feature = "tls")]
+use dlock_net::tls::CertificatesError;
+use dlock_net::{
+    CertificateFiles, Endpoint, EndpointError, Limits, Pool, UrlParts, percent_decoded,
+};
 use thiserror::Error;
 
 use crate::{ConnectionManager, EtcdDatastore};
@@ -39,6 +43,35 @@ impl EtcdBuilder {
         })
     }
 
+    /// Believes the certificates of these authorities (PEM), and of no others, instead of those
+    /// that the system trusts. A node's own self-signed certificate is an authority too.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate in it, or the URL is not `etcds://`.
+    #[cfg(feature = "tls")]
+    pub fn ca_pem(mut self, pem: &[u8]) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_ca_pem(pem)?;
+        Ok(self)
+    }
+
+    /// Shows this certificate (PEM; with those between it and its authority, if there are any) to
+    /// nodes that require one of their clients, and proves with the key (PEM) that it is ours.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate or no key in the texts, the key is of another certificate, or the
+    /// URL is not `etcds://`.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate_pem(
+        mut self,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_client_certificate_pem(certificate, key)?;
+        Ok(self)
+    }
+
     /// Creates the store. It connects when it is first used.
     pub fn build(self) -> EtcdDatastore {
         let pool = Pool::new(self.manager, self.limits.pool);
@@ -52,13 +85,24 @@ impl EtcdBuilder {
 #[non_exhaustive]
 pub enum UrlError {
     /// Another scheme, or none.
-    #[error("the URL of an etcd cluster starts with etcd://")]
+    #[error("the URL of an etcd cluster starts with etcd:// or etcds://")]
     Scheme,
-    /// TLS, which this version cannot speak.
-    #[error(
-        "this version of dlock-etcd does not speak TLS; write etcd:// and let a proxy on this host, or the network, encrypt"
-    )]
+    /// `etcds://` without the Cargo feature `tls`.
+    #[error("etcds:// needs the Cargo feature `tls` of dlock-etcd")]
     NoTls,
+    /// An option after the `?` that does not exist, or stands there twice or without value.
+    #[error(
+        "the options in the etcd URL: only ca, cert and key exist, for etcds://, each once, like ?ca=/path/to/authorities.pem"
+    )]
+    Query,
+    /// A client's certificate without its key, or the reverse.
+    #[error(
+        "a client's certificate needs its key: ?cert=/path/to/client.crt&key=/path/to/client.key"
+    )]
+    ClientCertificate,
+    /// Certificates that cannot be used.
+    #[error("certificates: {0}")]
+    Certificates(String),
     /// A host or a port is invalid.
     #[error("etcd URL: {0}")]
     Endpoint(#[from] EndpointError),
@@ -67,7 +111,7 @@ pub enum UrlError {
         "the login in the etcd URL: write etcd://user:password@host, with special characters as %40"
     )]
     Login,
-    /// A path, a query or a fragment.
+    /// A path or a fragment.
     #[error("an etcd URL ends after the hosts, like etcd://10.0.0.1:2379,10.0.0.2:2379")]
     Trailing,
 }
@@ -76,6 +120,15 @@ pub enum UrlError {
 pub(crate) struct Place {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) login: Option<Login>,
+    pub(crate) tls: bool,
+    pub(crate) certificates: CertificateFiles,
+}
+
+#[cfg(feature = "tls")]
+impl From<CertificatesError> for UrlError {
+    fn from(error: CertificatesError) -> Self {
+        UrlError::Certificates(error.to_string())
+    }
 }
 
 /// A user of etcd.
@@ -93,24 +146,45 @@ impl fmt::Debug for Login {
     }
 }
 
-/// `etcd://[user:password@]host[:port][,host[:port]…]`.
+/// `etcd[s]://[user:password@]host[:port][,host[:port]…][?ca=…][&cert=…&key=…]`.
 pub(crate) fn place(url: &str) -> Result<Place, UrlError> {
     let parts = UrlParts::of(url).ok_or(UrlError::Scheme)?;
-    match parts.scheme {
-        "etcd" => {}
-        "etcds" | "etcd+tls" => return Err(UrlError::NoTls),
+    let tls = match parts.scheme {
+        "etcd" => false,
+        "etcds" if cfg!(feature = "tls") => true,
+        "etcds" => return Err(UrlError::NoTls),
         _ => return Err(UrlError::Scheme),
-    }
+    };
     // Otherwise a password becomes part of a path, which messages show.
     if parts.path.contains('@') {
         return Err(UrlError::Login);
     }
     let login = parts.login.map(login).transpose()?;
-    if !matches!(parts.path, "" | "/") || parts.query.is_some() || parts.host.contains('#') {
+    if !matches!(parts.path, "" | "/") || parts.host.contains('#') {
         return Err(UrlError::Trailing);
     }
-    let endpoints = Endpoint::parse_list(parts.host, Some(PORT))?;
-    Ok(Place { endpoints, login })
+    let place = Place {
+        endpoints: Endpoint::parse_list(parts.host, Some(PORT))?,
+        login,
+        tls,
+        certificates: certificates(&parts, tls)?,
+    };
+    match place.certificates.is_half() {
+        true => Err(UrlError::ClientCertificate),
+        false => Ok(place),
+    }
+}
+
+fn certificates(parts: &UrlParts<'_>, tls: bool) -> Result<CertificateFiles, UrlError> {
+    let mut files = CertificateFiles::default();
+    for option in parts.options() {
+        let (name, value) = option.ok_or(UrlError::Query)?;
+        let file = files.option(name).filter(|_| tls).ok_or(UrlError::Query)?;
+        if file.replace(value).is_some() {
+            return Err(UrlError::Query);
+        }
+    }
+    Ok(files)
 }
 
 fn login(text: &str) -> Result<Login, UrlError> {
@@ -143,20 +217,43 @@ mod tests {
         assert!(!format!("{login:?}").contains("cret"));
     }
 
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_is_asked_for_by_the_scheme_and_its_files_are_named() {
+        let place = place("etcds://a,b?ca=/ca&key=/k&cert=/c").unwrap();
+        assert!(place.tls && place.endpoints.len() == 2);
+        let files = place.certificates;
+        assert_eq!(files.ca.as_deref(), Some("/ca"));
+        assert_eq!(files.certificate.as_deref(), Some("/c"));
+        assert_eq!(files.key.as_deref(), Some("/k"));
+        for (url, error) in [
+            ("etcds://a?ca=/a&ca=/b", UrlError::Query),
+            ("etcds://a?cert=/c", UrlError::ClientCertificate),
+            ("etcds://a?key=/k", UrlError::ClientCertificate),
+            ("etcds://a?sslmode=require", UrlError::Query),
+        ] {
+            assert_eq!(EtcdDatastore::open(url).unwrap_err(), error, "{url}");
+        }
+        let missing = EtcdDatastore::open("etcds://a?ca=/no/such").unwrap_err();
+        assert!(missing.to_string().contains("/no/such"), "{missing}");
+    }
+
     #[test]
     fn wrong_urls_are_refused_with_the_reason_and_without_a_secret() {
         for (url, reason) in [
             ("", "starts with etcd://"),
             ("localhost:2379", "starts with etcd://"),
             ("http://localhost:2379", "starts with etcd://"),
-            ("etcds://localhost", "does not speak TLS"),
+            #[cfg(not(feature = "tls"))]
+            ("etcds://localhost", "the Cargo feature"),
             ("etcd://", "the host is missing"),
             ("etcd://a,", "the host is missing"),
             ("etcd://a,a", "twice"),
             ("etcd://a:0", "the port is not a number"),
             ("etcd://a b", "not a name or an address"),
             ("etcd://a/path", "ends after the hosts"),
-            ("etcd://a?timeout=1", "ends after the hosts"),
+            ("etcd://a?timeout=1", "only ca, cert and key"),
+            ("etcd://a?ca=/ca", "only ca, cert and key"),
             ("etcd://a#b", "ends after the hosts"),
             ("etcd://s3cret@a", "user:password"),
             ("etcd://:s3cret@a", "user:password"),

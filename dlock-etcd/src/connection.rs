@@ -3,21 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use dlock_core::{DatastoreError, ErrorKind, Time};
-use dlock_net::{Link, Socket, Wire, nothing_was_done};
+use dlock_core::{DatastoreError, Time};
+use dlock_net::{Link, Transport, Wire, nothing_was_done};
 use serde_json::Value;
 
 use crate::endpoints::Endpoints;
-use crate::error::{Problem, answered, unexpected};
+use crate::error::{answered, plain_answer, unexpected};
 use crate::operations::commands::{Commands, Method};
 use crate::wire;
 
-/// What HTTP says of a path that does not exist.
-const NOT_FOUND: u16 = 404;
-
 /// One connection to a node of an etcd cluster.
 pub struct Connection {
-    wire: Wire<Socket>,
+    wire: Wire<Box<dyn Transport>>,
     /// The node, in the order of the URL.
     number: usize,
     endpoints: Arc<Endpoints>,
@@ -40,7 +37,11 @@ impl Link for Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire<Socket>, number: usize, endpoints: Arc<Endpoints>) -> Self {
+    pub(crate) fn new(
+        wire: Wire<Box<dyn Transport>>,
+        number: usize,
+        endpoints: Arc<Endpoints>,
+    ) -> Self {
         Connection {
             wire,
             number,
@@ -85,10 +86,10 @@ impl Connection {
         self.has_ended |= answer.is_last;
         let value = match serde_json::from_slice(&answer.body) {
             Ok(value) => value,
-            Err(_) if answer.status == NOT_FOUND => return Err(self.no_gateway()),
             Err(error) => {
                 let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
-                return Err(self.wire.failed(error));
+                let known = plain_answer(self.wire.peer(), answer.status, &answer.body);
+                return Err(known.unwrap_or_else(|| self.wire.failed(error)));
             }
         };
         if let Some(answered) = answered(self.wire.peer(), answer.status, &value) {
@@ -98,11 +99,6 @@ impl Connection {
             return Err(answered.error);
         }
         Ok(value)
-    }
-
-    fn no_gateway(&self) -> DatastoreError {
-        let peer = self.wire.peer().to_owned();
-        DatastoreError::not_executed(ErrorKind::Unsupported, Problem::NoGateway { peer })
     }
 }
 

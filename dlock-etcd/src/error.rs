@@ -1,12 +1,16 @@
 //! The errors of servers and answers.
 
 use dlock_core::{DatastoreError, ErrorKind};
-use dlock_net::escaped;
+use dlock_net::{NetError, escaped, may_expect_tls};
 use serde_json::Value;
 use thiserror::Error;
 
 /// The HTTP status of an answer that is no error.
 const OK: u16 = 200;
+/// What HTTP says of a path that does not exist.
+const NOT_FOUND: u16 = 404;
+/// What HTTP says of a request that makes no sense.
+const BAD_REQUEST: u16 = 400;
 /// How much of an answer that was not expected is shown, in characters.
 const SHOWN: usize = 200;
 
@@ -26,6 +30,13 @@ pub(crate) enum Problem {
         "{peer} has no leader: it is cut off from the majority of its cluster, or an election is under way"
     )]
     NoLeader { peer: String },
+    #[error("{text} (if this port speaks TLS, write etcds:// in place of etcd://)")]
+    PerhapsTls { text: String },
+    #[error(
+        "{peer} refuses a client's certificate with a common name (CN) while users are switched on: etcd's JSON gateway \
+         does not take it for a user; use one with its names in subjectAltName alone, and write etcds://user:password@host"
+    )]
+    CommonName { peer: String },
     #[error("{peer} answered {answer:?}")]
     Unexpected { peer: String, answer: String },
     #[error("{peer}: {text}")]
@@ -123,6 +134,33 @@ fn no_login(peer: &str, text: &str) -> Problem {
     Problem::NoLogin {
         peer: peer.to_owned(),
         text: escaped(text).into_owned(),
+    }
+}
+
+/// The error of an answer in plain text, which the gateway gives before it asks etcd.
+pub(crate) fn plain_answer(peer: &str, status: u16, body: &[u8]) -> Option<DatastoreError> {
+    let peer = peer.to_owned();
+    let (kind, problem) = match status {
+        NOT_FOUND => (ErrorKind::Unsupported, Problem::NoGateway { peer }),
+        BAD_REQUEST if body.starts_with(b"CommonName of client") => {
+            (ErrorKind::Invalid, Problem::CommonName { peer })
+        }
+        _ => return None,
+    };
+    Some(DatastoreError::not_executed(kind, problem))
+}
+
+/// The same error of a first request with a hint, if it is what a node that expects TLS does with a
+/// plain one.
+pub(crate) fn perhaps_tls(error: DatastoreError) -> DatastoreError {
+    let source = std::error::Error::source(&error);
+    let source = source.and_then(|source| source.downcast_ref::<NetError>());
+    match source {
+        Some(source) if may_expect_tls(source.io_kind()) => {
+            let text = source.to_string();
+            DatastoreError::not_executed(error.kind(), Problem::PerhapsTls { text })
+        }
+        _ => error,
     }
 }
 

@@ -40,6 +40,8 @@ pub use store::EtcdDatastore;
 struct Readme;
 
 pub use dlock_net::Resolver;
+#[cfg(feature = "tls")]
+pub use dlock_net::tls::{TlsError, TlsReason};
 
 /// The r2d2 that [`EtcdDatastore::from_pool`] takes a pool of.
 pub use dlock_net::r2d2;

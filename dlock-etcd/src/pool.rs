@@ -4,12 +4,23 @@ use std::fmt;
 use std::sync::Arc;
 
 use dlock_core::{Clock, DatastoreError, Time};
-use dlock_net::{Connect, Dialer, Endpoint, Link as _, Wire, deadline_in};
+#[cfg(feature = "tls")]
+use dlock_net::tls::{Trust, Wording};
+use dlock_net::{Connect, Dialer, Endpoint, Link as _, Streams, Wire, deadline_in};
 
 use crate::config::{self, Login, UrlError};
 use crate::connection::Connection;
 use crate::endpoints::Endpoints;
+use crate::error::perhaps_tls;
 use crate::handshake;
+
+/// How the URL says what an error of TLS advises.
+#[cfg(feature = "tls")]
+const WORDING: Wording = Wording {
+    authorities: "?ca=/path/to/authorities.pem",
+    client_certificate: "?cert=/path/to/client.crt&key=/path/to/client.key",
+    without_tls: "write etcd:// in place of etcds://",
+};
 
 /// Opens connections to the nodes of one etcd cluster: the manager of an
 /// [`r2d2::Pool`](crate::r2d2::Pool) for
@@ -36,6 +47,10 @@ pub struct ConnectionManager {
     dialer: Dialer,
     endpoints: Arc<Endpoints>,
     login: Option<Login>,
+    speaks_tls: bool,
+    /// What is believed of the nodes, if they speak TLS.
+    #[cfg(feature = "tls")]
+    trust: Option<Trust>,
 }
 
 dlock_net::impl_manage_connection!(ConnectionManager);
@@ -50,11 +65,60 @@ impl ConnectionManager {
     /// If the URL does not name the nodes of an etcd cluster.
     pub fn new(url: &str) -> Result<Self, UrlError> {
         let place = config::place(url)?;
+        #[cfg(feature = "tls")]
+        let trust = match place.tls {
+            true => Some(Trust::new(WORDING).with_files(&place.certificates)?),
+            false => None,
+        };
         Ok(ConnectionManager {
             dialer: Dialer::new(place.endpoints[0].clone()),
             endpoints: Arc::new(Endpoints::new(place.endpoints)),
             login: place.login,
+            speaks_tls: place.tls,
+            #[cfg(feature = "tls")]
+            trust,
         })
+    }
+
+    /// Believes the certificates of these authorities (PEM), and of no others.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate in it, or the URL is not `etcds://`.
+    #[cfg(feature = "tls")]
+    pub fn with_ca_pem(mut self, pem: &[u8]) -> Result<Self, UrlError> {
+        self.trust = Some(self.trust()?.with_authorities(pem)?);
+        Ok(self)
+    }
+
+    /// Shows this certificate (PEM) to nodes that require one, and proves with the key (PEM) that
+    /// it is ours.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate or no key in the texts, the key is of another certificate, or the
+    /// URL is not `etcds://`.
+    #[cfg(feature = "tls")]
+    pub fn with_client_certificate_pem(
+        mut self,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<Self, UrlError> {
+        self.trust = Some(self.trust()?.with_identity(certificate, key)?);
+        Ok(self)
+    }
+
+    #[cfg(feature = "tls")]
+    fn trust(&self) -> Result<Trust, UrlError> {
+        let plain = || UrlError::Certificates("they are for etcds:// URLs only".to_owned());
+        self.trust.clone().ok_or_else(plain)
+    }
+
+    fn streams(&self) -> Streams {
+        let streams = Streams::new(self.dialer.clone());
+        #[cfg(feature = "tls")]
+        let streams = streams.with_tls(self.trust.clone());
+        streams
     }
 
     /// Connects to one node, which must show by `node_deadline` that it has a leader.
@@ -64,10 +128,13 @@ impl ConnectionManager {
         node_deadline: Time,
         deadline: Time,
     ) -> Result<Connection, DatastoreError> {
-        let socket = self.dialer.connect_to(endpoint, node_deadline)?;
-        let wire = Wire::new(socket, endpoint);
+        let wire = Wire::new(self.streams().open(endpoint, node_deadline)?, endpoint);
         let mut connection = Connection::new(wire, number, Arc::clone(&self.endpoints));
-        handshake::check_node(&mut connection, self.login.is_some())?;
+        let checked = handshake::check_node(&mut connection, self.login.is_some());
+        match self.speaks_tls {
+            true => checked,
+            false => checked.map_err(perhaps_tls),
+        }?;
         connection.set_deadline(deadline);
         if let Some(login) = &self.login {
             handshake::log_in(&mut connection, login)?;

@@ -42,15 +42,17 @@ pub struct EtcdDatastore {
 
 impl EtcdDatastore {
     /// A store on the cluster with the nodes at
-    /// `etcd://[user:password@]host[:port][,host[:port]…]` (default port 2379). Special characters
-    /// in the login are percent-encoded. A call goes to the node that answered last, or else to the
-    /// next one that has a leader.
+    /// `etcd://[user:password@]host[:port][,host[:port]…]` (default port 2379), or the same with
+    /// TLS at `etcds://…[?ca=/path/to/authorities.pem]`; without `ca` the system's authorities are
+    /// believed. `?cert=/path/to/client.crt&key=/path/to/client.key` is for nodes that require a
+    /// certificate of their clients. Special characters in the login are percent-encoded. A call
+    /// goes to the node that answered last, or else to the next one that has a leader.
     ///
     /// Nothing is sent before the first call.
     ///
     /// # Errors
     ///
-    /// A URL that does not name the nodes of an etcd cluster.
+    /// A URL that does not name the nodes of an etcd cluster; certificates that cannot be used.
     pub fn open(url: &str) -> Result<Self, UrlError> {
         Ok(Self::builder(url)?.build())
     }
@@ -59,7 +61,7 @@ impl EtcdDatastore {
     ///
     /// # Errors
     ///
-    /// A URL that does not name the nodes of an etcd cluster.
+    /// A URL that does not name the nodes of an etcd cluster; certificates that cannot be used.
     pub fn builder(url: &str) -> Result<EtcdBuilder, UrlError> {
         EtcdBuilder::new(url)
     }

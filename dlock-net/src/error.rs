@@ -6,6 +6,9 @@ use std::io;
 use dlock_core::{DatastoreError, ErrorKind};
 use thiserror::Error;
 
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
+
 /// A failure on a connection to a server. The address that it names never includes credentials.
 #[derive(Debug, Error)]
 #[error("{peer}: {doing}: {source}")]
@@ -40,14 +43,45 @@ impl NetError {
     }
 }
 
+/// Returns whether a first request without TLS may fail like this at a port that speaks TLS alone:
+/// the server closes the connection, or answers something else.
+pub fn may_expect_tls(failure: io::ErrorKind) -> bool {
+    matches!(
+        failure,
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::InvalidData
+    )
+}
+
 /// The error of a request that the server cannot have received completely.
 pub fn failed_before_sending(error: NetError) -> DatastoreError {
-    DatastoreError::not_executed(error.kind(), error)
+    failed(error).with_execution(false)
 }
 
 /// The error of a request that the server may have received completely.
 pub fn failed_after_sending(error: NetError) -> DatastoreError {
-    DatastoreError::maybe_executed(error.kind(), error)
+    failed(error).with_execution(true)
+}
+
+fn failed(error: NetError) -> DatastoreError {
+    // A server finds fault with the certificate of its client when this side has begun to read.
+    #[cfg(feature = "tls")]
+    let error = match error.source.downcast::<TlsError>() {
+        Ok(tls) => return DatastoreError::not_executed(tls.kind(), tls),
+        Err(source) => NetError { source, ..error },
+    };
+    DatastoreError::not_executed(error.kind(), error)
+}
+
+/// The error of a call whose answer does not come any more, although its request was sent.
+pub fn lost_reply() -> DatastoreError {
+    DatastoreError::maybe_executed(
+        ErrorKind::Unreachable,
+        "the connection broke after the request was sent",
+    )
 }
 
 /// The same error, if something that the same call has sent before may have been executed.

@@ -11,6 +11,8 @@
 //!   deadline, and gets the real reason if that fails. The pool replaces dead connections, serves
 //!   releases before claims, needs no thread, and is safe in a forked child. It can be built over
 //!   an r2d2 pool.
+//! - [`Streams`]: opens connections with TLS or without; `tls`, with the Cargo feature `tls`, says
+//!   which servers are believed.
 //!
 //! ```
 //! use dlock_core::{DatastoreError, Time};
@@ -58,6 +60,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod certificates;
 mod deadline;
 mod dialer;
 mod error;
@@ -81,16 +84,21 @@ pub mod repeat;
 mod resolve;
 mod server_clock;
 mod socket;
+mod streams;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod wire;
 
 pub use batch::{Planned, in_batches};
+pub use certificates::CertificateFiles;
 pub use deadline::{Deadline, call_deadline, deadline_in};
 pub use dialer::Dialer;
 pub use error::{
-    NetError, failed_after_sending, failed_before_sending, may_have_executed, nothing_was_done,
+    NetError, failed_after_sending, failed_before_sending, lost_reply, may_expect_tls,
+    may_have_executed, nothing_was_done,
 };
 pub use lazy::{Connect, Lazy, Link};
 pub use limits::Limits;
@@ -100,6 +108,7 @@ pub use repeat::Earlier;
 pub use resolve::Resolver;
 pub use server_clock::ServerClock;
 pub use socket::{Idle, Socket, Transport};
+pub use streams::Streams;
 pub use wire::Wire;
 
 pub use dlock_url::{Endpoint, EndpointError, UrlParts, escaped, percent_decoded, redacted};

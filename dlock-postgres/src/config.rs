@@ -6,6 +6,7 @@ use std::path::Path;
 use dlock_net::{Endpoint, EndpointError, Limits, UrlParts, percent_decoded};
 use thiserror::Error;
 
+use crate::tls::{ChannelBinding, Security, SslMode, TlsOptions};
 use crate::{ConnectionManager, PostgresDatastore};
 
 /// The default port of PostgreSQL.
@@ -40,6 +41,56 @@ impl PostgresBuilder {
         })
     }
 
+    /// How connections over TCP are protected, as `sslmode` in the URL. Default
+    /// [`SslMode::Prefer`], and [`SslMode::VerifyFull`] once authorities are given.
+    ///
+    /// # Errors
+    ///
+    /// More than [`SslMode::Prefer`], if the crate is built without its feature `tls`.
+    pub fn ssl_mode(mut self, mode: SslMode) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_ssl_mode(mode)?;
+        Ok(self)
+    }
+
+    /// Whether a login by a password is bound to the server's certificate, as `channel_binding` in
+    /// the URL. Default [`ChannelBinding::Prefer`].
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelBinding::Require`], if the crate is built without its feature `tls`.
+    pub fn channel_binding(mut self, binding: ChannelBinding) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_channel_binding(binding)?;
+        Ok(self)
+    }
+
+    /// Believes the certificates of these authorities (PEM), and of no others. A server's own
+    /// self-signed certificate is an authority too.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate in it.
+    #[cfg(feature = "tls")]
+    pub fn ca_pem(mut self, pem: &[u8]) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_ca_pem(pem)?;
+        Ok(self)
+    }
+
+    /// Shows this certificate (PEM; with those between it and its authority, if there are any) to a
+    /// server that asks for one, and proves with the key (PEM) that it is ours.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate or no key in the texts, or the key is of another certificate.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate_pem(
+        mut self,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<Self, UrlError> {
+        self.manager = self.manager.with_client_certificate_pem(certificate, key)?;
+        Ok(self)
+    }
+
     /// Creates the store. It connects when it is first used.
     pub fn build(self) -> PostgresDatastore {
         PostgresDatastore::new(self.manager, self.limits)
@@ -71,22 +122,39 @@ pub enum UrlError {
     #[error("the path is the name of a database, like postgres://app@127.0.0.1/database")]
     Database,
     /// An option that is unknown, stands twice or has a malformed escape.
-    #[error("the options are host, port and target_session_attrs, each once")]
+    #[error(
+        "the options are host, port, target_session_attrs, sslmode, sslrootcert, sslcert, sslkey and channel_binding, each once"
+    )]
     Option,
     /// Another value of `target_session_attrs`.
     #[error("locks are written: target_session_attrs is read-write or primary")]
     Target,
-    /// TLS was asked for.
+    /// Another value of `sslmode`, `allow` among them.
     #[error(
-        "TLS is not supported yet: sslmode is disable, allow or prefer; use a Unix socket or a tunnel where the network is not trusted"
+        "sslmode is disable, prefer, require, verify-ca or verify-full (in place of allow write prefer)"
     )]
-    Tls,
+    SslMode,
+    /// Another value of `channel_binding`.
+    #[error("channel_binding is disable, prefer or require")]
+    ChannelBinding,
+    /// A client's certificate without its key, or the reverse.
+    #[error(
+        "a client's certificate needs its key: ?sslcert=/path/to/client.crt&sslkey=/path/to/client.key"
+    )]
+    ClientCertificate,
+    /// Certificates that cannot be used.
+    #[error("certificates: {0}")]
+    Certificates(String),
+    /// TLS without the Cargo feature `tls`.
+    #[error("TLS needs the Cargo feature `tls` of dlock-postgres")]
+    NoTls,
 }
 
 /// Where the servers are, and how to log in.
 pub(crate) struct Address {
     pub(crate) hosts: Vec<Endpoint>,
     pub(crate) login: Login,
+    pub(crate) security: Security,
 }
 
 /// Who logs in, to which database.
@@ -122,6 +190,7 @@ impl Address {
         Ok(Address {
             hosts,
             login: Login::of(&parts)?,
+            security: Security::new(options.tls)?,
         })
     }
 }
@@ -160,19 +229,20 @@ impl Login {
 struct Options {
     socket_folder: Option<String>,
     port: u16,
+    tls: TlsOptions,
 }
 
 impl Options {
     fn of(parts: &UrlParts<'_>) -> Result<Self, UrlError> {
-        let (mut folder, mut port, mut target, mut tls) = (None, None, None, None);
+        let (mut folder, mut port, mut target) = (None, None, None);
+        let mut tls = TlsOptions::default();
         for option in parts.options() {
             let (name, value) = option.ok_or(UrlError::Option)?;
             let place = match name {
                 "host" => &mut folder,
                 "port" => &mut port,
                 "target_session_attrs" => &mut target,
-                "sslmode" => &mut tls,
-                _ => return Err(UrlError::Option),
+                name => tls.option(name).ok_or(UrlError::Option)?,
             };
             if place.replace(value).is_some() {
                 return Err(UrlError::Option);
@@ -180,9 +250,6 @@ impl Options {
         }
         if !matches!(target.as_deref(), None | Some("read-write" | "primary")) {
             return Err(UrlError::Target);
-        }
-        if !matches!(tls.as_deref(), None | Some("disable" | "allow" | "prefer")) {
-            return Err(UrlError::Tls);
         }
         let port = match port {
             None => PORT,
@@ -195,7 +262,15 @@ impl Options {
         Ok(Options {
             socket_folder: folder,
             port,
+            tls,
         })
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<dlock_net::tls::CertificatesError> for UrlError {
+    fn from(error: dlock_net::tls::CertificatesError) -> Self {
+        UrlError::Certificates(error.to_string())
     }
 }
 

@@ -4,12 +4,13 @@ use std::fmt;
 
 use bytes::BytesMut;
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
-use dlock_net::{Link, NetError, ServerClock, Socket, Transport, Wire, failed_before_sending};
+use dlock_net::{Link, NetError, ServerClock, Transport, Wire, failed_before_sending};
 use dlock_net::{may_have_executed, nothing_was_done};
 
 use crate::config::Login;
 use crate::handshake;
 use crate::operations::{Answer, Call, Hello};
+use crate::tls::Channel;
 use crate::wire::{self, Row};
 
 /// The part of a call that it may wait for a row which another transaction has locked. So there is
@@ -20,7 +21,7 @@ const WAIT_EIGHTHS: u32 = 7;
 ///
 /// It is here for [`r2d2`](crate::r2d2) pools; there is nothing to do with one but to give it to a
 /// [`PostgresDatastore`](crate::PostgresDatastore).
-pub struct Connection<S: Transport = Socket> {
+pub struct Connection<S: Transport = Box<dyn Transport>> {
     wire: Wire<S>,
     /// Its memory is kept from call to call.
     request: BytesMut,
@@ -39,8 +40,12 @@ impl<S: Transport> Link for Connection<S> {
 
 impl<S: Transport> Connection<S> {
     /// Logs in.
-    pub(crate) fn logged_in(mut wire: Wire<S>, login: &Login) -> Result<Self, DatastoreError> {
-        handshake::log_in(&mut wire, login)?;
+    pub(crate) fn logged_in(
+        mut wire: Wire<S>,
+        login: &Login,
+        channel: Channel,
+    ) -> Result<Self, DatastoreError> {
+        handshake::log_in(&mut wire, login, channel)?;
         Ok(Connection {
             wire,
             request: BytesMut::new(),
@@ -49,8 +54,12 @@ impl<S: Transport> Connection<S> {
     }
 
     /// Logs in, and finds out what the server is. One that takes no writes is refused.
-    pub(crate) fn ready(wire: Wire<S>, login: &Login) -> Result<Self, DatastoreError> {
-        let mut connection = Self::logged_in(wire, login)?;
+    pub(crate) fn ready(
+        wire: Wire<S>,
+        login: &Login,
+        channel: Channel,
+    ) -> Result<Self, DatastoreError> {
+        let mut connection = Self::logged_in(wire, login, channel)?;
         let rows = connection.rows(Hello::SQL, &[]).map_err(nothing_was_done)?;
         let hello = Hello::read(&rows).map_err(nothing_was_done)?;
         connection.clock.learn(Some(hello.now));

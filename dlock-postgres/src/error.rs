@@ -100,14 +100,6 @@ impl From<ServerError> for DatastoreError {
     }
 }
 
-/// The error of a call whose first copy was not answered.
-pub(crate) fn lost_reply() -> DatastoreError {
-    DatastoreError::maybe_executed(
-        ErrorKind::Unreachable,
-        "the connection broke after the request was sent",
-    )
-}
-
 /// The error of a call that came too late.
 pub(crate) fn stale() -> DatastoreError {
     DatastoreError::not_executed(ErrorKind::Stale, "the server got the call after its end")

@@ -4,15 +4,47 @@ use std::io;
 
 use bytes::BytesMut;
 use dlock_core::{DatastoreError, ErrorKind};
+#[cfg(feature = "tls")]
+use dlock_net::{Endpoint, Socket};
 use dlock_net::{NetError, Transport, Wire, failed_before_sending, nothing_was_done};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    self, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
 use crate::config::Login;
+use crate::tls::{Channel, ChannelBinding};
 use crate::wire::{no_reply, read_message, server_error};
+
+/// Asks a server for TLS, before anything else. Returns whether it has it: then the handshake of
+/// TLS is next.
+///
+/// # Errors
+///
+/// Not executed.
+#[cfg(feature = "tls")]
+pub(crate) fn offers_tls(socket: &mut Socket, host: &Endpoint) -> Result<bool, DatastoreError> {
+    use std::io::{Read, Write};
+
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    // One byte and no more: what comes behind it must be of TLS. Else somebody in between could put
+    // the first answers of the server there.
+    let mut answer = [0];
+    let asked = socket
+        .write_all(&request)
+        .and_then(|()| socket.read_exact(&mut answer));
+    let offered = asked.and_then(|()| match &answer {
+        b"S" => Ok(true),
+        b"N" => Ok(false),
+        // An error may stand there, in words that nobody vouches for.
+        _ => Err(no_reply()),
+    });
+    offered.map_err(|error| failed_before_sending(NetError::new(host, "ask for TLS", error)))
+}
 
 /// Logs in. The server is not asked yet what it is.
 ///
@@ -22,11 +54,16 @@ use crate::wire::{no_reply, read_message, server_error};
 pub(crate) fn log_in<S: Transport>(
     wire: &mut Wire<S>,
     login: &Login,
+    channel: Channel,
 ) -> Result<(), DatastoreError> {
-    log_in_on(wire, login).map_err(nothing_was_done)
+    log_in_on(wire, login, channel).map_err(nothing_was_done)
 }
 
-fn log_in_on<S: Transport>(wire: &mut Wire<S>, login: &Login) -> Result<(), DatastoreError> {
+fn log_in_on<S: Transport>(
+    wire: &mut Wire<S>,
+    login: &Login,
+    mut channel: Channel,
+) -> Result<(), DatastoreError> {
     let mut request = BytesMut::new();
     let parameters = [
         ("user", login.user.as_str()),
@@ -37,10 +74,13 @@ fn log_in_on<S: Transport>(wire: &mut Wire<S>, login: &Login) -> Result<(), Data
     frontend::startup_message(parameters, &mut request).map_err(|error| wire.failed(error))?;
     wire.send(&request)?;
     let mut scram: Option<ScramSha256> = None;
+    // Whether the server has proved that it knows the password.
+    let mut is_proved = false;
     loop {
         request.clear();
         match read_message(wire)? {
             Message::AuthenticationMd5Password(md5) => {
+                bound(wire, &channel, false)?;
                 let (user, password) = (login.user.as_bytes(), password(login)?);
                 let hash = md5_hash(user, password, md5.salt());
                 push(
@@ -50,17 +90,31 @@ fn log_in_on<S: Transport>(wire: &mut Wire<S>, login: &Login) -> Result<(), Data
             }
             Message::AuthenticationSasl(sasl) => {
                 let mut mechanisms = sasl.mechanisms();
-                let mut offered = false;
+                let (mut plain, mut plus) = (false, false);
                 while let Some(name) = mechanisms.next().map_err(|error| wire.failed(error))? {
-                    offered |= name == SCRAM_SHA_256;
+                    plain |= name == SCRAM_SHA_256;
+                    plus |= name == SCRAM_SHA_256_PLUS;
                 }
-                if !offered {
+                let wanted = channel.wanted != ChannelBinding::Disable;
+                let end_point = channel.end_point.take().filter(|_| wanted);
+                let (name, binding) = match end_point {
+                    Some(end_point) if plus => (
+                        SCRAM_SHA_256_PLUS,
+                        sasl::ChannelBinding::tls_server_end_point(end_point),
+                    ),
+                    // The server learns that we could, and ends the login if it has offered it:
+                    // then somebody in between has taken the offer away.
+                    Some(_) => (SCRAM_SHA_256, sasl::ChannelBinding::unrequested()),
+                    None => (SCRAM_SHA_256, sasl::ChannelBinding::unsupported()),
+                };
+                bound(wire, &channel, name == SCRAM_SHA_256_PLUS)?;
+                if name == SCRAM_SHA_256 && !plain {
                     return Err(unsupported(wire.peer()));
                 }
-                let state = ScramSha256::new(password(login)?, ChannelBinding::unsupported());
+                let state = ScramSha256::new(password(login)?, binding);
                 push(
                     wire,
-                    frontend::sasl_initial_response(SCRAM_SHA_256, state.message(), &mut request),
+                    frontend::sasl_initial_response(name, state.message(), &mut request),
                 )?;
                 scram = Some(state);
             }
@@ -75,12 +129,15 @@ fn log_in_on<S: Transport>(wire: &mut Wire<S>, login: &Login) -> Result<(), Data
             Message::AuthenticationSaslFinal(body) => {
                 let proof = scram.as_mut().map(|state| state.finish(body.data()));
                 if !matches!(proof, Some(Ok(()))) {
-                    let text = format!("{} does not know the user's password", wire.peer());
-                    return Err(DatastoreError::not_executed(ErrorKind::Untrusted, text));
+                    return Err(unproved(wire.peer()));
                 }
+                is_proved = true;
             }
-            Message::AuthenticationOk
-            | Message::BackendKeyData(_)
+            Message::AuthenticationOk if scram.is_some() && !is_proved => {
+                return Err(unproved(wire.peer()));
+            }
+            Message::AuthenticationOk => bound(wire, &channel, is_proved)?,
+            Message::BackendKeyData(_)
             | Message::ParameterStatus(_)
             | Message::NoticeResponse(_) => {}
             Message::ReadyForQuery(_) => {
@@ -112,6 +169,29 @@ fn password(login: &Login) -> Result<&[u8], DatastoreError> {
         DatastoreError::not_executed(ErrorKind::Refused, "the server wants a password")
     })?;
     Ok(password.as_bytes())
+}
+
+/// Refuses a login that is not bound to the server's certificate, where it must be.
+fn bound<S: Transport>(
+    wire: &Wire<S>,
+    channel: &Channel,
+    is_bound: bool,
+) -> Result<(), DatastoreError> {
+    if is_bound || channel.wanted != ChannelBinding::Require {
+        return Ok(());
+    }
+    let text = format!(
+        "{} does not bind the login to its certificate (SCRAM-SHA-256-PLUS over TLS), which \
+         channel_binding=require asks for: switch TLS on at the server, and give the user a \
+         password by scram-sha-256 there; see its pg_hba.conf",
+        wire.peer()
+    );
+    Err(DatastoreError::not_executed(ErrorKind::Untrusted, text))
+}
+
+fn unproved(peer: &str) -> DatastoreError {
+    let text = format!("{peer} does not know the user's password");
+    DatastoreError::not_executed(ErrorKind::Untrusted, text)
 }
 
 fn unsupported(peer: &str) -> DatastoreError {

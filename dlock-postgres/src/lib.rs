@@ -28,6 +28,7 @@ mod held;
 mod operations;
 mod pool;
 mod store;
+mod tls;
 mod wire;
 
 pub use config::{PostgresBuilder, UrlError};
@@ -35,12 +36,15 @@ pub use connection::Connection;
 pub use error::ServerError;
 pub use pool::ConnectionManager;
 pub use store::{MIGRATION, PostgresDatastore};
+pub use tls::{ChannelBinding, SslMode};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
 pub use dlock_net::Resolver;
+#[cfg(feature = "tls")]
+pub use dlock_net::tls::{TlsError, TlsReason};
 
 /// The r2d2 that [`PostgresDatastore::from_pool`] takes a pool of.
 pub use dlock_net::r2d2;

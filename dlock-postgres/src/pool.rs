@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
-use dlock_net::{Connect, Dialer, Link, Socket, Wire, deadline_in};
+use dlock_net::{Connect, Dialer, Link, Transport, Wire, deadline_in};
 
 use crate::config::{Address, Login, UrlError};
 use crate::connection::Connection;
+use crate::tls::{Channel, ChannelBinding, Security, SslMode};
 
 /// Opens connections to a PostgreSQL server: the manager of an [`r2d2::Pool`](crate::r2d2::Pool)
 /// for [`PostgresDatastore::from_pool`](crate::PostgresDatastore::from_pool).
@@ -38,6 +39,7 @@ pub struct ConnectionManager {
     /// The number of the host that took writes last.
     primary: Arc<AtomicUsize>,
     dialer: Dialer,
+    security: Security,
 }
 
 impl ConnectionManager {
@@ -52,9 +54,65 @@ impl ConnectionManager {
         let first = address.hosts.first().ok_or(UrlError::Host)?;
         Ok(ConnectionManager {
             dialer: Dialer::new(first.clone()),
+            security: address.security.clone(),
             address: Arc::new(address),
             primary: Arc::default(),
         })
+    }
+
+    /// With connections over TCP that are protected like this, see
+    /// [`PostgresBuilder::ssl_mode`](crate::PostgresBuilder::ssl_mode).
+    ///
+    /// # Errors
+    ///
+    /// More than [`SslMode::Prefer`], if the crate is built without its feature `tls`.
+    pub fn with_ssl_mode(mut self, mode: SslMode) -> Result<Self, UrlError> {
+        if mode > SslMode::Prefer && !cfg!(feature = "tls") {
+            return Err(UrlError::NoTls);
+        }
+        self.security = self.security.with_mode(mode);
+        Ok(self)
+    }
+
+    /// With logins that are bound to the server's certificate like this, see
+    /// [`PostgresBuilder::channel_binding`](crate::PostgresBuilder::channel_binding).
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelBinding::Require`], if the crate is built without its feature `tls`.
+    pub fn with_channel_binding(mut self, binding: ChannelBinding) -> Result<Self, UrlError> {
+        if binding == ChannelBinding::Require && !cfg!(feature = "tls") {
+            return Err(UrlError::NoTls);
+        }
+        self.security = self.security.with_binding(binding);
+        Ok(self)
+    }
+
+    /// Believes the certificates of these authorities (PEM), and of no others.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate in it.
+    #[cfg(feature = "tls")]
+    pub fn with_ca_pem(mut self, pem: &[u8]) -> Result<Self, UrlError> {
+        self.security = self.security.with_authorities(pem)?;
+        Ok(self)
+    }
+
+    /// Shows this certificate (PEM) to a server that asks for one, and proves with the key (PEM)
+    /// that it is ours.
+    ///
+    /// # Errors
+    ///
+    /// If there is no certificate or no key in the texts, or the key is of another certificate.
+    #[cfg(feature = "tls")]
+    pub fn with_client_certificate_pem(
+        mut self,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<Self, UrlError> {
+        self.security = self.security.with_identity(certificate, key)?;
+        Ok(self)
     }
 
     /// Creates the schema `dlock`, or brings it up to date, by `timeout` from now. It may be called
@@ -76,7 +134,11 @@ impl ConnectionManager {
     pub(crate) fn connect_by(
         &self,
         deadline: Time,
-        handshake: impl Fn(Wire<Socket>, &Login) -> Result<Connection, DatastoreError>,
+        handshake: impl Fn(
+            Wire<Box<dyn Transport>>,
+            &Login,
+            Channel,
+        ) -> Result<Connection, DatastoreError>,
     ) -> Result<Connection, DatastoreError> {
         let hosts = &self.address.hosts;
         let deadline = deadline.min(deadline_in(self.dialer.connect_timeout));
@@ -85,8 +147,9 @@ impl ConnectionManager {
             let host = &hosts[at];
             let left = Clock::BOOTTIME.now().until(deadline);
             let share = left / u32::try_from(remaining).unwrap_or(u32::MAX).max(1);
-            let socket = self.dialer.connect_to(host, deadline_in(share))?;
-            handshake(Wire::new(socket, host), &self.address.login)
+            let opened = self.security.open(&self.dialer, host, deadline_in(share))?;
+            let wire = Wire::new(opened.stream, host);
+            handshake(wire, &self.address.login, opened.channel)
         };
         let mut failure = None;
         for tried in 0..hosts.len() {

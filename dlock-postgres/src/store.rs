@@ -8,11 +8,11 @@ use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
     Grant, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Time,
 };
-use dlock_net::{Earlier, Limits, Pool, call_deadline, deadline_in};
+use dlock_net::{Earlier, Limits, Pool, call_deadline, deadline_in, lost_reply};
 
 use crate::config::{PostgresBuilder, UrlError};
 use crate::connection::Connection;
-use crate::error::{lost_reply, stale, unexpected};
+use crate::error::{stale, unexpected};
 use crate::held;
 use crate::operations::{Answer, Call};
 use crate::pool::ConnectionManager;
@@ -59,6 +59,10 @@ impl PostgresDatastore {
     /// Locks in the database at `postgres://user[:password]@host[:port][,host[:port]…]/database`
     /// (default port 5432), or behind a Unix socket at
     /// `postgres://user@/database?host=/folder/of/the/socket`. `postgresql://` is the same.
+    ///
+    /// `?sslmode=` and the options beside it protect the connection, see
+    /// [`SslMode`](crate::SslMode), and `?sslrootcert=/path/to/authorities.pem` alone makes it as
+    /// safe as it can be.
     ///
     /// With several hosts, the one that takes writes is used. Opens no connection: the first call
     /// does.

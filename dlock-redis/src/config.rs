@@ -8,7 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dlock_core::duration;
-use dlock_net::{Endpoint, EndpointError, Limits, UrlParts, percent_decoded};
+#[cfg(feature = "tls")]
+use dlock_net::tls::CertificatesError;
+use dlock_net::{CertificateFiles, Endpoint, EndpointError, Limits, UrlParts, percent_decoded};
 use thiserror::Error;
 
 use crate::replicas::Replicas;
@@ -212,10 +214,7 @@ pub enum UrlError {
 pub(crate) struct Place {
     pub(crate) endpoint: Endpoint,
     pub(crate) tls: bool,
-    /// A file with the authorities to believe.
-    pub(crate) ca: Option<String>,
-    /// The files with the client's certificate and its key.
-    pub(crate) identity: Option<(String, String)>,
+    pub(crate) certificates: CertificateFiles,
     pub(crate) fence_keep: Option<Duration>,
     pub(crate) login: Login,
     /// The sentinels that know the server; the first of them is the endpoint.
@@ -241,6 +240,13 @@ impl fmt::Debug for Login {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("database", &self.database)
             .finish()
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<CertificatesError> for UrlError {
+    fn from(error: CertificatesError) -> Self {
+        UrlError::Certificates(error.to_string())
     }
 }
 
@@ -290,8 +296,7 @@ impl Place {
         let mut place = Place {
             endpoint,
             tls,
-            ca: None,
-            identity: None,
+            certificates: CertificateFiles::default(),
             fence_keep: None,
             login,
             sentinels: None,
@@ -314,7 +319,6 @@ impl Place {
     fn read_options(&mut self, parts: &UrlParts<'_>) -> Result<(), UrlError> {
         let mut seen = Vec::new();
         let (mut count, mut within) = (None, None);
-        let (mut certificate, mut key) = (None, None);
         for option in parts.options() {
             let (name, value) = option.ok_or(UrlError::Query)?;
             if seen.contains(&name) {
@@ -329,22 +333,18 @@ impl Place {
                     let time = duration::parse(&value).map_err(|_| UrlError::FenceKeep)?;
                     self.fence_keep = Some(fence_keep(time)?);
                 }
-                "ca" if self.tls => self.ca = Some(value),
-                "cert" if self.tls => certificate = Some(value),
-                "key" if self.tls => key = Some(value),
                 "wait_replicas" => count = Some(value),
                 "wait_within" => within = Some(value),
-                _ => match &mut self.sentinels {
-                    Some(sentinels) => sentinels.read_option(name, value)?,
-                    None => return Err(UrlError::Query),
+                _ => match (self.certificates.option(name), &mut self.sentinels) {
+                    (Some(file), _) if self.tls => *file = Some(value),
+                    (_, Some(sentinels)) => sentinels.read_option(name, value)?,
+                    (_, None) => return Err(UrlError::Query),
                 },
             }
         }
-        self.identity = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => return Err(UrlError::ClientCertificate),
-        };
+        if self.certificates.is_half() {
+            return Err(UrlError::ClientCertificate);
+        }
         if count.is_some() || within.is_some() {
             let replicas = Replicas::read(count.as_deref(), within.as_deref());
             self.replicas = Some(replicas.map_err(UrlError::Replicas)?);

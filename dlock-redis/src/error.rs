@@ -172,14 +172,6 @@ impl From<ServerError> for DatastoreError {
     }
 }
 
-/// The error of a call whose answer does not come any more.
-pub(crate) fn lost_reply() -> DatastoreError {
-    DatastoreError::maybe_executed(
-        ErrorKind::Unreachable,
-        "the connection broke after the request was sent",
-    )
-}
-
 /// The error of a call that was answered as no call of its kind is.
 pub(crate) fn unexpected(answer: &impl fmt::Debug) -> DatastoreError {
     let message = format!("an answer to another question: {answer:?}");

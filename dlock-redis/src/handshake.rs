@@ -3,7 +3,7 @@
 use std::io;
 
 use dlock_core::{DatastoreError, ErrorKind};
-use dlock_net::{Endpoint, NetError, Transport, Wire, failed_before_sending};
+use dlock_net::{Endpoint, NetError, Transport, Wire, failed_before_sending, may_expect_tls};
 use redis::{Cmd, Value};
 
 use crate::config::Login;
@@ -110,10 +110,6 @@ fn reply<S: Transport>(
 ) -> Result<Value, DatastoreError> {
     let reply = parser.reply(&mut *wire);
     reply.map_err(|error| {
-        #[cfg(feature = "tls")]
-        if let Some(refused) = crate::tls::refused_later(&wire.peer(), &error) {
-            return refused;
-        }
         let error = match login.over_tls {
             true => error,
             false => perhaps_tls(error),
@@ -207,16 +203,12 @@ fn refused_login(kind: ErrorKind, error: ServerError) -> DatastoreError {
 
 /// The same error with a hint if it is what a server that expects TLS does with a plain handshake.
 fn perhaps_tls(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::InvalidData => {
+    match may_expect_tls(error.kind()) {
+        true => {
             let hint = "if this port speaks TLS, write rediss:// in place of redis://";
             io::Error::new(error.kind(), format!("{error} ({hint})"))
         }
-        _ => error,
+        false => error,
     }
 }
 

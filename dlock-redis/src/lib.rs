@@ -50,19 +50,17 @@ mod sentinel;
 mod server;
 mod servers;
 mod store;
-#[cfg(feature = "tls")]
-mod tls;
 mod waiting;
 mod wire;
 
 pub use config::{RedisBuilder, UrlError};
 pub use connection::Connection;
+#[cfg(feature = "tls")]
+pub use dlock_net::tls::{TlsError, TlsReason};
 pub use error::ServerError;
 pub use pool::ConnectionManager;
 pub use replicas::TooFewReplicas;
 pub use store::RedisDatastore;
-#[cfg(feature = "tls")]
-pub use tls::{TlsError, TlsReason};
 
 pub use dlock_net::Resolver;
 

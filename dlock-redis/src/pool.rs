@@ -1,13 +1,13 @@
 //! How connections are opened.
 
-pub(crate) mod streams;
-
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{DatastoreError, Time};
-use dlock_net::{Connect, Dialer, Endpoint, deadline_in};
+#[cfg(feature = "tls")]
+use dlock_net::tls::{Trust, Wording};
+use dlock_net::{Connect, Dialer, Endpoint, Streams, deadline_in};
 
 use crate::config::{Place, UrlError, fence_keep};
 use crate::connection::Connection;
@@ -15,9 +15,14 @@ use crate::handshake::Wanted;
 use crate::operations::FENCE_KEEP;
 use crate::replicas::Replicas;
 use crate::sentinel::Sentinels;
+
+/// How the URL says what an error of TLS advises.
 #[cfg(feature = "tls")]
-use crate::tls::Trust;
-use streams::Streams;
+const WORDING: Wording = Wording {
+    authorities: "?ca=/path/to/authorities.pem",
+    client_certificate: "?cert=/path/to/client.crt&key=/path/to/client.key",
+    without_tls: "write redis:// in place of rediss://",
+};
 
 /// Opens connections to one server, for an [`r2d2`](crate::r2d2) pool.
 ///
@@ -84,7 +89,9 @@ impl ConnectionManager {
 
     pub(crate) fn to(mut place: Place) -> Result<Self, UrlError> {
         let sentinels = place.sentinels.take().map(Sentinels::new).map(Arc::new);
-        let manager = ConnectionManager {
+        #[cfg(feature = "tls")]
+        let trust = Trust::new(WORDING).with_files(&place.certificates)?;
+        Ok(ConnectionManager {
             dialer: Dialer::new(place.endpoint.clone()),
             fence_keep: place.fence_keep.unwrap_or(FENCE_KEEP),
             replicas: place.replicas,
@@ -92,29 +99,8 @@ impl ConnectionManager {
             sentinels,
             in_cluster: false,
             #[cfg(feature = "tls")]
-            trust: Trust::default(),
-        };
-        #[cfg(feature = "tls")]
-        let manager = manager.with_files()?;
-        Ok(manager)
-    }
-
-    /// With what is in the files that the URL names.
-    #[cfg(feature = "tls")]
-    fn with_files(mut self) -> Result<Self, UrlError> {
-        let place = Arc::clone(&self.place);
-        let read = |file: &str| {
-            std::fs::read(file).map_err(|error| {
-                UrlError::Certificates(format!("{}: {error}", dlock_net::escaped(file)))
-            })
-        };
-        if let Some(file) = &place.ca {
-            self = self.with_ca_pem(&read(file)?)?;
-        }
-        if let Some((certificate, key)) = &place.identity {
-            self = self.with_client_certificate_pem(&read(certificate)?, &read(key)?)?;
-        }
-        Ok(self)
+            trust,
+        })
     }
 
     /// Believes the certificates of these authorities (PEM), and of no others, instead of those
@@ -219,11 +205,10 @@ impl ConnectionManager {
     }
 
     fn streams(&self) -> Streams {
-        Streams {
-            dialer: self.dialer.clone(),
-            #[cfg(feature = "tls")]
-            trust: self.place.tls.then(|| self.trust.clone()),
-        }
+        let streams = Streams::new(self.dialer.clone());
+        #[cfg(feature = "tls")]
+        let streams = streams.with_tls(self.place.tls.then(|| self.trust.clone()));
+        streams
     }
 }
 

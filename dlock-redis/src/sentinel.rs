@@ -12,11 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
-use dlock_net::{Endpoint, Wire, escaped};
+use dlock_net::{Endpoint, Streams, Wire, escaped};
 
 use crate::config::SentinelPlace;
 use crate::handshake;
-use crate::pool::streams::Streams;
 use crate::wire::Parser;
 
 /// The sentinels of one server, and what they say. Shared by the connections of a store.

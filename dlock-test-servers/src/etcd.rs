@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Which binary is run: that in the environment's `DLOCK_ETCD`, else `etcd`.
 pub struct EtcdServer {
     name: String,
+    tls_port: Option<u16>,
     arguments: Vec<OsString>,
     pub(super) ports: Ports,
     pub(super) process: Option<Process>,
@@ -57,17 +58,70 @@ impl EtcdServer {
     ///
     /// If it cannot be started.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_in(folder(), arguments, false)
+    }
+
+    /// The same with a TLS port beside the plain one, and a certificate that is made for this
+    /// server.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[cfg(feature = "tls")]
+    pub fn start_with_tls(certificate: crate::TlsCertificate) -> Self {
+        Self::start_tls_in(certificate, |_| Vec::new())
+    }
+
+    /// The same, where the TLS port requires a certificate of its clients.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[cfg(feature = "tls")]
+    pub fn start_requiring_certificates() -> Self {
+        Self::start_tls_in(crate::TlsCertificate::Signed, |file| {
+            let ca = file("ca.crt");
+            vec![
+                "--client-cert-auth".to_owned(),
+                "--trusted-ca-file".to_owned(),
+                ca,
+            ]
+        })
+    }
+
+    #[cfg(feature = "tls")]
+    fn start_tls_in(
+        certificate: crate::TlsCertificate,
+        further: impl Fn(&dyn Fn(&str) -> String) -> Vec<String>,
+    ) -> Self {
         let folder = folder();
-        let (ports, process) = process::on_a_free_port(folder.path(), |_| {
-            let ports = Ports::free();
+        crate::tls::write_certificates(folder.path(), certificate);
+        let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let mut arguments = further(&file);
+        arguments.extend(["--cert-file".to_owned(), file("server.crt")]);
+        arguments.extend(["--key-file".to_owned(), file("server.key")]);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        Self::start_in(folder, &arguments, true)
+    }
+
+    fn start_in(folder: TempDir, arguments: &[&str], with_tls: bool) -> Self {
+        let (started, process) = process::on_a_free_port(folder.path(), |_| {
+            let (ports, tls_port) = (Ports::free(), with_tls.then(process::free_port));
             let members = [("only", ports)];
-            let all = all_arguments("only", ports, &members, arguments);
+            let mut all = all_arguments("only", ports, &members, arguments);
+            if let Some(tls) = tls_port {
+                let (plain, tls) = (address(ports.client), address(tls));
+                // The last one counts.
+                all.push("--listen-client-urls".into());
+                all.push(format!("http://{plain},https://{tls}").into());
+            }
             let process = launch(&all, folder.path(), || is_healthy(ports.client))?;
-            Some(((ports, all), process))
+            Some(((ports, tls_port, all), process))
         });
-        let (ports, arguments) = ports;
+        let (ports, tls_port, arguments) = started;
         EtcdServer {
             name: "only".to_owned(),
+            tls_port,
             arguments,
             ports,
             process: Some(process),
@@ -87,6 +141,7 @@ impl EtcdServer {
         let process = launch(&arguments, folder.path(), || connect(ports.peer).is_ok())?;
         Some(EtcdServer {
             name: name.to_owned(),
+            tls_port: None,
             arguments,
             ports,
             process: Some(process),
@@ -102,6 +157,50 @@ impl EtcdServer {
     /// `etcd://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("etcd://{}", self.address())
+    }
+
+    /// Where it speaks TLS.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn tls_address(&self) -> SocketAddr {
+        address(self.tls_port.expect("the server was started with TLS"))
+    }
+
+    /// `etcds://127.0.0.1:port`.
+    ///
+    /// # Panics
+    ///
+    /// If it does not speak TLS.
+    pub fn tls_url(&self) -> String {
+        format!("etcds://{}", self.tls_address())
+    }
+
+    /// The file with the authority (PEM) that has signed its certificate; there only if the server
+    /// was started with TLS, as the next two.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.crt")
+    }
+
+    /// The file with the certificate (PEM) of a client, signed by the same authority.
+    pub fn client_certificate_file(&self) -> PathBuf {
+        self.folder.path().join("client.crt")
+    }
+
+    /// The file with that client's key (PEM).
+    pub fn client_key_file(&self) -> PathBuf {
+        self.folder.path().join("client.key")
+    }
+
+    /// The file with the certificate (PEM) of a client that has no common name.
+    pub fn nameless_certificate_file(&self) -> PathBuf {
+        self.folder.path().join("nameless.crt")
+    }
+
+    /// The file with that client's key (PEM).
+    pub fn nameless_key_file(&self) -> PathBuf {
+        self.folder.path().join("nameless.key")
     }
 
     /// Its name in the cluster.

@@ -51,6 +51,8 @@ pub struct PostgresServer {
 impl PostgresServer {
     /// The role whose members must give a password.
     pub const WITH_PASSWORD: &'static str = "with_password";
+    /// The role whose members must use TLS and show the certificate of a client.
+    pub const WITH_CERTIFICATE: &'static str = "with_certificate";
 
     /// A server with few settings but its defaults.
     ///
@@ -83,6 +85,30 @@ impl PostgresServer {
         let folder = programs.folder_in_memory();
         programs.copy_new_data(&data(folder.path()));
         Self::launched(programs, folder, settings)
+    }
+
+    /// A server that speaks TLS too, with a certificate that is made for it. Clients need none,
+    /// except the members of a role with the name [`WITH_CERTIFICATE`](Self::WITH_CERTIFICATE).
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[cfg(feature = "tls")]
+    pub fn start_with_tls(certificate: crate::TlsCertificate) -> Self {
+        let programs = Programs::find();
+        let folder = programs.folder();
+        programs.copy_new_data(&data(folder.path()));
+        crate::tls::write_certificates(folder.path(), certificate);
+        programs.give_key(&folder.path().join("server.key"));
+        let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let (ca, certificate, key) = (file("ca.crt"), file("server.crt"), file("server.key"));
+        let settings = [
+            ("ssl", "on"),
+            ("ssl_ca_file", &ca),
+            ("ssl_cert_file", &certificate),
+            ("ssl_key_file", &key),
+        ];
+        Self::launched(programs, folder, &settings)
     }
 
     /// A standby, which follows this server until it is [promoted](Self::promote). Unless a setting
@@ -119,6 +145,22 @@ impl PostgresServer {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// The file with the authority (PEM) that has signed its certificate; there only if the server
+    /// was started with TLS, as the next two.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.crt")
+    }
+
+    /// The file with the certificate (PEM) of a client, signed by the same authority.
+    pub fn client_certificate_file(&self) -> PathBuf {
+        self.folder.path().join("client.crt")
+    }
+
+    /// The file with that client's key (PEM).
+    pub fn client_key_file(&self) -> PathBuf {
+        self.folder.path().join("client.key")
     }
 
     /// The folder with its Unix socket.

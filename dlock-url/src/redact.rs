@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use crate::{Endpoint, UrlParts};
 
 /// The schemes of dlock's stores. Any other word before a `://` may be the start of a password.
-const SCHEMES: [&str; 21] = [
+const SCHEMES: [&str; 22] = [
     "etcd",
+    "etcds",
     "file",
     "memcache",
     "memcache+unix",
@@ -93,7 +94,7 @@ fn is_read(parts: &UrlParts<'_>) -> bool {
         return Endpoint::parse_list(host, Some(1)).is_ok() && !path.contains('@');
     }
     let database = path.strip_prefix('/').unwrap_or(path);
-    let are_hosts = match scheme == "etcd" || scheme.ends_with("+cluster") {
+    let are_hosts = match matches!(scheme, "etcd" | "etcds") || scheme.ends_with("+cluster") {
         true => Endpoint::parse_list(host, Some(1)).is_ok(),
         false => Endpoint::parse(host, Some(1)).is_ok(),
     };
@@ -175,6 +176,14 @@ mod tests {
             ("valkeys+sentinel://a,b/x", "valkeys+sentinel://a,b/***"),
             ("etcd://u:s3cret@a,b:1,[::1]", "etcd://***@a,b:1,[::1]"),
             (
+                "etcds://u:s3cret@a,b?cert=/s3cret.crt&key=/s3cret.key",
+                "etcds://***@a,b?***",
+            ),
+            (
+                "postgres://u@a/?sslkey=/s3cret.key&sslmode=require",
+                "postgres://***@a/***?***",
+            ),
+            (
                 "postgres://user:s3cret@a:1,b/shop?port=7",
                 "postgres://***@a:1,b/***?***",
             ),
@@ -209,6 +218,8 @@ mod tests {
             ),
             ("redis+sentinel://app:1/s3cret@h", "redis+sentinel://***"),
             ("redis+sentinel://a,:s3cret", "redis+sentinel://***"),
+            ("etcds://app:s3cret", "etcds://***"),
+            ("etcds://a?key=/s3cret@x", "etcds://***"),
             ("postgres://app:s3cret/x", "postgres://***"),
             ("postgres://app:s3cret@/x?host=/run", "postgres://***"),
             ("postgres://app:1/s3cret@h", "postgres://***"),

@@ -52,9 +52,7 @@ const PLANS: [Plan; 5] = [
     Plan {
         package: "dlock-redis",
         lacks: &[],
-        own: &[
-            "cluster", "replicas", "sentinel", "server", "servers", "tls",
-        ],
+        own: &["cluster", "replicas", "sentinel", "server", "servers"],
     },
     Plan {
         package: "dlock-memcache",
@@ -83,7 +81,7 @@ const PLANS: [Plan; 5] = [
             ("waiting", "the server wakes nobody: waiters poll"),
             ("aio", "in async code it is used through `Unblock`"),
         ],
-        own: &[],
+        own: &["tls"],
     },
     Plan {
         package: "dlock-file",

@@ -255,9 +255,11 @@ fn a_url_that_is_wrong_gives_64() {
         "memcache://host:1:2",
         "etcd://",
         "etcd://host/path",
-        "etcds://host",
+        "etcds://host?ca=/no/such/file",
+        "etcds://host?cert=/path/to/client.crt",
         "postgres://host/database",
-        "postgres://app@host/?sslmode=require",
+        "postgres://app@host/?sslmode=allow",
+        "postgres://app@host/?sslrootcert=/no/such/file",
         "http://host/",
         "redis:secret",
     ] {
@@ -269,6 +271,39 @@ fn a_url_that_is_wrong_gives_64() {
             "{said}"
         );
     }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn stores_over_tls_are_stores() {
+    use dlock_test_servers::{EtcdServer, PostgresServer, TlsCertificate};
+
+    let etcd = EtcdServer::start_requiring_certificates();
+    let (certificate, key) = (etcd.client_certificate_file(), etcd.client_key_file());
+    let etcd_url = format!("{}?ca={}", etcd.tls_url(), etcd.ca_file().display());
+    let identity = format!("&cert={}&key={}", certificate.display(), key.display());
+    let postgres = PostgresServer::start_with_tls(TlsCertificate::Signed);
+    postgres.sql(dlock_postgres::MIGRATION);
+    let ca = postgres.ca_file();
+    let postgres_url = format!("{}?sslrootcert={}", postgres.url(), ca.display());
+    for url in [&format!("{etcd_url}{identity}"), &postgres_url] {
+        let script = r#"test "$DLOCK_FENCING_TOKEN" -gt 0"#;
+        let ran = output(&mut run(url, &["job"], script));
+        assert_eq!((code(&ran), stderr(&ran)), (0, String::new()), "{url}");
+    }
+    // One who is not believed, and one who does not believe us.
+    let foreign = format!(
+        "{}?sslrootcert={}",
+        postgres.url(),
+        etcd.ca_file().display()
+    );
+    let shown = format!("postgres://***@{}/***?***", postgres.address());
+    let said = unusable(&output(&mut run(&foreign, &["job"], "true")), &shown);
+    assert!(said.contains("?sslrootcert="), "{said}");
+    let failed = output(&mut run(&etcd_url, &["job"], "true"));
+    let said = stderr(&failed);
+    assert_eq!(code(&failed), 64, "a part of the URL is missing: {said}");
+    assert!(said.contains("?cert="), "{said}");
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod costs;
 mod faults;
 mod promises;
 mod support;
+mod tls;
 mod users;

@@ -74,7 +74,24 @@ fn wrong_urls_are_refused_with_the_reason_and_without_a_secret() {
         ("postgres://app@db/shop?user=s3cret", "the options are"),
         ("postgres://app@db?port=1&port=2", "the options are"),
         ("postgres://app@db?target_session_attrs=any", "read-write"),
-        ("postgres://app@db?sslmode=verify-full", "TLS"),
+        ("postgres://app@db?sslmode=allow", "sslmode is"),
+        ("postgres://app@db?sslmode=s3cret", "sslmode is"),
+        ("postgres://app@db?channel_binding=x", "channel_binding is"),
+        ("postgres://app@db?sslcert=/c", "needs its key"),
+        ("postgres://app@db?sslkey=/k", "needs its key"),
+        (
+            "postgres://app@db?sslmode=require&sslmode=disable",
+            "the options are",
+        ),
+        #[cfg(not(feature = "tls"))]
+        ("postgres://app@db?sslmode=require", "the Cargo feature"),
+        #[cfg(not(feature = "tls"))]
+        ("postgres://app@db?sslrootcert=/ca", "the Cargo feature"),
+        #[cfg(not(feature = "tls"))]
+        (
+            "postgres://app@db?channel_binding=require",
+            "the Cargo feature",
+        ),
     ] {
         let error = PostgresDatastore::open(url).unwrap_err();
         let text = error.to_string();

@@ -6,6 +6,7 @@ use dlock_test_servers::PostgresPooler;
 use dlock_testkit::{Subject, conformance};
 
 use crate::support::{RowLock, patient, server};
+use crate::tls::tls_server;
 
 /// A pooler that gives each transaction one of two connections to the shared server.
 fn pooler() -> &'static PostgresPooler {
@@ -25,6 +26,21 @@ conformance!(
     || subject(server().socket_url()),
     reopen = |url: &str| patient(url)
 );
+/// As careful as it can be.
+fn tls() -> Subject {
+    let server = tls_server();
+    let url = format!(
+        "{}?sslrootcert={}",
+        server.url(),
+        server.ca_file().display()
+    );
+    let place = url.clone();
+    Subject::new(move || patient(&url))
+        .at(place)
+        .record_locked_by(|_, key| RowLock::on(tls_server(), key))
+}
+
+conformance!(tls, tls, reopen = |url: &str| patient(url));
 conformance!(
     pooled,
     || subject(pooler().url()),

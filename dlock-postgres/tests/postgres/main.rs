@@ -10,4 +10,5 @@ mod failover;
 mod faults;
 mod schema;
 mod support;
+mod tls;
 mod traps;

@@ -2,11 +2,11 @@
 
 use dlock_core::{DatastoreError, Time};
 use dlock_net::mux::{Replied, Sending};
-use dlock_net::{Earlier, may_have_executed};
+use dlock_net::{Earlier, lost_reply, may_have_executed};
 
 use super::{RequestWriter, Shares};
 use crate::connection::finally;
-use crate::error::{ServerError, lost_reply, unexpected};
+use crate::error::{ServerError, unexpected};
 use crate::operations::{Answer, Call, Form, Kind};
 use crate::replicas::Replicas;
 use crate::server::Server;

@@ -5,13 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError, Time};
-use dlock_net::Earlier;
+use dlock_net::{Earlier, lost_reply};
 
 use super::map::Node;
 use super::walk::Walk;
 use super::{Cluster, slot};
 use crate::connection::Connection;
-use crate::error::lost_reply;
 use crate::operations::{Answer, Call};
 use crate::server::By;
 

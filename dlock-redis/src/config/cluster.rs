@@ -78,7 +78,7 @@ mod tests {
     fn a_cluster_may_speak_tls() {
         let place = read("rediss+cluster://a,b?ca=/etc/ca.pem").place;
         assert!(place.tls && place.login.over_tls);
-        assert_eq!(place.ca.as_deref(), Some("/etc/ca.pem"));
+        assert_eq!(place.certificates.ca.as_deref(), Some("/etc/ca.pem"));
     }
 
     #[test]

@@ -55,15 +55,17 @@ fn a_unix_socket_is_a_path() {
 fn tls_is_asked_for_by_the_scheme() {
     let place = place("rediss://db/1?ca=/etc/ca.pem");
     assert!(place.tls);
-    assert_eq!(place.ca.as_deref(), Some("/etc/ca.pem"));
-    assert_eq!(place.identity, None);
+    let certificates = place.certificates;
+    assert_eq!(certificates.ca.as_deref(), Some("/etc/ca.pem"));
+    assert_eq!((certificates.certificate, certificates.key), (None, None));
 }
 
 #[cfg(feature = "tls")]
 #[test]
 fn a_clients_certificate_and_its_key_are_two_files() {
-    let identity = place("rediss://db?key=/k&cert=/c").identity.unwrap();
-    assert_eq!(identity, ("/c".to_owned(), "/k".to_owned()));
+    let certificates = place("rediss://db?key=/k&cert=/c").certificates;
+    assert_eq!(certificates.certificate.as_deref(), Some("/c"));
+    assert_eq!(certificates.key.as_deref(), Some("/k"));
     for url in ["rediss://db?cert=/c", "rediss://db?key=/k"] {
         let refused = url.parse::<Place>().unwrap_err();
         assert_eq!(refused, UrlError::ClientCertificate, "{url}");

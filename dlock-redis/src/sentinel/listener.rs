@@ -10,12 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{Clock, DatastoreError};
-use dlock_net::{Transport, Wire, deadline_in};
+use dlock_net::{Streams, Transport, Wire, deadline_in};
 
 use super::Sentinels;
 use super::replies::{SWITCHED, switched};
 use crate::handshake;
-use crate::pool::streams::Streams;
 use crate::wire::Parser;
 
 /// How often the thread checks whether it is still wanted.

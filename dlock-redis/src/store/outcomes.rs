@@ -5,9 +5,10 @@ use std::time::Duration;
 use dlock_core::{
     AcquireOutcome, Claim, DatastoreError, ErrorKind, Extension, Grant, Lease, ReleaseOutcome,
 };
+use dlock_net::lost_reply;
 
 use super::RedisDatastore;
-use crate::error::{lost_reply, unexpected};
+use crate::error::unexpected;
 use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Keys, Record};
 
 /// Who is queued is woken, unless the server has lost it alone: a replica that took over may lack

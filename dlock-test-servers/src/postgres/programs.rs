@@ -62,6 +62,18 @@ impl Programs {
         folder
     }
 
+    /// Gives the server's key to the server alone, which refuses it otherwise.
+    #[cfg(feature = "tls")]
+    pub(super) fn give_key(&self, key: &Path) {
+        use std::os::unix::fs::PermissionsExt;
+
+        let only_the_owner = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(key, only_the_owner).expect("the file is ours");
+        if let Some(user) = self.user {
+            chown(key, Some(user.id), Some(user.group)).expect("root may give it away");
+        }
+    }
+
     /// The data of a new server in the folder `to`. One `initdb` a process is enough.
     pub(super) fn copy_new_data(&self, to: &Path) {
         static NEW: OnceLock<PathBuf> = OnceLock::new();
@@ -120,9 +132,12 @@ fn succeed(mut command: Command, name: &str) {
 /// Who may log in, and how.
 fn rules() -> String {
     let with_password = PostgresServer::WITH_PASSWORD;
+    let with_certificate = PostgresServer::WITH_CERTIFICATE;
     format!(
         "local all all trust\n\
          local replication all trust\n\
+         hostssl all +{with_certificate} 127.0.0.1/32 trust clientcert=verify-ca\n\
+         host all +{with_certificate} 127.0.0.1/32 reject\n\
          host all +{with_password} 127.0.0.1/32 scram-sha-256\n\
          host all all 127.0.0.1/32 trust\n\
          host replication all 127.0.0.1/32 trust\n"

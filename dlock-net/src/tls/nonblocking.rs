@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dlock_net::mux::Layer;
+use crate::nonblocking::Layer;
 use rustls::ClientConnection;
 
 /// A session whose handshake is done.

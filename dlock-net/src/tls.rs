@@ -1,23 +1,32 @@
-//! TLS over a socket with a deadline.
+//! TLS over a socket with a deadline, with the Cargo feature `tls`.
+//!
+//! A [`Trust`] says which servers are believed and which certificate this side shows;
+//! [`shake_hands`] makes a connected [`Socket`] a [`TlsSocket`]. [`Streams`](crate::Streams) does
+//! both for servers whose ports speak TLS from the first byte on.
 
+mod der;
+mod end_point;
 mod error;
 #[cfg(feature = "tokio")]
 mod nonblocking;
 mod trust;
+mod verifier;
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use dlock_core::{DatastoreError, ErrorKind};
-#[cfg(feature = "tokio")]
-use dlock_net::mux::Layer;
-use dlock_net::{Deadline, Endpoint, Idle, Socket, Transport, deadline_in};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-pub(crate) use error::refused_later;
-pub use error::{TlsError, TlsReason};
-pub(crate) use trust::Trust;
+#[cfg(feature = "tokio")]
+use crate::nonblocking::Layer;
+use crate::{Deadline, Endpoint, Idle, Socket, Transport, deadline_in};
+use error::Peer;
+pub use error::{TlsError, TlsReason, Wording};
+pub use trust::{CertificatesError, Trust};
+pub use verifier::ServerCheck;
 
 /// How many reads of what nobody asked for a connection is worth.
 const UNASKED: usize = 16;
@@ -26,8 +35,9 @@ const UNASKED: usize = 16;
 ///
 /// # Errors
 ///
-/// Not executed.
-pub(crate) fn shake_hands(
+/// Not executed. The source is a [`TlsError`], unless the connection itself broke or the server
+/// has no name that a certificate could be for.
+pub fn shake_hands(
     trust: &Trust,
     mut socket: Socket,
     server: &Endpoint,
@@ -37,15 +47,16 @@ pub(crate) fn shake_hands(
     };
     let name = ServerName::try_from(host.clone()).map_err(unusable)?;
     let mut tls = ClientConnection::new(trust.config()?, name).map_err(unusable)?;
+    let peer = Peer::new(server, trust);
     while tls.is_handshaking() {
-        tls.complete_io(&mut socket).map_err(|error| {
-            error::handshake_failed(server, &error, trust.has_own_authorities())
-        })?;
+        tls.complete_io(&mut socket)
+            .map_err(|error| peer.handshake_failed(&error))?;
     }
     let deadline = socket.deadline().clone();
     Ok(TlsSocket {
         stream: StreamOwned::new(tls, socket),
         deadline,
+        unanswered: Some(Box::new(peer)),
     })
 }
 
@@ -54,9 +65,27 @@ fn unusable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Datas
 }
 
 /// A socket that speaks TLS.
-pub(crate) struct TlsSocket {
+pub struct TlsSocket {
     stream: StreamOwned<ClientConnection, Socket>,
     deadline: Deadline,
+    /// Until the server has answered something: this side takes the handshake for done before the
+    /// server looks at the certificate of the client.
+    unanswered: Option<Box<Peer>>,
+}
+
+impl TlsSocket {
+    /// The certificate (DER) that the server has shown, and for which it has proved to have the
+    /// key.
+    pub fn server_certificate(&self) -> Option<&[u8]> {
+        let chain = self.stream.conn.peer_certificates()?;
+        chain.first().map(AsRef::as_ref)
+    }
+
+    /// What a login by SCRAM can be bound to: `tls-server-end-point` of RFC 5929. `None` if that is
+    /// not defined for the server's certificate.
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        end_point::binding(self.server_certificate()?)
+    }
 }
 
 impl Transport for TlsSocket {
@@ -99,7 +128,18 @@ impl Transport for TlsSocket {
 
 impl Read for TlsSocket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buf)
+        match self.stream.read(buf) {
+            Err(error) => Err(match &self.unanswered {
+                Some(peer) => peer.refused(error),
+                None => error,
+            }),
+            Ok(read) => {
+                if self.unanswered.is_some() {
+                    self.unanswered = None;
+                }
+                Ok(read)
+            }
+        }
     }
 }
 
@@ -110,5 +150,14 @@ impl Write for TlsSocket {
 
     fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
+    }
+}
+
+/// Without what was read and written.
+impl fmt::Debug for TlsSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSocket")
+            .field("socket", &self.stream.sock)
+            .finish_non_exhaustive()
     }
 }

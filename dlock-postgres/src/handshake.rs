@@ -14,7 +14,8 @@ use postgres_protocol::message::frontend;
 use crate::config::Login;
 use crate::wire::{no_reply, read_message, server_error};
 
-/// Logs in. The server is not asked yet what it is.
+/// Logs in. The server is not asked yet what it is. Returns the number of the server's process by
+/// which this connection may be cancelled. A pooler states one of its own.
 ///
 /// # Errors
 ///
@@ -22,11 +23,12 @@ use crate::wire::{no_reply, read_message, server_error};
 pub(crate) fn log_in<S: Transport>(
     wire: &mut Wire<S>,
     login: &Login,
-) -> Result<(), DatastoreError> {
+) -> Result<i32, DatastoreError> {
     log_in_on(wire, login).map_err(nothing_was_done)
 }
 
-fn log_in_on<S: Transport>(wire: &mut Wire<S>, login: &Login) -> Result<(), DatastoreError> {
+fn log_in_on<S: Transport>(wire: &mut Wire<S>, login: &Login) -> Result<i32, DatastoreError> {
+    let mut backend = 0;
     let mut request = BytesMut::new();
     let parameters = [
         ("user", login.user.as_str()),
@@ -79,13 +81,13 @@ fn log_in_on<S: Transport>(wire: &mut Wire<S>, login: &Login) -> Result<(), Data
                     return Err(DatastoreError::not_executed(ErrorKind::Untrusted, text));
                 }
             }
+            Message::BackendKeyData(key) => backend = key.process_id(),
             Message::AuthenticationOk
-            | Message::BackendKeyData(_)
             | Message::ParameterStatus(_)
             | Message::NoticeResponse(_) => {}
             Message::ReadyForQuery(_) => {
                 wire.finish();
-                return Ok(());
+                return Ok(backend);
             }
             Message::ErrorResponse(error) => return Err(server_error(&error).into()),
             Message::AuthenticationCleartextPassword

@@ -28,6 +28,7 @@ mod held;
 mod operations;
 mod pool;
 mod store;
+mod waiting;
 mod wire;
 
 pub use config::{PostgresBuilder, UrlError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
-    Grant, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Time,
+    Grant, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time, Watch,
 };
 use dlock_net::{Earlier, Limits, Pool, call_deadline, deadline_in};
 
@@ -17,6 +17,7 @@ use crate::held;
 use crate::operations::{Answer, Call};
 use crate::pool::ConnectionManager;
 use crate::r2d2;
+use crate::waiting::Waiters;
 
 const TTL_MIN: Duration = Duration::from_millis(10);
 const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
@@ -52,6 +53,7 @@ pub const MIGRATION: &str = include_str!("schema.sql");
 #[derive(Clone)]
 pub struct PostgresDatastore {
     pool: Arc<Pool<ConnectionManager>>,
+    waiters: Arc<Waiters>,
     call_timeout: Duration,
 }
 
@@ -89,8 +91,10 @@ impl PostgresDatastore {
     }
 
     fn over(pool: Pool<ConnectionManager>, call_timeout: Duration) -> Self {
+        let pool = Arc::new(pool);
         PostgresDatastore {
-            pool: Arc::new(pool),
+            waiters: Arc::new(Waiters::new(Arc::clone(&pool))),
+            pool,
             call_timeout,
         }
     }
@@ -107,10 +111,15 @@ impl PostgresDatastore {
             Ok((connection.call(&call)?, earlier.may_have_run()))
         };
         match call {
-            Call::Acquire(..) | Call::Holder(_) | Call::Held(..) => self.pool.call(deadline, make),
-            Call::Extend(..) | Call::Release(_) | Call::Abandon(_) | Call::Break(..) => {
-                self.pool.call_urgent(deadline, make)
+            Call::Acquire(..) | Call::Holder(_) | Call::Held(..) | Call::Waiting(_) => {
+                self.pool.call(deadline, make)
             }
+            Call::Extend(..)
+            | Call::Release(_)
+            | Call::Abandon(_)
+            | Call::Leave(_)
+            | Call::Heartbeat(..)
+            | Call::Break(..) => self.pool.call_urgent(deadline, make),
         }
     }
 
@@ -130,14 +139,20 @@ impl PostgresDatastore {
 impl Datastore for PostgresDatastore {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
         self.characteristics().check_ttl(ttl)?;
-        match self.call(self.deadline(claim), Call::Acquire(claim, ttl))? {
+        let process = self.waiters.process_of(claim);
+        match self.call(self.deadline(claim), Call::Acquire(claim, ttl, process))? {
             (Answer::Granted { fence, left }, in_doubt) => {
+                self.waiters.granted(claim);
                 let grant = Grant::new(left).with_fence(fence);
                 Ok(AcquireOutcome::Granted(grant.with_copy_to_follow(in_doubt)))
             }
             // The first copy of the claim may still be on its way, and win after this holder.
-            (Answer::Held(_) | Answer::TooLate, true) => Err(lost_reply()),
+            (Answer::Held(_) | Answer::Queued(..) | Answer::TooLate, true) => Err(lost_reply()),
             (Answer::Held(held), false) => Ok(AcquireOutcome::Held(held)),
+            (Answer::Queued(held, is_next), false) => {
+                let retry_in = self.waiters.retry_in(claim, &held, is_next);
+                Ok(AcquireOutcome::Held(held.with_retry_in(retry_in)))
+            }
             (Answer::TooLate, false) => Err(stale()),
             _ => Err(unexpected()),
         }
@@ -165,6 +180,7 @@ impl Datastore for PostgresDatastore {
             .with_reach(Reach::Network)
             .with_fencing(FENCING)
             .with_call_timeout(self.call_timeout)
+            .with_wakes()
             .with_late_calls_refused()
     }
 
@@ -176,6 +192,16 @@ impl Datastore for PostgresDatastore {
             (Answer::Freed(_), _) => Ok(()),
             _ => Err(unexpected()),
         }
+    }
+
+    /// From then on a refusal queues the claim, and the release before its turn hands it the lock.
+    /// The first waiter of a process starts two threads and opens one connection more, for all of
+    /// them; they end ten seconds after the last. Behind a pooler, which delivers no notifications,
+    /// that connection asks ten times a second instead.
+    ///
+    /// `None` in a forked child.
+    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        self.waiters.watch(claim, signal)
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {
@@ -191,12 +217,20 @@ impl Inspect for PostgresDatastore {
         }
     }
 
+    /// The next waiter is handed the lock.
     fn break_lease(
         &self,
         key: &str,
         fence: FencingToken,
     ) -> Result<ReleaseOutcome, DatastoreError> {
         self.freed(deadline_in(self.call_timeout), Call::Break(key, fence))
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        match self.call(deadline_in(self.call_timeout), Call::Waiting(key))? {
+            (Answer::Waiting(count), _) => Ok(count),
+            _ => Err(unexpected()),
+        }
     }
 
     fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {

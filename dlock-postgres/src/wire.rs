@@ -3,13 +3,17 @@
 //! The crate `postgres-protocol` knows the messages; it opens no socket and starts no thread. The
 //! crates above it, `postgres` and `tokio-postgres`, have no limit for a single call.
 
+use std::borrow::Cow;
 use std::io;
 
 use bytes::BytesMut;
 use dlock_core::DatastoreError;
 use dlock_net::{Transport, Wire};
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Header, Message};
+use postgres_protocol::IsNull;
+use postgres_protocol::message::backend::{
+    DataRowBody, ErrorResponseBody, Header, Message, NotificationResponseBody,
+};
 use postgres_protocol::message::frontend;
 
 use crate::error::ServerError;
@@ -24,6 +28,9 @@ pub(crate) const MOST_ROWS: usize = 256;
 /// The columns of a row, as text; `None` for NULL.
 pub(crate) type Row = Vec<Option<String>>;
 
+/// A parameter, as text; `None` for NULL.
+pub(crate) type Parameter<'a> = Option<Cow<'a, str>>;
+
 /// Writes a request: one statement with its parameters, as a transaction of its own.
 ///
 /// The statement has no name. A pooler may give each transaction another connection to the server,
@@ -31,7 +38,7 @@ pub(crate) type Row = Vec<Option<String>>;
 pub(crate) fn push_statement(
     request: &mut BytesMut,
     sql: &str,
-    parameters: &[&str],
+    parameters: &[Parameter<'_>],
 ) -> io::Result<()> {
     frontend::parse("", sql, [], request)?;
     let values = parameters.iter();
@@ -41,8 +48,11 @@ pub(crate) fn push_statement(
         [],
         values,
         |value, buffer| {
+            let Some(value) = value else {
+                return Ok(IsNull::Yes);
+            };
             buffer.extend_from_slice(value.as_bytes());
-            Ok(postgres_protocol::IsNull::No)
+            Ok(IsNull::No)
         },
         [],
         request,
@@ -84,13 +94,15 @@ pub(crate) fn read_message<S: Transport>(wire: &mut Wire<S>) -> Result<Message, 
 
 /// Reads the reply to a statement, or to a script, to its end: its rows, or the server's error.
 ///
-/// The wire is not [finished](Wire::finish) after an error that ends the connection.
+/// The wire is not [finished](Wire::finish) after an error that ends the connection. The payloads
+/// of notifications that come in between are added to `notified`.
 ///
 /// # Errors
 ///
 /// Maybe executed.
 pub(crate) fn read_reply<S: Transport>(
     wire: &mut Wire<S>,
+    notified: &mut Vec<String>,
 ) -> Result<Result<Vec<Row>, ServerError>, DatastoreError> {
     let mut rows = Vec::new();
     let mut error: Option<ServerError> = None;
@@ -113,6 +125,9 @@ pub(crate) fn read_reply<S: Transport>(
                 }
                 return Ok(error.map_or(Ok(rows), Err));
             }
+            Message::NotificationResponse(notification) => {
+                notified.push(payload(wire, &notification)?);
+            }
             Message::ParseComplete
             | Message::BindComplete
             | Message::NoData
@@ -120,11 +135,37 @@ pub(crate) fn read_reply<S: Transport>(
             | Message::EmptyQueryResponse
             | Message::RowDescription(_)
             | Message::NoticeResponse(_)
-            | Message::NotificationResponse(_)
             | Message::ParameterStatus(_) => {}
             _ => return Err(wire.failed(no_reply())),
         }
     }
+}
+
+/// Reads what the server sends on its own: the payload of a notification, or `None` for what says
+/// nothing.
+///
+/// # Errors
+///
+/// Also if the server ends the connection.
+pub(crate) fn read_notification<S: Transport>(
+    wire: &mut Wire<S>,
+) -> Result<Option<String>, DatastoreError> {
+    match read_message(wire)? {
+        Message::NotificationResponse(notification) => payload(wire, &notification).map(Some),
+        Message::NoticeResponse(_) | Message::ParameterStatus(_) => Ok(None),
+        Message::ErrorResponse(error) => Err(server_error(&error).into()),
+        _ => Err(wire.failed(no_reply())),
+    }
+}
+
+fn payload<S: Transport>(
+    wire: &Wire<S>,
+    notification: &NotificationResponseBody,
+) -> Result<String, DatastoreError> {
+    let payload = notification.message();
+    payload
+        .map(str::to_owned)
+        .map_err(|error| wire.failed(error))
 }
 
 fn columns(row: &DataRowBody) -> io::Result<Row> {

@@ -195,13 +195,13 @@ impl Datastore for PostgresDatastore {
     }
 
     /// From then on a refusal queues the claim, and the release before its turn hands it the lock.
-    /// The first waiter of a process starts two threads and opens one connection more, for all of
-    /// them; they end ten seconds after the last. Behind a pooler, which delivers no notifications,
+    /// The first waiter of a process starts a thread and opens one connection more, for all of them;
+    /// they end ten seconds after the last. Behind a pooler, which delivers no notifications,
     /// that connection asks ten times a second instead.
     ///
     /// `None` in a forked child.
     fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
-        self.waiters.watch(claim, signal)
+        self.waiters.watch(claim, signal, self.call_timeout)
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {

@@ -1,13 +1,11 @@
 //! The waiters of a store, and how they learn that their turn has come.
 //!
-//! A waiter that was refused is in the key's queue in the database. Two threads serve all waiters
-//! of a store. The *listener* has a connection of its own. On it come the notifications of other
+//! A waiter that was refused is in the key's queue in the database. One thread serves all waiters of
+//! a store, the *listener*, with a connection of its own. On it come the notifications of other
 //! processes' releases, and once a second it makes a heartbeat, which keeps this process's waiters
 //! in their queues and finds leases that have ended. Behind a pooler nothing can be received: there
-//! it asks ten times a second. The *leaver* takes waiters that gave up off the queues, so that
-//! dropping a [`Watch`] never waits. Neither thread grants anything: a waiter is woken, and claims.
+//! it asks ten times a second. The thread grants nothing: a waiter is woken, and claims.
 
-mod leaver;
 mod listener;
 mod state;
 
@@ -16,11 +14,11 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    Claim, Clock, DatastoreError, ErrorKind, HeldBy, Leaving, OwnerToken, ProcessId, Signal, Watch,
+    Claim, Clock, DatastoreError, ErrorKind, HeldBy, OwnerToken, ProcessId, Signal, Watch,
 };
-use dlock_net::Pool;
+use dlock_net::{Pool, deadline_in};
 
-use crate::operations::HEARTBEAT_EVERY;
+use crate::operations::{Call, HEARTBEAT_EVERY};
 use crate::pool::ConnectionManager;
 use state::State;
 
@@ -39,7 +37,7 @@ pub(crate) struct Waiters {
     shared: OnceLock<Arc<Shared>>,
 }
 
-/// What the waiters and the two threads share.
+/// What the waiters and the thread share.
 struct Shared {
     pool: Arc<Pool<ConnectionManager>>,
     /// What the queues call this store in this process: random hex digits, [`PROCESS`] of them.
@@ -57,8 +55,8 @@ impl Waiters {
         }
     }
 
-    /// Notifies `signal` when the claim's turn has come. Neither this nor the end of the watch
-    /// waits for anything.
+    /// Notifies `signal` when the claim's turn has come. This waits for nothing; the end of the
+    /// watch takes the waiter off the queue, by one call.
     ///
     /// # Errors
     ///
@@ -67,6 +65,7 @@ impl Waiters {
         &self,
         claim: &Claim,
         signal: &Signal,
+        call_timeout: Duration,
     ) -> Result<Option<Watch>, DatastoreError> {
         if self.pid != ProcessId::current() {
             return Ok(None);
@@ -74,10 +73,10 @@ impl Waiters {
         let shared = self.shared()?;
         shared.enter(claim, signal)?;
         let (shared, owner, pid) = (Arc::clone(shared), claim.owner(), self.pid);
-        Ok(Some(Watch::leaving(move |leaving| {
+        Ok(Some(Watch::new(move || {
             // In a forked child it is the parent that waits.
             if pid == ProcessId::current() {
-                shared.leave(owner, leaving);
+                shared.leave(owner, call_timeout);
             }
         })))
     }
@@ -137,7 +136,7 @@ impl Waiters {
 
 impl Drop for Waiters {
     fn drop(&mut self) {
-        // The threads, which may be in the middle of a call, end by themselves.
+        // The thread, which may be in the middle of a call, ends by itself.
         let shared = self.shared.get();
         if let Some(shared) = shared.filter(|_| self.pid == ProcessId::current()) {
             shared.state().stop();
@@ -162,16 +161,13 @@ impl Shared {
         done
     }
 
-    /// Adds a waiter. The first one starts the threads.
+    /// Adds a waiter. The first one starts the thread.
     fn enter(self: &Arc<Self>, claim: &Claim, signal: &Signal) -> Result<(), DatastoreError> {
         let mut state = self.state();
         if let Some(run) = state.start() {
-            let thread = |name: &str| thread::Builder::new().name(name.to_owned());
-            let (listener, leaver) = (Arc::clone(self), Arc::clone(self));
-            let started = thread("dlock-listener")
-                .spawn(move || listener::run(&listener, run))
-                .and_then(|_| thread("dlock-leaver").spawn(move || leaver::run(&leaver, run)));
-            if let Err(error) = started {
+            let shared = Arc::clone(self);
+            let thread = thread::Builder::new().name("dlock-listener".to_owned());
+            if let Err(error) = thread.spawn(move || listener::run(&shared, run)) {
                 state.end(run);
                 return Err(DatastoreError::not_executed(ErrorKind::Refused, error));
             }
@@ -183,11 +179,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Removes the waiter, and has it taken off the queue if it may be there.
-    fn leave(&self, owner: OwnerToken, leaving: Leaving) {
-        let not_queued = self.state().leave(owner, leaving);
-        self.changed.notify_all();
-        // It wakes a task, which may come back to the state.
-        drop(not_queued);
+    /// Removes the waiter, here and in the queue if it may be there. A lock that was handed to it
+    /// and not claimed goes to the next waiter.
+    fn leave(&self, owner: OwnerToken, call_timeout: Duration) {
+        if !self.state().leave(owner) {
+            return;
+        }
+        // If this fails, the waiter costs the others nothing until its turn comes: then this process
+        // is notified, and gives the lock back.
+        let _ = self
+            .pool
+            .call_urgent(deadline_in(call_timeout), |server, _| {
+                server.call(&Call::Leave(owner))
+            });
     }
 }

@@ -33,8 +33,6 @@ pub(super) fn run(shared: &Shared, run: u64) {
         }
         try_again = TRY_AGAIN_LATER.min(try_again * 2);
     }
-    // The leaver ends too.
-    shared.changed.notify_all();
 }
 
 /// Serves the waiters over one connection until the run is over.
@@ -61,7 +59,11 @@ fn serve(shared: &Shared, run: u64) -> Result<(), DatastoreError> {
             return Err(unexpected());
         }
         let next = shared.with_state(|state| state.beaten(&beat, sent));
-        shared.changed.notify_all();
+        let strangers = shared.state().take_strangers();
+        for stranger in strangers {
+            connection.set_deadline(deadline_in(CALL_WITHIN));
+            connection.call(&Call::Leave(stranger))?;
+        }
         match listens {
             true => listen(&mut connection, shared, run, next)?,
             false => sleep(shared, run, next.min(deadline_in(POLL_EVERY))),

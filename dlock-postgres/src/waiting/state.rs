@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::mem;
 use std::time::Duration;
 
-use dlock_core::{Leaving, OwnerToken, Signal, Time};
+use dlock_core::{OwnerToken, Signal, Time};
 
 use crate::operations::{ALIVE, HEARTBEAT_EVERY, Heartbeat};
 
-/// How long the threads stay when nobody waits any more.
+/// How long the thread stays when nobody waits any more.
 const LINGER: Duration = Duration::from_secs(10);
 /// The least time between two heartbeats.
 const HEARTBEAT_AGAIN: Duration = Duration::from_millis(10);
@@ -22,15 +22,16 @@ const START: usize = 16;
 pub(super) struct State {
     /// By the starts of their owner tokens, which notifications state.
     waiters: HashMap<String, Waiter>,
-    /// Those that gave up and may be in a queue.
-    pub(super) leaves: Vec<(OwnerToken, Leaving)>,
+    /// Those to which locks were handed and that are not here: they left before a copy of their claim
+    /// was queued, or their leave has failed.
+    strangers: Vec<OwnerToken>,
     /// Signals of waiters whose turn may have come; see [`take_woken`](Self::take_woken).
     woken: Vec<Signal>,
     /// When the last heartbeat was sent that was answered; `None` without a connection.
     beaten_at: Option<Time>,
     /// Since when nobody waits.
     idle_since: Option<Time>,
-    /// The threads of which run work; those of earlier ones end.
+    /// The thread of which run works; those of earlier ones end.
     run: u64,
     running: bool,
     stopped: bool,
@@ -109,15 +110,10 @@ impl State {
         }
     }
 
-    /// Removes a waiter. Returns `leaving` if it cannot be in a queue.
-    pub(super) fn leave(&mut self, owner: OwnerToken, leaving: Leaving) -> Option<Leaving> {
+    /// Removes a waiter. Returns whether it may be in the queue.
+    pub(super) fn leave(&mut self, owner: OwnerToken) -> bool {
         let waiter = self.waiters.remove(&start(owner));
-        // Without the threads it is found when its turn comes, and has died.
-        if self.running && waiter.is_some_and(|waiter| waiter.asked && !waiter.granted) {
-            self.leaves.push((owner, leaving));
-            return None;
-        }
-        Some(leaving)
+        waiter.is_some_and(|waiter| waiter.asked && !waiter.granted)
     }
 
     /// Returns whether the waiters are woken when their turn has come.
@@ -147,8 +143,7 @@ impl State {
         for owner in &beat.handed {
             match self.waiters.get(&start(*owner)) {
                 Some(waiter) => self.woken.push(waiter.signal.clone()),
-                // It left before its claim was queued.
-                None => self.leaves.push((*owner, Leaving::default())),
+                None => self.strangers.push(*owner),
             }
         }
         let next = beat.next.map_or(HEARTBEAT_EVERY, |next| {
@@ -167,6 +162,11 @@ impl State {
             }
         }
         are_here
+    }
+
+    /// The owners for which locks are to be given back.
+    pub(super) fn take_strangers(&mut self) -> Vec<OwnerToken> {
+        mem::take(&mut self.strangers)
     }
 
     fn wake_all(&mut self) {

@@ -8,6 +8,7 @@ mod check;
 mod conformance;
 mod failover;
 mod faults;
+mod queue;
 mod schema;
 mod support;
 mod traps;

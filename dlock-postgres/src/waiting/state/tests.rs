@@ -4,7 +4,7 @@ fn at(millis: u64) -> Time {
     Time::from_nanos(millis * 1_000_000)
 }
 
-/// A state with the threads of run 1 and a waiter that has claimed.
+/// A state with the thread of run 1 and a waiter that has claimed.
 fn with_waiter() -> (State, OwnerToken, Signal) {
     let mut state = State::default();
     assert_eq!(state.start(), Some(1));
@@ -38,7 +38,7 @@ fn a_waiter_is_woken_by_a_notification_and_by_a_heartbeat() {
     assert!(is_woken(&mut state, &signal));
     state.beaten(&beat(vec![owner]), at(1000));
     assert!(is_woken(&mut state, &signal));
-    assert!(state.leaves.is_empty());
+    assert!(state.take_strangers().is_empty());
 }
 
 #[test]
@@ -47,8 +47,8 @@ fn what_is_handed_to_a_waiter_that_is_not_here_is_given_back() {
     let gone = OwnerToken::random().unwrap();
     assert!(!state.received(&[start(gone)]), "ask who it is");
     state.beaten(&beat(vec![gone]), at(0));
-    assert_eq!(state.leaves.len(), 1);
-    assert_eq!(state.leaves[0].0, gone);
+    assert_eq!(state.take_strangers(), [gone]);
+    assert!(state.take_strangers().is_empty());
     assert!(!is_woken(&mut state, &signal));
 }
 
@@ -94,29 +94,27 @@ fn the_next_heartbeat_comes_when_a_lease_may_end_and_within_a_second() {
 #[test]
 fn a_waiter_leaves_the_queue_if_it_may_be_there() {
     let (mut state, owner, _) = with_waiter();
-    assert!(state.leave(owner, Leaving::default()).is_none());
-    assert_eq!(state.leaves.len(), 1);
+    assert!(state.leave(owner) && !state.leave(owner));
 
     let (mut state, owner, _) = with_waiter();
     state.granted(owner);
-    assert!(state.leave(owner, Leaving::default()).is_some());
+    assert!(!state.leave(owner));
 
     let (mut state, ..) = with_waiter();
     let never_claimed = OwnerToken::random().unwrap();
     state.enter(never_claimed, &Signal::new());
-    assert!(state.leave(never_claimed, Leaving::default()).is_some());
-    assert!(state.leaves.is_empty());
+    assert!(!state.leave(never_claimed));
 }
 
 #[test]
-fn the_threads_end_when_nobody_has_waited_for_a_while_and_come_back() {
+fn the_thread_ends_when_nobody_has_waited_for_a_while_and_comes_back() {
     let (mut state, owner, _) = with_waiter();
     assert!(state.goes_on(1, at(0)) && state.goes_on(1, at(60_000)));
-    drop(state.leave(owner, Leaving::default()));
+    state.leave(owner);
     assert!(state.goes_on(1, at(61_000)) && state.goes_on(1, at(70_999)));
     state.enter(owner, &Signal::new());
     assert!(state.goes_on(1, at(71_000)));
-    drop(state.leave(owner, Leaving::default()));
+    state.leave(owner);
     assert!(state.goes_on(1, at(72_000)) && !state.goes_on(1, at(82_000)));
     assert!(!state.runs(1));
     assert_eq!(state.start(), Some(2));

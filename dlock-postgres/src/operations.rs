@@ -196,9 +196,7 @@ fn heartbeat(row: &Row) -> Option<(Answer, Option<i64>)> {
         backend: text(backend)?.parse().ok()?,
         is_known: truth(is_known)?,
         next,
-        handed: handed
-            .map(|owner| OwnerToken::from_hex(owner))
-            .collect::<Option<_>>()?,
+        handed: handed.map(OwnerToken::from_hex).collect::<Option<_>>()?,
     };
     Some((Answer::Heartbeat(heartbeat), None))
 }

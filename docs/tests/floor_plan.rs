@@ -80,7 +80,6 @@ const PLANS: [Plan; 5] = [
         package: "dlock-postgres",
         lacks: &[
             ("findings", "it does not look for dangers yet"),
-            ("waiting", "the server wakes nobody: waiters poll"),
             ("aio", "in async code it is used through `Unblock`"),
         ],
         own: &[],

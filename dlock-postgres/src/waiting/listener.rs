@@ -7,6 +7,7 @@ use dlock_core::{Clock, DatastoreError, Time};
 use dlock_net::{Link as _, deadline_in};
 
 use super::Shared;
+use super::state::State;
 use crate::connection::Connection;
 use crate::error::unexpected;
 use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Heartbeat};
@@ -51,7 +52,7 @@ fn serve(shared: &Shared, run: u64) -> Result<(), DatastoreError> {
         connection.listen(&format!("dlock_{}", shared.process))?;
     }
     // What was notified before is lost, and who was queued may be no more.
-    shared.with_state(|state| state.connected());
+    shared.with_state(State::connected);
     while shared.with_state(|state| state.goes_on(run, Clock::BOOTTIME.now())) {
         let sent = Clock::BOOTTIME.now();
         let beat = heartbeat(&mut connection, shared, listens)?;

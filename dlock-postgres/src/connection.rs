@@ -80,11 +80,11 @@ impl<S: Transport> Connection<S> {
     }
 
     fn call_once(&mut self, call: &Call<'_>) -> Result<Answer, DatastoreError> {
+        self.request.clear();
         let deadline = self.wire.deadline();
-        let left = Clock::BOOTTIME.now().until(deadline);
-        let not_after = self.clock.at(deadline);
-        let parameters = call.parameters(not_after, left / 8 * WAIT_EIGHTHS);
-        let rows = self.rows(call.sql(), &parameters)?;
+        write_call(&mut self.request, call, deadline, &self.clock)
+            .map_err(|error| self.unsent(error))?;
+        let rows = self.answer()?;
         let (answer, now) = call.read(&rows)?;
         self.clock.learn(now);
         Ok(answer)
@@ -98,6 +98,11 @@ impl<S: Transport> Connection<S> {
         self.request.clear();
         wire::push_statement(&mut self.request, sql, parameters)
             .map_err(|error| self.unsent(error))?;
+        self.answer()
+    }
+
+    /// Sends the request and reads the reply.
+    fn answer(&mut self) -> Result<Vec<Row>, DatastoreError> {
         self.wire.send(&self.request)?;
         Ok(wire::read_reply(&mut self.wire, &mut self.notified)??)
     }
@@ -145,13 +150,37 @@ impl<S: Transport> Connection<S> {
         Ok(mem::take(&mut self.notified))
     }
 
-    /// A text with a NUL, which PostgreSQL does not have.
     fn unsent(&self, error: io::Error) -> DatastoreError {
-        let error = NetError::new(self.wire.peer(), "write the request", error);
-        match failed_before_sending(error) {
-            error if error.kind() == ErrorKind::Invalid => error,
-            error => DatastoreError::not_executed(ErrorKind::Invalid, error),
-        }
+        unsent(self.wire.peer(), error)
+    }
+
+    /// Gives the connection away, between two calls; `None` if something has arrived that was not
+    /// asked for.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_parts(self) -> Option<(S, String, ServerClock)> {
+        let peer = self.wire.peer().to_owned();
+        Some((self.wire.into_transport()?, peer, self.clock))
+    }
+}
+
+/// Writes the request of a call that ends at `deadline`.
+pub(crate) fn write_call(
+    request: &mut BytesMut,
+    call: &Call<'_>,
+    deadline: Time,
+    clock: &ServerClock,
+) -> io::Result<()> {
+    let left = Clock::BOOTTIME.now().until(deadline);
+    let parameters = call.parameters(clock.at(deadline), left / 8 * WAIT_EIGHTHS);
+    wire::push_statement(request, call.sql(), &parameters)
+}
+
+/// The error of a call with a NUL in a text, which PostgreSQL does not have.
+pub(crate) fn unsent(peer: &str, error: io::Error) -> DatastoreError {
+    let error = NetError::new(peer, "write the request", error);
+    match failed_before_sending(error) {
+        error if error.kind() == ErrorKind::Invalid => error,
+        error => DatastoreError::not_executed(ErrorKind::Invalid, error),
     }
 }
 

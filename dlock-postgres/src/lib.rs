@@ -20,6 +20,8 @@
 //! It needs PostgreSQL 13 or newer, directly or through a pooler such as PgBouncer.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod config;
 mod connection;
 mod error;

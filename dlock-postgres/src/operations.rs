@@ -70,6 +70,19 @@ pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const ALIVE: Duration = Duration::from_secs(3);
 
 impl<'a> Call<'a> {
+    /// Whether others wait for what it does.
+    pub(crate) fn is_urgent(&self) -> bool {
+        match self {
+            Call::Acquire(..) | Call::Holder(_) | Call::Held(..) | Call::Waiting(_) => false,
+            Call::Extend(..)
+            | Call::Release(_)
+            | Call::Abandon(_)
+            | Call::Leave(_)
+            | Call::Heartbeat(..)
+            | Call::Break(..) => true,
+        }
+    }
+
     pub(crate) fn sql(&self) -> &'static str {
         match self {
             Call::Acquire(..) => "SELECT * FROM dlock.acquire($1, $2, $3, $4, $5, $6, $7)",

@@ -10,6 +10,8 @@ use dlock_core::{
 };
 use dlock_net::{Earlier, Limits, Pool, call_deadline, deadline_in};
 
+#[cfg(feature = "tokio")]
+use crate::aio::Shares;
 use crate::config::{PostgresBuilder, UrlError};
 use crate::connection::Connection;
 use crate::error::{lost_reply, stale, unexpected};
@@ -49,12 +51,15 @@ pub const MIGRATION: &str = include_str!("schema.sql");
 ///
 /// # Async code
 ///
-/// Wrap it in `dlock_core::aio::Unblock`, which calls it on threads of its own.
+/// With the feature `tokio` it is an [`AsyncDatastore`](dlock_core::aio::AsyncDatastore) too, whose
+/// calls go over connections of their own: each runtime has as many as the pool.
 #[derive(Clone)]
 pub struct PostgresDatastore {
     pool: Arc<Pool<ConnectionManager>>,
-    waiters: Arc<Waiters>,
-    call_timeout: Duration,
+    pub(crate) waiters: Arc<Waiters>,
+    #[cfg(feature = "tokio")]
+    pub(crate) shares: Arc<Shares>,
+    pub(crate) call_timeout: Duration,
 }
 
 impl PostgresDatastore {
@@ -94,6 +99,8 @@ impl PostgresDatastore {
         let pool = Arc::new(pool);
         PostgresDatastore {
             waiters: Arc::new(Waiters::new(Arc::clone(&pool))),
+            #[cfg(feature = "tokio")]
+            shares: Arc::new(Shares::of(&pool)),
             pool,
             call_timeout,
         }
@@ -110,37 +117,23 @@ impl PostgresDatastore {
         let make = |connection: &mut Connection, earlier: Earlier| {
             Ok((connection.call(&call)?, earlier.may_have_run()))
         };
-        match call {
-            Call::Acquire(..) | Call::Holder(_) | Call::Held(..) | Call::Waiting(_) => {
-                self.pool.call(deadline, make)
-            }
-            Call::Extend(..)
-            | Call::Release(_)
-            | Call::Abandon(_)
-            | Call::Leave(_)
-            | Call::Heartbeat(..)
-            | Call::Break(..) => self.pool.call_urgent(deadline, make),
+        match call.is_urgent() {
+            false => self.pool.call(deadline, make),
+            true => self.pool.call_urgent(deadline, make),
         }
     }
 
-    fn freed(&self, deadline: Time, call: Call<'_>) -> Result<ReleaseOutcome, DatastoreError> {
-        match self.call(deadline, call)? {
-            (Answer::Freed(false), true) => Err(lost_reply()),
-            (Answer::Freed(done), _) => Ok(ReleaseOutcome::from(done)),
-            _ => Err(unexpected()),
-        }
+    pub(crate) fn acquire_call<'a>(&'a self, claim: &'a Claim, ttl: Duration) -> Call<'a> {
+        Call::Acquire(claim, ttl, self.waiters.process_of(claim))
     }
 
-    fn deadline(&self, claim: &Claim) -> Time {
-        call_deadline(claim, self.call_timeout)
-    }
-}
-
-impl Datastore for PostgresDatastore {
-    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
-        self.characteristics().check_ttl(ttl)?;
-        let process = self.waiters.process_of(claim);
-        match self.call(self.deadline(claim), Call::Acquire(claim, ttl, process))? {
+    /// The outcome of a claim.
+    pub(crate) fn acquired(
+        &self,
+        claim: &Claim,
+        answer: Result<(Answer, bool), DatastoreError>,
+    ) -> Result<AcquireOutcome, DatastoreError> {
+        match answer? {
             (Answer::Granted { fence, left }, in_doubt) => {
                 self.waiters.granted(claim);
                 let grant = Grant::new(left).with_fence(fence);
@@ -158,19 +151,32 @@ impl Datastore for PostgresDatastore {
         }
     }
 
+    /// A call that belongs to no claim.
+    fn ask(&self, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
+        self.call(deadline_in(self.call_timeout), call)
+    }
+
+    pub(crate) fn deadline(&self, claim: &Claim) -> Time {
+        call_deadline(claim, self.call_timeout)
+    }
+}
+
+impl Datastore for PostgresDatastore {
+    fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
+        self.characteristics().check_ttl(ttl)?;
+        let answer = self.call(self.deadline(claim), self.acquire_call(claim, ttl));
+        self.acquired(claim, answer)
+    }
+
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
         self.characteristics().check_ttl(ttl)?;
-        match self.call(self.deadline(lease.claim()), Call::Extend(lease, ttl))? {
-            (Answer::Extended(left), _) => Ok(lease.extended(left)),
-            (Answer::Lost, _) => Ok(Extension::Lost),
-            (Answer::TooLate, in_doubt) => Err(stale().with_execution(in_doubt)),
-            _ => Err(unexpected()),
-        }
+        let deadline = self.deadline(lease.claim());
+        extension(lease, self.call(deadline, Call::Extend(lease, ttl)))
     }
 
     fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let claim = lease.claim();
-        self.freed(self.deadline(claim), Call::Release(claim))
+        freed(self.call(self.deadline(claim), Call::Release(claim)))
     }
 
     fn characteristics(&self) -> Characteristics {
@@ -188,10 +194,7 @@ impl Datastore for PostgresDatastore {
     /// [`not_after`](Claim::not_after), it leaves nothing behind: from then on the server refuses
     /// the claim, should it still be on its way, and this waits for one that is being committed.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
-        match self.call(self.deadline(claim), Call::Abandon(claim))? {
-            (Answer::Freed(_), _) => Ok(()),
-            _ => Err(unexpected()),
-        }
+        undone(self.call(self.deadline(claim), Call::Abandon(claim)))
     }
 
     /// From then on a refusal queues the claim, and the release before its turn hands it the lock.
@@ -211,10 +214,7 @@ impl Datastore for PostgresDatastore {
 
 impl Inspect for PostgresDatastore {
     fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
-        match self.call(deadline_in(self.call_timeout), Call::Holder(key))? {
-            (Answer::Holder(held), _) => Ok(held),
-            _ => Err(unexpected()),
-        }
+        held_by(self.ask(Call::Holder(key)))
     }
 
     /// The next waiter is handed the lock.
@@ -223,20 +223,60 @@ impl Inspect for PostgresDatastore {
         key: &str,
         fence: FencingToken,
     ) -> Result<ReleaseOutcome, DatastoreError> {
-        self.freed(deadline_in(self.call_timeout), Call::Break(key, fence))
+        freed(self.ask(Call::Break(key, fence)))
     }
 
     fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
-        match self.call(deadline_in(self.call_timeout), Call::Waiting(key))? {
-            (Answer::Waiting(count), _) => Ok(count),
-            _ => Err(unexpected()),
-        }
+        counted(self.ask(Call::Waiting(key)))
     }
 
     fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
         let begin = held::begin(prefix, after)?;
-        let call = Call::Held(prefix, begin);
-        held::page(self.call(deadline_in(self.call_timeout), call)?.0)
+        held::page(self.ask(Call::Held(prefix, begin))?.0)
+    }
+}
+
+/// What a call was answered, and whether an earlier try of it may have been carried out as well.
+type Answered = Result<(Answer, bool), DatastoreError>;
+
+/// The outcome of an extend.
+pub(crate) fn extension(lease: &Lease, answer: Answered) -> Result<Extension, DatastoreError> {
+    match answer? {
+        (Answer::Extended(left), _) => Ok(lease.extended(left)),
+        (Answer::Lost, _) => Ok(Extension::Lost),
+        (Answer::TooLate, in_doubt) => Err(stale().with_execution(in_doubt)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The outcome of a release or a break.
+pub(crate) fn freed(answer: Answered) -> Result<ReleaseOutcome, DatastoreError> {
+    match answer? {
+        (Answer::Freed(false), true) => Err(lost_reply()),
+        (Answer::Freed(done), _) => Ok(ReleaseOutcome::from(done)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The outcome of abandoning a claim.
+pub(crate) fn undone(answer: Answered) -> Result<(), DatastoreError> {
+    match answer? {
+        (Answer::Freed(_), _) => Ok(()),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(crate) fn held_by(answer: Answered) -> Result<Option<HeldBy>, DatastoreError> {
+    match answer? {
+        (Answer::Holder(held), _) => Ok(held),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(crate) fn counted(answer: Answered) -> Result<usize, DatastoreError> {
+    match answer? {
+        (Answer::Waiting(count), _) => Ok(count),
+        _ => Err(unexpected()),
     }
 }
 

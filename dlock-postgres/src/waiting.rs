@@ -6,6 +6,8 @@
 //! in their queues and finds leases that have ended. Behind a pooler nothing can be received: there
 //! it asks ten times a second. The thread grants nothing: a waiter is woken, and claims.
 
+#[cfg(feature = "tokio")]
+mod leaver;
 mod listener;
 mod state;
 
@@ -182,15 +184,20 @@ impl Shared {
     /// Removes the waiter, here and in the queue if it may be there. A lock that was handed to it
     /// and not claimed goes to the next waiter.
     fn leave(&self, owner: OwnerToken, call_timeout: Duration) {
-        if !self.state().leave(owner) {
-            return;
+        if self.state().leave(owner) {
+            self.call_leave(owner, call_timeout);
         }
+    }
+
+    /// Takes a waiter off the queue. Returns whether the server has answered.
+    fn call_leave(&self, owner: OwnerToken, call_timeout: Duration) -> bool {
         // If this fails, the waiter costs the others nothing until its turn comes: then this process
         // is notified, and gives the lock back.
-        let _ = self
+        let left = self
             .pool
             .call_urgent(deadline_in(call_timeout), |server, _| {
                 server.call(&Call::Leave(owner))
             });
+        left.is_ok()
     }
 }

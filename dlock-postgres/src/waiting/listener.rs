@@ -34,6 +34,8 @@ pub(super) fn run(shared: &Shared, run: u64) {
         }
         try_again = TRY_AGAIN_LATER.min(try_again * 2);
     }
+    // The leaver ends too.
+    shared.changed.notify_all();
 }
 
 /// Serves the waiters over one connection until the run is over.

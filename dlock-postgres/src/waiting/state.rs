@@ -25,6 +25,12 @@ pub(super) struct State {
     /// Those to which locks were handed and that are not here: they left before a copy of their claim
     /// was queued, or their leave has failed.
     strangers: Vec<OwnerToken>,
+    /// Those of async code that gave up and may be in a queue.
+    #[cfg(feature = "tokio")]
+    pub(super) leaves: Vec<(OwnerToken, dlock_core::Leaving)>,
+    /// Whether there is a thread for them.
+    #[cfg(feature = "tokio")]
+    pub(super) leaver_runs: bool,
     /// Signals of waiters whose turn may have come; see [`take_woken`](Self::take_woken).
     woken: Vec<Signal>,
     /// When the last heartbeat was sent that was answered; `None` without a connection.
@@ -63,6 +69,11 @@ impl State {
 
     pub(super) fn stop(&mut self) {
         (self.running, self.stopped) = (false, true);
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn is_running(&self) -> bool {
+        self.running
     }
 
     pub(super) fn runs(&self, run: u64) -> bool {

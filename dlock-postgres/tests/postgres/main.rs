@@ -4,6 +4,8 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod check;
 mod conformance;
 mod failover;

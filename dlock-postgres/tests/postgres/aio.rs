@@ -1,0 +1,3 @@
+//! What the async form promises: the same as the blocking one.
+
+mod conformance;

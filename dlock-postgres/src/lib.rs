@@ -25,6 +25,7 @@ mod aio;
 mod config;
 mod connection;
 mod error;
+mod findings;
 mod handshake;
 mod held;
 mod operations;

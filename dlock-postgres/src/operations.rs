@@ -7,6 +7,7 @@ use std::time::Duration;
 use dlock_core::{Claim, DatastoreError, ErrorKind, FencingToken, HeldBy, Lease, OwnerToken};
 
 use crate::error::unexpected;
+use crate::findings::Facts;
 use crate::wire::{MOST_ROWS, Parameter, Row};
 
 /// A call of a function of the schema.
@@ -22,6 +23,8 @@ pub(crate) enum Call<'a> {
     /// A process still has waiters; whether its messages come over this connection.
     Heartbeat(&'a str, bool),
     Waiting(&'a str),
+    /// What endangers locks.
+    Facts,
     Break(&'a str, FencingToken),
     Holder(&'a str),
     /// The keys that begin so, behind this one.
@@ -48,6 +51,7 @@ pub(crate) enum Answer {
     Keys(Vec<(String, HeldBy)>),
     Heartbeat(Heartbeat),
     Waiting(usize),
+    Facts(Facts),
 }
 
 /// What a process learns about its waiters.
@@ -73,7 +77,11 @@ impl<'a> Call<'a> {
     /// Whether others wait for what it does.
     pub(crate) fn is_urgent(&self) -> bool {
         match self {
-            Call::Acquire(..) | Call::Holder(_) | Call::Held(..) | Call::Waiting(_) => false,
+            Call::Acquire(..)
+            | Call::Holder(_)
+            | Call::Held(..)
+            | Call::Waiting(_)
+            | Call::Facts => false,
             Call::Extend(..)
             | Call::Release(_)
             | Call::Abandon(_)
@@ -92,6 +100,7 @@ impl<'a> Call<'a> {
             Call::Leave(_) => "SELECT dlock.leave($1, $2)",
             Call::Heartbeat(..) => "SELECT * FROM dlock.heartbeat($1, $2)",
             Call::Waiting(_) => "SELECT dlock.waiting($1)",
+            Call::Facts => Facts::SQL,
             Call::Break(..) => "SELECT dlock.break($1, $2, $3)",
             Call::Holder(_) => "SELECT * FROM dlock.holder($1)",
             Call::Held(..) => "SELECT * FROM dlock.held($1, $2, $3)",
@@ -129,6 +138,7 @@ impl<'a> Call<'a> {
             Call::Release(claim) | Call::Abandon(claim) => {
                 vec![text(claim.key()), owner(claim.owner()), wait()]
             }
+            Call::Facts => Vec::new(),
             Call::Leave(waiter) => vec![owner(*waiter), wait()],
             Call::Heartbeat(process, listens) => {
                 vec![text(process), text(if *listens { "t" } else { "f" })]
@@ -151,6 +161,9 @@ impl<'a> Call<'a> {
             }
             Call::Heartbeat(..) => one(rows).and_then(heartbeat),
             Call::Waiting(_) => one(rows).and_then(waiting),
+            Call::Facts => one(rows)
+                .and_then(Facts::read)
+                .map(|facts| (Answer::Facts(facts), None)),
             Call::Holder(_) => holder(rows),
             Call::Held(..) => keys(rows),
         };

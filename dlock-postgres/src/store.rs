@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
-    Grant, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time, Watch,
+    Finding, Grant, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal,
+    Time, Watch,
 };
 use dlock_net::{Earlier, Limits, Pool, call_deadline, deadline_in};
 
@@ -15,6 +16,7 @@ use crate::aio::Shares;
 use crate::config::{PostgresBuilder, UrlError};
 use crate::connection::Connection;
 use crate::error::{lost_reply, stale, unexpected};
+use crate::findings;
 use crate::held;
 use crate::operations::{Answer, Call};
 use crate::pool::ConnectionManager;
@@ -230,6 +232,13 @@ impl Inspect for PostgresDatastore {
         counted(self.ask(Call::Waiting(key)))
     }
 
+    /// By one statement that any user may run. What only other users' transactions show, a user
+    /// with the role `pg_read_all_stats` sees.
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        let before = findings::unix_now();
+        found(before, self.ask(Call::Facts))
+    }
+
     fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
         let begin = held::begin(prefix, after)?;
         held::page(self.ask(Call::Held(prefix, begin))?.0)
@@ -270,6 +279,15 @@ pub(crate) fn held_by(answer: Answered) -> Result<Option<HeldBy>, DatastoreError
     match answer? {
         (Answer::Holder(held), _) => Ok(held),
         _ => Err(unexpected()),
+    }
+}
+
+/// What is wrong with a server that was asked at `before`, since 1970.
+pub(crate) fn found(before: Duration, answer: Answered) -> Result<Vec<Finding>, DatastoreError> {
+    match answer {
+        Ok((Answer::Facts(facts), _)) => Ok(facts.findings(before, findings::unix_now())),
+        Ok(_) => Err(unexpected()),
+        Err(error) => findings::of_refusal(error),
     }
 }
 

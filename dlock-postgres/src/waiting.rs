@@ -46,6 +46,9 @@ struct Shared {
     process: String,
     state: Mutex<State>,
     changed: Condvar,
+    /// A waiter of async code is off its queue.
+    #[cfg(feature = "tokio")]
+    left: tokio::sync::Notify,
 }
 
 impl Waiters {
@@ -131,6 +134,8 @@ impl Waiters {
                 process,
                 state: Mutex::default(),
                 changed: Condvar::new(),
+                #[cfg(feature = "tokio")]
+                left: tokio::sync::Notify::new(),
             })
         }))
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed};
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
-    HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
+    Finding, HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
 };
 use dlock_net::deadline_in;
 
+use crate::findings;
 use crate::held;
-use crate::operations::Call;
-use crate::store::{PostgresDatastore, counted, extension, freed, held_by, undone};
+use crate::operations::{Answer, Call};
+use crate::store::{PostgresDatastore, counted, extension, found, freed, held_by, undone};
 
 /// The async form shares everything but its connections with the blocking one: the same functions
 /// of the schema, the same waiters, the same deadlines. A call has a connection for itself; each
@@ -23,8 +24,12 @@ impl AsyncDatastore for PostgresDatastore {
         ttl: Duration,
     ) -> Result<AcquireOutcome, DatastoreError> {
         Datastore::characteristics(self).check_ttl(ttl)?;
-        let call = self.acquire_call(claim, ttl);
-        let answer = self.shares.call(self.deadline(claim), call).await;
+        let deadline = self.deadline(claim);
+        self.waiters.have_left(claim.key(), deadline).await;
+        let answer = self
+            .shares
+            .call(deadline, self.acquire_call(claim, ttl))
+            .await;
         self.acquired(claim, answer)
     }
 
@@ -38,6 +43,7 @@ impl AsyncDatastore for PostgresDatastore {
     async fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let claim = lease.claim();
         let deadline = self.deadline(claim);
+        self.waiters.have_left(claim.key(), deadline).await;
         freed(self.shares.call(deadline, Call::Release(claim)).await)
     }
 
@@ -51,6 +57,7 @@ impl AsyncDatastore for PostgresDatastore {
 
     async fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
         let deadline = self.deadline(claim);
+        self.waiters.have_left(claim.key(), deadline).await;
         undone(self.shares.call(deadline, Call::Abandon(claim)).await)
     }
 
@@ -74,11 +81,22 @@ impl AsyncInspect for PostgresDatastore {
         key: &'a str,
         fence: FencingToken,
     ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>> {
-        Box::pin(async move { freed(self.ask_shared(Call::Break(key, fence)).await) })
+        Box::pin(async move {
+            let deadline = deadline_in(self.call_timeout);
+            self.waiters.have_left(key, deadline).await;
+            freed(self.shares.call(deadline, Call::Break(key, fence)).await)
+        })
     }
 
     fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {
         Box::pin(async move { counted(self.ask_shared(Call::Waiting(key)).await) })
+    }
+
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>, DatastoreError>> {
+        Box::pin(async {
+            let before = findings::unix_now();
+            found(before, self.ask_shared(Call::Facts).await)
+        })
     }
 
     fn held<'a>(
@@ -95,10 +113,7 @@ impl AsyncInspect for PostgresDatastore {
 
 impl PostgresDatastore {
     /// A call that belongs to no claim.
-    async fn ask_shared(
-        &self,
-        call: Call<'_>,
-    ) -> Result<(crate::operations::Answer, bool), DatastoreError> {
+    async fn ask_shared(&self, call: Call<'_>) -> Result<(Answer, bool), DatastoreError> {
         self.shares.call(deadline_in(self.call_timeout), call).await
     }
 }

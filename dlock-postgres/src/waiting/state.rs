@@ -27,7 +27,10 @@ pub(super) struct State {
     strangers: Vec<OwnerToken>,
     /// Those of async code that gave up and may be in a queue.
     #[cfg(feature = "tokio")]
-    pub(super) leaves: Vec<(OwnerToken, dlock_core::Leaving)>,
+    pub(super) leaves: Vec<super::leaver::Leave>,
+    /// How many of each key are not off its queue yet.
+    #[cfg(feature = "tokio")]
+    pub(super) leaving: HashMap<std::sync::Arc<str>, usize>,
     /// Whether there is a thread for them.
     #[cfg(feature = "tokio")]
     pub(super) leaver_runs: bool,

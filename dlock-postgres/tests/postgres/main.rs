@@ -10,6 +10,7 @@ mod check;
 mod conformance;
 mod failover;
 mod faults;
+mod findings;
 mod queue;
 mod schema;
 mod support;

@@ -53,8 +53,8 @@ pub const MIGRATION: &str = include_str!("schema.sql");
 ///
 /// # Async code
 ///
-/// With the feature `tokio` it is an [`AsyncDatastore`](dlock_core::aio::AsyncDatastore) too, whose
-/// calls go over connections of their own: each runtime has as many as the pool.
+/// With the feature `tokio` it is a store for `dlock_core::aio` too. Those calls go over connections
+/// of their own: each runtime has as many as the pool.
 #[derive(Clone)]
 pub struct PostgresDatastore {
     pool: Arc<Pool<ConnectionManager>>,

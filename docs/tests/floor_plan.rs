@@ -78,10 +78,7 @@ const PLANS: [Plan; 5] = [
     },
     Plan {
         package: "dlock-postgres",
-        lacks: &[
-            ("findings", "it does not look for dangers yet"),
-            ("aio", "in async code it is used through `Unblock`"),
-        ],
+        lacks: &[],
         own: &[],
     },
     Plan {

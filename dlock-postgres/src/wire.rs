@@ -30,6 +30,9 @@ pub(crate) const MOST_ROWS: usize = 256;
 /// The columns of a row, as text; `None` for NULL.
 pub(crate) type Row = Vec<Option<String>>;
 
+/// The rows of a reply, or the server's error.
+pub(crate) type Reply = Result<Vec<Row>, ServerError>;
+
 /// A parameter, as text; `None` for NULL.
 pub(crate) type Parameter<'a> = Option<Cow<'a, str>>;
 
@@ -105,7 +108,7 @@ pub(crate) fn read_message<S: Transport>(wire: &mut Wire<S>) -> Result<Message, 
 pub(crate) fn read_reply<S: Transport>(
     wire: &mut Wire<S>,
     notified: &mut Vec<String>,
-) -> Result<Result<Vec<Row>, ServerError>, DatastoreError> {
+) -> Result<Reply, DatastoreError> {
     let mut reader = ReplyReader::default();
     loop {
         let message = read_message(wire)?;
@@ -133,7 +136,7 @@ impl ReplyReader {
         &mut self,
         message: Message,
         notified: &mut Vec<String>,
-    ) -> io::Result<Option<(Result<Vec<Row>, ServerError>, bool)>> {
+    ) -> io::Result<Option<(Reply, bool)>> {
         match message {
             Message::DataRow(row) if self.rows.len() < MOST_ROWS => self.rows.push(columns(&row)?),
             Message::ErrorResponse(response) => {

@@ -7,15 +7,14 @@ use dlock_core::Time;
 use dlock_net::mux::{Answered, Replies};
 use postgres_protocol::message::backend::Message;
 
-use crate::error::ServerError;
-use crate::wire::{ReplyReader, Row, end_of_reply, no_reply};
+use crate::wire::{Reply, ReplyReader, end_of_reply, no_reply};
 
 /// Reads what one connection brings.
 pub(crate) struct PostgresReplies;
 
 impl Replies for PostgresReplies {
     type Expected = ();
-    type Reply = Result<Vec<Row>, ServerError>;
+    type Reply = Reply;
 
     fn split(&mut self, received: &[u8]) -> io::Result<Option<usize>> {
         end_of_reply(received)

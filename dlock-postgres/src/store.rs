@@ -53,8 +53,8 @@ pub const MIGRATION: &str = include_str!("schema.sql");
 ///
 /// # Async code
 ///
-/// With the feature `tokio` it is a store for `dlock_core::aio` too. Those calls go over connections
-/// of their own: each runtime has as many as the pool.
+/// With the feature `tokio` it is a store for `dlock_core::aio` too. Those calls go over
+/// connections of their own: each runtime has as many as the pool.
 #[derive(Clone)]
 pub struct PostgresDatastore {
     pool: Arc<Pool<ConnectionManager>>,
@@ -200,8 +200,8 @@ impl Datastore for PostgresDatastore {
     }
 
     /// From then on a refusal queues the claim, and the release before its turn hands it the lock.
-    /// The first waiter of a process starts a thread and opens one connection more, for all of them;
-    /// they end ten seconds after the last. Behind a pooler, which delivers no notifications,
+    /// The first waiter of a process starts a thread and opens one connection more, for all of
+    /// them; they end ten seconds after the last. Behind a pooler, which delivers no notifications,
     /// that connection asks ten times a second instead.
     ///
     /// `None` in a forked child.

@@ -1,7 +1,7 @@
 //! The waiters of a store, and how they learn that their turn has come.
 //!
-//! A waiter that was refused is in the key's queue in the database. One thread serves all waiters of
-//! a store, the *listener*, with a connection of its own. On it come the notifications of other
+//! A waiter that was refused is in the key's queue in the database. One thread serves all waiters
+//! of a store, the *listener*, with a connection of its own. On it come the notifications of other
 //! processes' releases, and once a second it makes a heartbeat, which keeps this process's waiters
 //! in their queues and finds leases that have ended. Behind a pooler nothing can be received: there
 //! it asks ten times a second. The thread grants nothing: a waiter is woken, and claims.
@@ -196,8 +196,8 @@ impl Shared {
 
     /// Takes a waiter off the queue. Returns whether the server has answered.
     fn call_leave(&self, owner: OwnerToken, call_timeout: Duration) -> bool {
-        // If this fails, the waiter costs the others nothing until its turn comes: then this process
-        // is notified, and gives the lock back.
+        // If this fails, the waiter costs the others nothing until its turn comes: then this
+        // process is notified, and gives the lock back.
         let left = self
             .pool
             .call_urgent(deadline_in(call_timeout), |server, _| {

@@ -7,19 +7,11 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Claim, DatastoreError, Leaving, OwnerToken, ProcessId, Signal, Time, Watch};
+use dlock_core::{Claim, DatastoreError, ProcessId, Signal, Time, Watch};
 use dlock_net::mux::ready_by;
 
-use super::state::State;
+use super::state::Leave;
 use super::{Shared, Waiters};
-
-/// A waiter that gave up and may be in the queue of the key.
-pub(super) struct Leave {
-    key: Arc<str>,
-    owner: OwnerToken,
-    /// Ends with it.
-    leaving: Leaving,
-}
 
 impl Waiters {
     /// As [`watch`](Self::watch), for async code.
@@ -78,17 +70,6 @@ impl Shared {
                 return;
             }
             left.await;
-        }
-    }
-}
-
-impl State {
-    fn has_left(&mut self, key: &str) {
-        if let Some(count) = self.leaving.get_mut(key) {
-            *count -= 1;
-            if *count == 0 {
-                self.leaving.remove(key);
-            }
         }
     }
 }

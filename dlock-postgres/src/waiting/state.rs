@@ -22,12 +22,12 @@ const START: usize = 16;
 pub(super) struct State {
     /// By the starts of their owner tokens, which notifications state.
     waiters: HashMap<String, Waiter>,
-    /// Those to which locks were handed and that are not here: they left before a copy of their claim
-    /// was queued, or their leave has failed.
+    /// Those to which locks were handed and that are not here: they left before a copy of their
+    /// claim was queued, or their leave has failed.
     strangers: Vec<OwnerToken>,
     /// Those of async code that gave up and may be in a queue.
     #[cfg(feature = "tokio")]
-    pub(super) leaves: Vec<super::leaver::Leave>,
+    pub(super) leaves: Vec<Leave>,
     /// How many of each key are not off its queue yet.
     #[cfg(feature = "tokio")]
     pub(super) leaving: HashMap<std::sync::Arc<str>, usize>,
@@ -44,6 +44,15 @@ pub(super) struct State {
     run: u64,
     running: bool,
     stopped: bool,
+}
+
+/// A waiter that gave up and may be in the queue of the key.
+#[cfg(feature = "tokio")]
+pub(super) struct Leave {
+    pub(super) key: std::sync::Arc<str>,
+    pub(super) owner: OwnerToken,
+    /// Ends with it.
+    pub(super) leaving: dlock_core::Leaving,
 }
 
 struct Waiter {
@@ -133,6 +142,17 @@ impl State {
     /// Returns whether the waiters are woken when their turn has come.
     pub(super) fn is_served(&self, now: Time) -> bool {
         self.beaten_at.is_some_and(|sent| sent.until(now) < ALIVE)
+    }
+
+    /// A waiter of async code is off the queue of the key.
+    #[cfg(feature = "tokio")]
+    pub(super) fn has_left(&mut self, key: &str) {
+        if let Some(count) = self.leaving.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.leaving.remove(key);
+            }
+        }
     }
 
     /// There is a connection.

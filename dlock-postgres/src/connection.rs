@@ -1,21 +1,26 @@
 //! One connection: a statement is one request and one reply.
 
 use std::fmt;
+use std::io::{self, BufRead};
+use std::mem;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
 use dlock_net::{Link, NetError, ServerClock, Transport, Wire, failed_before_sending};
-use dlock_net::{may_have_executed, nothing_was_done};
+use dlock_net::{deadline_in, may_have_executed, nothing_was_done};
 
 use crate::config::Login;
 use crate::handshake;
 use crate::operations::{Answer, Call, Hello};
 use crate::tls::Channel;
-use crate::wire::{self, Row};
+use crate::wire::{self, Parameter, Row};
 
 /// The part of a call that it may wait for a row which another transaction has locked. So there is
 /// time for the answer, which says that nothing was done.
 const WAIT_EIGHTHS: u32 = 7;
+/// A message that has begun to arrive is here soon, or the connection is broken.
+const WHOLE_MESSAGE_WITHIN: Duration = Duration::from_secs(2);
 
 /// One open connection to a server, logged in.
 ///
@@ -26,6 +31,10 @@ pub struct Connection<S: Transport = Box<dyn Transport>> {
     /// Its memory is kept from call to call.
     request: BytesMut,
     clock: ServerClock,
+    /// The number of the server's process, if this leads to it directly.
+    backend: i32,
+    /// What was notified and not taken yet.
+    notified: Vec<String>,
 }
 
 impl<S: Transport> Link for Connection<S> {
@@ -45,11 +54,13 @@ impl<S: Transport> Connection<S> {
         login: &Login,
         channel: Channel,
     ) -> Result<Self, DatastoreError> {
-        handshake::log_in(&mut wire, login, channel)?;
+        let backend = handshake::log_in(&mut wire, login, channel)?;
         Ok(Connection {
             wire,
             request: BytesMut::new(),
             clock: ServerClock::default(),
+            backend,
+            notified: Vec::new(),
         })
     }
 
@@ -78,23 +89,31 @@ impl<S: Transport> Connection<S> {
     }
 
     fn call_once(&mut self, call: &Call<'_>) -> Result<Answer, DatastoreError> {
+        self.request.clear();
         let deadline = self.wire.deadline();
-        let left = Clock::BOOTTIME.now().until(deadline);
-        let not_after = self.clock.at(deadline);
-        let parameters = call.parameters(not_after, left / 8 * WAIT_EIGHTHS);
-        let parameters: Vec<&str> = parameters.iter().map(AsRef::as_ref).collect();
-        let rows = self.rows(call.sql(), &parameters)?;
+        write_call(&mut self.request, call, deadline, &self.clock)
+            .map_err(|error| self.unsent(error))?;
+        let rows = self.answer()?;
         let (answer, now) = call.read(&rows)?;
         self.clock.learn(now);
         Ok(answer)
     }
 
-    fn rows(&mut self, sql: &str, parameters: &[&str]) -> Result<Vec<Row>, DatastoreError> {
+    fn rows(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, DatastoreError> {
         self.request.clear();
         wire::push_statement(&mut self.request, sql, parameters)
             .map_err(|error| self.unsent(error))?;
+        self.answer()
+    }
+
+    /// Sends the request and reads the reply.
+    fn answer(&mut self) -> Result<Vec<Row>, DatastoreError> {
         self.wire.send(&self.request)?;
-        Ok(wire::read_reply(&mut self.wire)??)
+        Ok(wire::read_reply(&mut self.wire, &mut self.notified)??)
     }
 
     /// Runs a script of statements.
@@ -102,17 +121,75 @@ impl<S: Transport> Connection<S> {
         self.request.clear();
         wire::push_script(&mut self.request, script).map_err(|error| self.unsent(error))?;
         self.wire.send(&self.request).map_err(may_have_executed)?;
-        wire::read_reply(&mut self.wire)??;
+        wire::read_reply(&mut self.wire, &mut self.notified)??;
         Ok(())
     }
 
-    /// A text with a NUL, which PostgreSQL does not have.
-    fn unsent(&self, error: std::io::Error) -> DatastoreError {
-        let error = NetError::new(self.wire.peer(), "write the request", error);
-        match failed_before_sending(error) {
-            error if error.kind() == ErrorKind::Invalid => error,
-            error => DatastoreError::not_executed(ErrorKind::Invalid, error),
+    /// Returns whether this connection has the server's process with this number for itself. Behind
+    /// a pooler it has not.
+    pub(crate) fn is_direct_to(&self, backend: i32) -> bool {
+        self.backend == backend
+    }
+
+    /// Listens to the messages of this channel, a lower-case identifier, as long as it is open.
+    pub(crate) fn listen(&mut self, channel: &str) -> Result<(), DatastoreError> {
+        self.run(&format!("LISTEN {channel}"))
+    }
+
+    /// The messages that have arrived, or that arrive by `until`: then the first of them.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is no good any more.
+    pub(crate) fn notified(&mut self, until: Time) -> Result<Vec<String>, DatastoreError> {
+        if self.notified.is_empty() {
+            self.wire.set_deadline(until);
+            // Without taking anything: a message that has begun is not torn by the end of this
+            // wait.
+            match self.wire.fill_buf().map(drop) {
+                Ok(()) => {
+                    self.wire.set_deadline(deadline_in(WHOLE_MESSAGE_WITHIN));
+                    let message = wire::read_notification(&mut self.wire)?;
+                    self.notified.extend(message);
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                Err(error) => return Err(self.wire.failed(error)),
+            }
         }
+        Ok(mem::take(&mut self.notified))
+    }
+
+    fn unsent(&self, error: io::Error) -> DatastoreError {
+        unsent(self.wire.peer(), error)
+    }
+
+    /// Gives the connection away, between two calls; `None` if something has arrived that was not
+    /// asked for.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_parts(self) -> Option<(S, String, ServerClock)> {
+        let peer = self.wire.peer().to_owned();
+        Some((self.wire.into_transport()?, peer, self.clock))
+    }
+}
+
+/// Writes the request of a call that ends at `deadline`.
+pub(crate) fn write_call(
+    request: &mut BytesMut,
+    call: &Call<'_>,
+    deadline: Time,
+    clock: &ServerClock,
+) -> io::Result<()> {
+    let left = Clock::BOOTTIME.now().until(deadline);
+    let parameters = call.parameters(clock.at(deadline), left / 8 * WAIT_EIGHTHS);
+    wire::push_statement(request, call.sql(), &parameters)
+}
+
+/// The error of a call with a NUL in a text, which PostgreSQL does not have.
+pub(crate) fn unsent(peer: &str, error: io::Error) -> DatastoreError {
+    let error = NetError::new(peer, "write the request", error);
+    match failed_before_sending(error) {
+        error if error.kind() == ErrorKind::Invalid => error,
+        error => DatastoreError::not_executed(ErrorKind::Invalid, error),
     }
 }
 

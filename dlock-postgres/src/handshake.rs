@@ -46,7 +46,8 @@ pub(crate) fn offers_tls(socket: &mut Socket, host: &Endpoint) -> Result<bool, D
     offered.map_err(|error| failed_before_sending(NetError::new(host, "ask for TLS", error)))
 }
 
-/// Logs in. The server is not asked yet what it is.
+/// Logs in. The server is not asked yet what it is. Returns the number of the server's process by
+/// which this connection may be cancelled. A pooler states one of its own.
 ///
 /// # Errors
 ///
@@ -55,7 +56,7 @@ pub(crate) fn log_in<S: Transport>(
     wire: &mut Wire<S>,
     login: &Login,
     channel: Channel,
-) -> Result<(), DatastoreError> {
+) -> Result<i32, DatastoreError> {
     log_in_on(wire, login, channel).map_err(nothing_was_done)
 }
 
@@ -63,7 +64,8 @@ fn log_in_on<S: Transport>(
     wire: &mut Wire<S>,
     login: &Login,
     mut channel: Channel,
-) -> Result<(), DatastoreError> {
+) -> Result<i32, DatastoreError> {
+    let mut backend = 0;
     let mut request = BytesMut::new();
     let parameters = [
         ("user", login.user.as_str()),
@@ -137,12 +139,11 @@ fn log_in_on<S: Transport>(
                 return Err(unproved(wire.peer()));
             }
             Message::AuthenticationOk => bound(wire, &channel, is_proved)?,
-            Message::BackendKeyData(_)
-            | Message::ParameterStatus(_)
-            | Message::NoticeResponse(_) => {}
+            Message::BackendKeyData(key) => backend = key.process_id(),
+            Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
             Message::ReadyForQuery(_) => {
                 wire.finish();
-                return Ok(());
+                return Ok(backend);
             }
             Message::ErrorResponse(error) => return Err(server_error(&error).into()),
             Message::AuthenticationCleartextPassword

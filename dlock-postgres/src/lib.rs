@@ -20,15 +20,19 @@
 //! It needs PostgreSQL 13 or newer, directly or through a pooler such as PgBouncer.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod config;
 mod connection;
 mod error;
+mod findings;
 mod handshake;
 mod held;
 mod operations;
 mod pool;
 mod store;
 mod tls;
+mod waiting;
 mod wire;
 
 pub use config::{PostgresBuilder, UrlError};

@@ -4,18 +4,27 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use dlock_core::{Claim, DatastoreError, ErrorKind, FencingToken, HeldBy, Lease};
+use dlock_core::{Claim, DatastoreError, ErrorKind, FencingToken, HeldBy, Lease, OwnerToken};
 
 use crate::error::unexpected;
-use crate::wire::{MOST_ROWS, Row};
+use crate::findings::Facts;
+use crate::wire::{MOST_ROWS, Parameter, Row};
 
 /// A call of a function of the schema.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Call<'a> {
-    Acquire(&'a Claim, Duration),
+    /// A claim; a refusal queues it as a waiter of the process, if there is one.
+    Acquire(&'a Claim, Duration, Option<&'a str>),
     Extend(&'a Lease, Duration),
     Release(&'a Claim),
     Abandon(&'a Claim),
+    /// A waiter gave up.
+    Leave(OwnerToken),
+    /// A process still has waiters; whether its messages come over this connection.
+    Heartbeat(&'a str, bool),
+    Waiting(&'a str),
+    /// What endangers locks.
+    Facts,
     Break(&'a str, FencingToken),
     Holder(&'a str),
     /// The keys that begin so, behind this one.
@@ -30,6 +39,8 @@ pub(crate) enum Answer {
         left: Duration,
     },
     Held(HeldBy),
+    /// The same, and the claim is in the queue; whether it is the next.
+    Queued(HeldBy, bool),
     Extended(Duration),
     Lost,
     /// The call came after its end, and did nothing.
@@ -38,15 +49,58 @@ pub(crate) enum Answer {
     Freed(bool),
     Holder(Option<HeldBy>),
     Keys(Vec<(String, HeldBy)>),
+    Heartbeat(Heartbeat),
+    Waiting(usize),
+    Facts(Facts),
 }
 
+/// What a process learns about its waiters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Heartbeat {
+    /// The server's process that answered.
+    pub(crate) backend: i32,
+    /// Otherwise its waiters may have been taken off their queues.
+    pub(crate) is_known: bool,
+    /// When the next lock is free, if nobody extends it.
+    pub(crate) next: Option<Duration>,
+    /// The owners to which locks were handed.
+    pub(crate) handed: Vec<OwnerToken>,
+}
+
+/// How often a process makes a heartbeat while it has waiters. The schema knows it too: there a
+/// process is dead after three times as long, and a waiter has a little longer to claim.
+pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// For how long the server believes that a process is alive.
+pub(crate) const ALIVE: Duration = Duration::from_secs(3);
+
 impl<'a> Call<'a> {
+    /// Whether others wait for what it does.
+    pub(crate) fn is_urgent(&self) -> bool {
+        match self {
+            Call::Acquire(..)
+            | Call::Holder(_)
+            | Call::Held(..)
+            | Call::Waiting(_)
+            | Call::Facts => false,
+            Call::Extend(..)
+            | Call::Release(_)
+            | Call::Abandon(_)
+            | Call::Leave(_)
+            | Call::Heartbeat(..)
+            | Call::Break(..) => true,
+        }
+    }
+
     pub(crate) fn sql(&self) -> &'static str {
         match self {
-            Call::Acquire(..) => "SELECT * FROM dlock.acquire($1, $2, $3, $4, $5, $6)",
+            Call::Acquire(..) => "SELECT * FROM dlock.acquire($1, $2, $3, $4, $5, $6, $7)",
             Call::Extend(..) => "SELECT * FROM dlock.extend($1, $2, $3, $4, $5, $6, $7)",
             Call::Release(_) => "SELECT dlock.release($1, $2, $3)",
             Call::Abandon(_) => "SELECT dlock.abandon($1, $2, $3)",
+            Call::Leave(_) => "SELECT dlock.leave($1, $2)",
+            Call::Heartbeat(..) => "SELECT * FROM dlock.heartbeat($1, $2)",
+            Call::Waiting(_) => "SELECT dlock.waiting($1)",
+            Call::Facts => Facts::SQL,
             Call::Break(..) => "SELECT dlock.break($1, $2, $3)",
             Call::Holder(_) => "SELECT * FROM dlock.holder($1)",
             Call::Held(..) => "SELECT * FROM dlock.held($1, $2, $3)",
@@ -55,39 +109,45 @@ impl<'a> Call<'a> {
 
     /// The parameters, for a call that the server refuses from `not_after` on, in µs of its clock,
     /// and that waits `wait` at most for a locked row.
-    pub(crate) fn parameters(&self, not_after: u64, wait: Duration) -> Vec<Cow<'a, str>> {
-        let number = |number: u128| Cow::Owned(number.to_string());
+    pub(crate) fn parameters(&self, not_after: u64, wait: Duration) -> Vec<Parameter<'a>> {
+        let number = |number: u128| Some(Cow::Owned(number.to_string()));
+        let text = |text: &'a str| Some(Cow::Borrowed(text));
+        let owner = |owner: OwnerToken| Some(Cow::Owned(owner.to_string()));
         let not_after = || number(not_after.into());
         let wait = || number(wait.as_millis());
         let micros = |time: Duration| number(time.as_nanos().div_ceil(1000));
         match self {
-            Call::Acquire(claim, ttl) => vec![
-                claim.key().into(),
-                claim.owner().to_string().into(),
+            Call::Acquire(claim, ttl, process) => vec![
+                text(claim.key()),
+                owner(claim.owner()),
                 micros(*ttl),
-                claim.holder().into(),
+                text(claim.holder()),
                 not_after(),
                 wait(),
+                process.map(Cow::Borrowed),
             ],
             Call::Extend(lease, ttl) => vec![
-                lease.key().into(),
-                lease.owner().to_string().into(),
+                text(lease.key()),
+                owner(lease.owner()),
                 micros(*ttl),
-                lease.holder().into(),
+                text(lease.holder()),
                 number(lease.sequence().into()),
                 not_after(),
                 wait(),
             ],
             Call::Release(claim) | Call::Abandon(claim) => {
-                vec![claim.key().into(), claim.owner().to_string().into(), wait()]
+                vec![text(claim.key()), owner(claim.owner()), wait()]
             }
-            Call::Break(key, fence) => vec![(*key).into(), number(fence.get().into()), wait()],
-            Call::Holder(key) => vec![(*key).into()],
-            Call::Held(prefix, after) => vec![
-                (*prefix).into(),
-                (*after).into(),
-                MOST_ROWS.to_string().into(),
-            ],
+            Call::Facts => Vec::new(),
+            Call::Leave(waiter) => vec![owner(*waiter), wait()],
+            Call::Heartbeat(process, listens) => {
+                vec![text(process), text(if *listens { "t" } else { "f" })]
+            }
+            Call::Break(key, fence) => vec![text(key), number(fence.get().into()), wait()],
+            Call::Holder(key) | Call::Waiting(key) => vec![text(key)],
+            Call::Held(prefix, after) => {
+                vec![text(prefix), text(after), number(MOST_ROWS as u128)]
+            }
         }
     }
 
@@ -96,7 +156,14 @@ impl<'a> Call<'a> {
         let read = match self {
             Call::Acquire(..) => one(rows).and_then(acquired),
             Call::Extend(..) => one(rows).and_then(extended),
-            Call::Release(_) | Call::Abandon(_) | Call::Break(..) => one(rows).and_then(freed),
+            Call::Release(_) | Call::Abandon(_) | Call::Leave(_) | Call::Break(..) => {
+                one(rows).and_then(freed)
+            }
+            Call::Heartbeat(..) => one(rows).and_then(heartbeat),
+            Call::Waiting(_) => one(rows).and_then(waiting),
+            Call::Facts => one(rows)
+                .and_then(Facts::read)
+                .map(|facts| (Answer::Facts(facts), None)),
             Call::Holder(_) => holder(rows),
             Call::Held(..) => keys(rows),
         };
@@ -115,6 +182,8 @@ fn acquired(row: &Row) -> Option<(Answer, Option<i64>)> {
             left: micros(left)?,
         },
         "2" => Answer::TooLate,
+        "3" => Answer::Queued(held_by(fence, left, holder)?, false),
+        "4" => Answer::Queued(held_by(fence, left, holder)?, true),
         _ => return None,
     };
     Some((answer, Some(number(now)?)))
@@ -136,6 +205,31 @@ fn extended(row: &Row) -> Option<(Answer, Option<i64>)> {
 fn freed(row: &Row) -> Option<(Answer, Option<i64>)> {
     match row.as_slice() {
         [done] => Some((Answer::Freed(truth(done)?), None)),
+        _ => None,
+    }
+}
+
+fn heartbeat(row: &Row) -> Option<(Answer, Option<i64>)> {
+    let [backend, is_known, next, handed] = row.as_slice() else {
+        return None;
+    };
+    let next = match next {
+        None => None,
+        next => Some(micros(next)?),
+    };
+    let handed = handed.as_deref().unwrap_or_default().split_whitespace();
+    let heartbeat = Heartbeat {
+        backend: text(backend)?.parse().ok()?,
+        is_known: truth(is_known)?,
+        next,
+        handed: handed.map(OwnerToken::from_hex).collect::<Option<_>>()?,
+    };
+    Some((Answer::Heartbeat(heartbeat), None))
+}
+
+fn waiting(row: &Row) -> Option<(Answer, Option<i64>)> {
+    match row.as_slice() {
+        [count] => Some((Answer::Waiting(text(count)?.parse().ok()?), None)),
         _ => None,
     }
 }
@@ -172,7 +266,7 @@ pub(crate) struct Hello {
 impl Hello {
     pub(crate) const SQL: &str = "SELECT * FROM dlock.hello()";
     /// That of the schema which this crate knows.
-    const VERSION: i64 = 1;
+    const VERSION: i64 = 2;
 
     pub(crate) fn read(rows: &[Row]) -> Result<Self, DatastoreError> {
         let read = || match one(rows)?.as_slice() {
@@ -190,9 +284,13 @@ impl Hello {
     pub(crate) fn check(self, peer: &str) -> Result<(), DatastoreError> {
         if self.version != Self::VERSION {
             let text = format!(
-                "the schema `dlock` at {peer} has version {}, and this program knows version {}",
+                "the schema `dlock` at {peer} has version {}, and this program knows version {}; {}",
                 self.version,
-                Self::VERSION
+                Self::VERSION,
+                match self.version < Self::VERSION {
+                    true => "run its migration, by `ConnectionManager::migrate` or with psql",
+                    false => "the program is too old for it",
+                },
             );
             return Err(DatastoreError::not_executed(ErrorKind::Unsupported, text));
         }

@@ -1,12 +1,13 @@
--- The locks of dlock in PostgreSQL 13 or newer: the schema `dlock`, version 1.
+-- The locks of dlock in PostgreSQL 13 or newer: the schema `dlock`, version 2.
 --
 -- Run it as the owner of the database, or as a role that may create a schema in it. It may be run
--- again. Then give each role that uses locks the right to:
+-- again, and it brings an older version up to date. The first time, give each role that uses locks
+-- the right to:
 --
 --     GRANT USAGE ON SCHEMA dlock TO app;
 --     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app;
 --
--- No role needs a right to the table itself. Times are microseconds since 1970 on the server's
+-- No role needs a right to the tables themselves. Times are microseconds since 1970 on the server's
 -- clock.
 
 BEGIN;
@@ -23,10 +24,37 @@ CREATE TABLE IF NOT EXISTS dlock.locks (
   owner text COLLATE "C",  -- null after a release
   fence bigint NOT NULL,
   expires_at bigint NOT NULL,  -- after a release: when that was
-  sequence bigint NOT NULL,  -- of the last extend
+  sequence bigint NOT NULL,  -- of the last extend; -1: handed to a waiter that has not claimed it
   holder text NOT NULL
 );
 REVOKE ALL ON dlock.locks FROM PUBLIC;
+
+-- Those who wait, in their order. All changes of a key's queue are made under the lock of the key's
+-- row. After a crash the table is empty, and the waiters queue again: so nothing here waits for the
+-- disk or for a standby.
+CREATE UNLOGGED TABLE IF NOT EXISTS dlock.waiters (
+  key text COLLATE "C" NOT NULL,
+  owner text COLLATE "C" NOT NULL,
+  process text COLLATE "C" NOT NULL,
+  place bigint NOT NULL,
+  handed boolean NOT NULL,  -- the lock was handed to it, so it is in the queue no more
+  holder text NOT NULL,
+  PRIMARY KEY (owner, key)
+);
+CREATE INDEX IF NOT EXISTS waiters_in_order ON dlock.waiters (key, place);
+CREATE INDEX IF NOT EXISTS waiters_of_process ON dlock.waiters (process);
+REVOKE ALL ON dlock.waiters FROM PUBLIC;
+
+-- The processes that have waiters.
+CREATE UNLOGGED TABLE IF NOT EXISTS dlock.processes (
+  process text COLLATE "C" PRIMARY KEY,
+  backend int NOT NULL,  -- that of its connection which listens; 0 if none does
+  alive_until bigint NOT NULL  -- unless its heart beats again
+);
+REVOKE ALL ON dlock.processes FROM PUBLIC;
+
+-- Functions of version 1 that have other parameters now.
+DROP FUNCTION IF EXISTS dlock.acquire(text, text, bigint, text, bigint, bigint);
 
 CREATE OR REPLACE FUNCTION dlock.now_us() RETURNS bigint
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -36,7 +64,7 @@ $$;
 -- What a new connection asks.
 CREATE OR REPLACE FUNCTION dlock.hello(OUT version int, OUT now_us bigint, OUT read_only boolean)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT 1, dlock.now_us(),
+  SELECT 2, dlock.now_us(),
     pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
 $$;
 
@@ -71,13 +99,102 @@ BEGIN
     FOR UPDATE SKIP LOCKED);
 END $$;
 
--- o_outcome: 0 refused, 1 granted, 2 too late.
+-- Whether a process can still claim what is handed to it. The end of its connection shows at once
+-- that it was killed; a lost network or a stopped process shows by the heartbeats.
+CREATE OR REPLACE FUNCTION dlock.is_alive(a_process text, a_now bigint) RETURNS boolean
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (
+    SELECT FROM dlock.processes p
+    WHERE p.process = a_process AND p.alive_until > a_now
+      AND (p.backend = 0 OR EXISTS (SELECT FROM pg_stat_get_activity(p.backend))))
+$$;
+
+-- Hands a lock that is free to the first waiter that is alive, unless that is `a_claimant`, who is
+-- here. Returns whether there was one. Takes the dead before it off the queue. The caller has
+-- locked the row `l`, and has read the clock after that.
+--
+-- The waiter must claim the lock within 1.2 s, which is longer than the time between two
+-- heartbeats. To claim it is to repeat a claim that was granted.
+CREATE OR REPLACE FUNCTION dlock.hand_over(l dlock.locks, a_now bigint, a_claimant text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  w dlock.waiters;
+BEGIN
+  FOR w IN
+    SELECT * FROM dlock.waiters t WHERE t.key = l.key AND NOT t.handed ORDER BY t.place
+  LOOP
+    IF w.owner = a_claimant THEN
+      RETURN false;
+    ELSIF dlock.is_alive(w.process, a_now) THEN
+      UPDATE dlock.locks t
+        SET owner = w.owner, fence = greatest(l.fence + 1, a_now), expires_at = a_now + 1200000,
+          sequence = -1, holder = w.holder
+        WHERE t.key = l.key;
+      UPDATE dlock.waiters t SET handed = true WHERE t.owner = w.owner AND t.key = w.key;
+      -- Commits that notify somebody come one after the other. The owner is a secret, so the
+      -- message has a part of it.
+      IF EXISTS (SELECT FROM dlock.processes p WHERE p.process = w.process AND p.backend <> 0) THEN
+        PERFORM pg_notify('dlock_' || w.process, left(w.owner, 16));
+      END IF;
+      RETURN true;
+    END IF;
+    DELETE FROM dlock.waiters t WHERE t.owner = w.owner AND t.key = w.key;
+  END LOOP;
+  RETURN false;
+END $$;
+
+-- Frees a key: its next holder is the first waiter, or nobody. The caller has locked the row `l`.
+CREATE OR REPLACE FUNCTION dlock.free(l dlock.locks, a_now bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT dlock.hand_over(l, a_now, NULL) THEN
+    UPDATE dlock.locks t SET owner = NULL, expires_at = a_now, holder = '' WHERE t.key = l.key;
+  END IF;
+END $$;
+
+-- Whether an owner is the next in the queue; null if it is not in the queue.
+CREATE OR REPLACE FUNCTION dlock.is_next(a_key text, a_owner text) RETURNS boolean
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT NOT EXISTS (
+    SELECT FROM dlock.waiters t WHERE t.key = a_key AND t.place < w.place AND NOT t.handed)
+  FROM dlock.waiters w WHERE w.owner = a_owner AND w.key = a_key AND NOT w.handed
+$$;
+
+-- Puts an owner at the end of the queue, unless it is there. Returns whether it is the next. The
+-- caller has locked the key's row.
+CREATE OR REPLACE FUNCTION dlock.enter(
+  a_key text, a_owner text, a_process text, a_holder text, a_now bigint)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- One that was handed the lock and missed its turn comes again.
+  DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = a_key AND t.handed;
+  INSERT INTO dlock.waiters
+    SELECT a_key, a_owner, a_process,
+      -- In the order of coming also when the clock was set back.
+      greatest(a_now, (SELECT max(t.place) + 1 FROM dlock.waiters t WHERE t.key = a_key)),
+      false, a_holder
+    ON CONFLICT DO NOTHING;
+  INSERT INTO dlock.processes AS p VALUES (a_process, 0, a_now + 3000000)
+    ON CONFLICT (process) DO UPDATE SET alive_until = excluded.alive_until
+      WHERE p.alive_until < a_now + 1000000;
+  -- What is lost with the queue need not be on disk.
+  PERFORM set_config('synchronous_commit', 'off', true);
+  RETURN dlock.is_next(a_key, a_owner);
+END $$;
+
+-- o_outcome: 0 refused, 1 granted, 2 too late, 3 refused and queued, 4 the same and the next.
+--
+-- Only a claim with a process is queued.
 CREATE OR REPLACE FUNCTION dlock.acquire(
   a_key text, a_owner text, a_ttl bigint, a_holder text, a_not_after bigint, a_wait_ms bigint,
+  a_process text,
   OUT o_outcome int, OUT o_now bigint, OUT o_fence bigint, OUT o_left bigint, OUT o_holder text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   l dlock.locks;
+  v_next boolean;
 BEGIN
   o_now := dlock.now_us();
   IF o_now >= a_not_after THEN
@@ -87,11 +204,30 @@ BEGIN
   -- A refusal reads, and neither locks the row nor writes.
   SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key;
   IF l.owner <> a_owner AND l.expires_at > o_now THEN
-    o_outcome := 0;
-    o_fence := l.fence;
-    o_left := l.expires_at - o_now;
-    o_holder := l.holder;
-    RETURN;
+    IF a_process IS NOT NULL THEN
+      v_next := dlock.is_next(a_key, a_owner);
+      IF v_next IS NULL THEN
+        -- The first time it waits. The row is locked against a release, which must not miss it, and
+        -- not against `dlock.check`.
+        PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
+        SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
+        o_now := dlock.now_us();
+        IF o_now >= a_not_after THEN
+          o_outcome := 2;
+          RETURN;
+        END IF;
+      END IF;
+    END IF;
+    IF l.owner <> a_owner AND l.expires_at > o_now THEN
+      IF a_process IS NOT NULL AND v_next IS NULL THEN
+        v_next := dlock.enter(a_key, a_owner, a_process, a_holder, o_now);
+      END IF;
+      o_outcome := CASE v_next WHEN true THEN 4 WHEN false THEN 3 ELSE 0 END;
+      o_fence := l.fence;
+      o_left := l.expires_at - o_now;
+      o_holder := l.holder;
+      RETURN;
+    END IF;
   END IF;
 
   PERFORM dlock.prepare(a_wait_ms);
@@ -120,25 +256,48 @@ BEGIN
   o_now := dlock.now_us();
   IF o_now >= a_not_after THEN
     o_outcome := 2;
+    RETURN;
+  ELSIF l.owner = a_owner AND l.sequence < 0 THEN
+    -- It was handed to it. If it is late, nobody has got the lock meanwhile.
+    o_outcome := 1;
+    o_fence := l.fence;
+    o_left := a_ttl;
+    UPDATE dlock.locks t SET expires_at = o_now + a_ttl, sequence = 0, holder = a_holder
+      WHERE t.key = a_key;
+    DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = a_key;
+    RETURN;
   ELSIF l.owner = a_owner AND l.expires_at > o_now THEN
     -- Again. The holder's text and the sequence are those of a later extend, perhaps.
     o_outcome := 1;
     o_fence := l.fence;
     o_left := greatest(l.expires_at - o_now, a_ttl);
     UPDATE dlock.locks t SET expires_at = o_now + o_left WHERE t.key = a_key;
-  ELSIF l.owner IS NOT NULL AND l.expires_at > o_now THEN
-    o_outcome := 0;
-    o_fence := l.fence;
-    o_left := l.expires_at - o_now;
-    o_holder := l.holder;
-  ELSE
-    o_outcome := 1;
-    o_fence := greatest(l.fence + 1, o_now);
-    o_left := a_ttl;
-    UPDATE dlock.locks t
-      SET owner = a_owner, fence = o_fence, expires_at = o_now + a_ttl, sequence = 0,
-        holder = a_holder
-      WHERE t.key = a_key;
+    RETURN;
+  ELSIF l.owner IS NULL OR l.expires_at <= o_now THEN
+    -- Nobody overtakes those who wait.
+    IF NOT dlock.hand_over(l, o_now, a_owner) THEN
+      o_outcome := 1;
+      o_fence := greatest(l.fence + 1, o_now);
+      o_left := a_ttl;
+      UPDATE dlock.locks t
+        SET owner = a_owner, fence = o_fence, expires_at = o_now + a_ttl, sequence = 0,
+          holder = a_holder
+        WHERE t.key = a_key;
+      IF a_process IS NOT NULL THEN
+        DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = a_key;
+      END IF;
+      RETURN;
+    END IF;
+    SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key;
+  END IF;
+
+  o_outcome := 0;
+  o_fence := l.fence;
+  o_left := l.expires_at - o_now;
+  o_holder := l.holder;
+  IF a_process IS NOT NULL THEN
+    v_next := dlock.enter(a_key, a_owner, a_process, a_holder, o_now);
+    o_outcome := CASE WHEN v_next THEN 4 ELSE 3 END;
   END IF;
 END $$;
 
@@ -186,13 +345,14 @@ BEGIN
   IF NOT FOUND OR l.expires_at <= v_now THEN
     RETURN false;
   END IF;
-  UPDATE dlock.locks t SET owner = NULL, expires_at = v_now, holder = '' WHERE t.key = a_key;
+  PERFORM dlock.free(l, v_now);
   RETURN true;
 END $$;
 
--- Frees the key if the owner's claim holds it, after the end of the claim's call. The claim may have
--- been carried out and not be committed yet, when a read does not show it. So this waits for the row
--- whoever has it; and if there is none, it inserts one, which waits for an insert of the claim.
+-- Takes an owner off the queue, and frees the key if its claim holds it, after the end of the
+-- claim's call. The claim may have been carried out and not be committed yet, when a read does not
+-- show it. So this waits for the row whoever has it; and if there is none, it inserts one, which
+-- waits for an insert of the claim.
 CREATE OR REPLACE FUNCTION dlock.abandon(a_key text, a_owner text, a_wait_ms bigint)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -211,13 +371,99 @@ BEGIN
       RETURN false;
     END IF;
   END LOOP;
+  DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = a_key;
   v_now := dlock.now_us();
   IF l.owner IS DISTINCT FROM a_owner OR l.expires_at <= v_now THEN
     RETURN false;
   END IF;
-  UPDATE dlock.locks t SET owner = NULL, expires_at = v_now, holder = '' WHERE t.key = a_key;
+  PERFORM dlock.free(l, v_now);
   RETURN true;
 END $$;
+
+-- Takes a waiter that gave up off the queue. If the lock was handed to it, the next one gets it.
+CREATE OR REPLACE FUNCTION dlock.leave(a_owner text, a_wait_ms bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  l dlock.locks;
+  v_key text;
+  v_now bigint;
+BEGIN
+  SELECT t.key INTO v_key FROM dlock.waiters t WHERE t.owner = a_owner;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
+  PERFORM set_config('synchronous_commit', 'off', true);
+  SELECT * INTO l FROM dlock.locks t WHERE t.key = v_key FOR NO KEY UPDATE;
+  DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = v_key;
+  v_now := dlock.now_us();
+  IF l.owner = a_owner AND l.sequence < 0 AND l.expires_at > v_now THEN
+    PERFORM dlock.free(l, v_now);
+    RETURN true;
+  END IF;
+  RETURN false;
+END $$;
+
+-- Keeps the waiters of a process in their queues. Hands the locks for which they wait over if these
+-- are free, to whoever is the first. `a_listens`: this connection receives the process's messages.
+--
+-- o_backend: the server's process that has run this. o_is_known: false if its waiters may have been
+-- taken off their queues. o_next: when the next lock for which they wait is free, in µs from now,
+-- if nobody extends it. o_handed: the owners to which locks were handed.
+CREATE OR REPLACE FUNCTION dlock.heartbeat(
+  a_process text, a_listens boolean,
+  OUT o_backend int, OUT o_is_known boolean, OUT o_next bigint, OUT o_handed text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  k record;
+  l dlock.locks;
+  p dlock.processes;
+  v_now bigint := dlock.now_us();
+BEGIN
+  o_backend := pg_backend_pid();
+  PERFORM set_config('synchronous_commit', 'off', true);
+  FOR k IN
+    SELECT t.* FROM (SELECT DISTINCT w.key FROM dlock.waiters w WHERE w.process = a_process) w
+    JOIN dlock.locks t ON t.key = w.key
+  LOOP
+    IF k.owner IS NULL OR k.expires_at <= v_now THEN
+      -- Without waiting: who has locked the row decides about the lock.
+      SELECT * INTO l FROM dlock.locks t WHERE t.key = k.key FOR NO KEY UPDATE SKIP LOCKED;
+      IF FOUND AND (l.owner IS NULL OR l.expires_at <= dlock.now_us()) THEN
+        PERFORM dlock.hand_over(l, dlock.now_us(), NULL);
+      END IF;
+    ELSE
+      o_next := least(o_next, k.expires_at - v_now);
+    END IF;
+  END LOOP;
+  o_handed := (
+    SELECT string_agg(t.owner, ' ') FROM dlock.waiters t WHERE t.process = a_process AND t.handed);
+
+  -- The last of all, so that nobody waits for the process's row while this waits.
+  SELECT * INTO p FROM dlock.processes t WHERE t.process = a_process;
+  o_is_known := FOUND AND p.alive_until > v_now;
+  p.backend := CASE WHEN a_listens THEN o_backend ELSE 0 END;
+  INSERT INTO dlock.processes AS t VALUES (a_process, p.backend, v_now + 3000000)
+    ON CONFLICT (process) DO UPDATE
+      SET backend = excluded.backend, alive_until = excluded.alive_until
+      -- One that polls calls more often.
+      WHERE t.backend <> excluded.backend OR t.alive_until < v_now + 2200000;
+  IF NOT o_is_known THEN
+    WITH gone AS (
+      DELETE FROM dlock.processes d WHERE d.process IN (
+        SELECT t.process FROM dlock.processes t WHERE t.alive_until < v_now - 3600000000
+        LIMIT 16 FOR UPDATE SKIP LOCKED)
+      RETURNING d.process)
+    DELETE FROM dlock.waiters d USING gone WHERE d.process = gone.process;
+  END IF;
+END $$;
+
+-- How many wait for a key.
+CREATE OR REPLACE FUNCTION dlock.waiting(a_key text) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT count(*) FROM dlock.waiters t, (SELECT dlock.now_us() AS now OFFSET 0) n
+  WHERE t.key = a_key AND NOT t.handed AND dlock.is_alive(t.process, n.now)
+$$;
 
 -- The holder of a key: no row if nobody holds it.
 CREATE OR REPLACE FUNCTION dlock.holder(a_key text)
@@ -255,7 +501,7 @@ BEGIN
   IF NOT FOUND OR l.expires_at <= v_now THEN
     RETURN false;
   END IF;
-  UPDATE dlock.locks t SET owner = NULL, expires_at = v_now, holder = '' WHERE t.key = a_key;
+  PERFORM dlock.free(l, v_now);
   RETURN true;
 END $$;
 
@@ -275,5 +521,20 @@ BEGIN
 END $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA dlock FROM PUBLIC;
+
+-- A role that could use an older version can use this one.
+DO $$
+DECLARE
+  v_role text;
+BEGIN
+  FOR v_role IN
+    SELECT a.grantee::regrole::text
+    FROM pg_proc f, aclexplode(f.proacl) a
+    WHERE f.oid = 'dlock.hello()'::regprocedure
+      AND a.privilege_type = 'EXECUTE' AND a.grantee NOT IN (0, f.proowner)
+  LOOP
+    EXECUTE 'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO ' || v_role;
+  END LOOP;
+END $$;
 
 COMMIT;

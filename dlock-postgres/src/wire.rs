@@ -3,12 +3,15 @@
 //! The crate `postgres-protocol` knows the messages; it opens no socket and starts no thread. The
 //! crates above it, `postgres` and `tokio-postgres`, have no limit for a single call.
 
+use std::borrow::Cow;
 use std::io;
+use std::mem;
 
 use bytes::BytesMut;
 use dlock_core::DatastoreError;
 use dlock_net::{Transport, Wire};
 use fallible_iterator::FallibleIterator;
+use postgres_protocol::IsNull;
 use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Header, Message};
 use postgres_protocol::message::frontend;
 
@@ -16,6 +19,9 @@ use crate::error::ServerError;
 
 /// No message comes near it but a page of held keys. What is no PostgreSQL could fill the memory.
 const LONGEST_MESSAGE: usize = 1024 * 1024;
+/// Nor does a whole reply come near this.
+#[cfg(feature = "tokio")]
+const LONGEST_REPLY: usize = 4 * LONGEST_MESSAGE;
 /// The length of a message's kind and length.
 const HEADER: usize = 5;
 /// A page of held keys has this many rows, and other replies have one.
@@ -24,6 +30,12 @@ pub(crate) const MOST_ROWS: usize = 256;
 /// The columns of a row, as text; `None` for NULL.
 pub(crate) type Row = Vec<Option<String>>;
 
+/// The rows of a reply, or the server's error.
+pub(crate) type Reply = Result<Vec<Row>, ServerError>;
+
+/// A parameter, as text; `None` for NULL.
+pub(crate) type Parameter<'a> = Option<Cow<'a, str>>;
+
 /// Writes a request: one statement with its parameters, as a transaction of its own.
 ///
 /// The statement has no name. A pooler may give each transaction another connection to the server,
@@ -31,7 +43,7 @@ pub(crate) type Row = Vec<Option<String>>;
 pub(crate) fn push_statement(
     request: &mut BytesMut,
     sql: &str,
-    parameters: &[&str],
+    parameters: &[Parameter<'_>],
 ) -> io::Result<()> {
     frontend::parse("", sql, [], request)?;
     let values = parameters.iter();
@@ -41,8 +53,11 @@ pub(crate) fn push_statement(
         [],
         values,
         |value, buffer| {
+            let Some(value) = value else {
+                return Ok(IsNull::Yes);
+            };
             buffer.extend_from_slice(value.as_bytes());
-            Ok(postgres_protocol::IsNull::No)
+            Ok(IsNull::No)
         },
         [],
         request,
@@ -84,34 +99,60 @@ pub(crate) fn read_message<S: Transport>(wire: &mut Wire<S>) -> Result<Message, 
 
 /// Reads the reply to a statement, or to a script, to its end: its rows, or the server's error.
 ///
-/// The wire is not [finished](Wire::finish) after an error that ends the connection.
+/// The wire is not [finished](Wire::finish) after an error that ends the connection. The payloads
+/// of notifications that come in between are added to `notified`.
 ///
 /// # Errors
 ///
 /// Maybe executed.
 pub(crate) fn read_reply<S: Transport>(
     wire: &mut Wire<S>,
-) -> Result<Result<Vec<Row>, ServerError>, DatastoreError> {
-    let mut rows = Vec::new();
-    let mut error: Option<ServerError> = None;
+    notified: &mut Vec<String>,
+) -> Result<Reply, DatastoreError> {
+    let mut reader = ReplyReader::default();
     loop {
-        match read_message(wire)? {
-            Message::DataRow(row) if rows.len() < MOST_ROWS => {
-                let row = columns(&row).map_err(|error| wire.failed(error))?;
-                rows.push(row);
+        let message = read_message(wire)?;
+        let end = reader.take(message, notified);
+        if let Some((reply, is_usable)) = end.map_err(|error| wire.failed(error))? {
+            if is_usable {
+                wire.finish();
             }
+            return Ok(reply);
+        }
+    }
+}
+
+/// A reply as far as it was read.
+#[derive(Default)]
+pub(crate) struct ReplyReader {
+    rows: Vec<Row>,
+    error: Option<ServerError>,
+}
+
+impl ReplyReader {
+    /// Takes the next message. At the end, returns the reply, and whether the connection can take
+    /// another request.
+    pub(crate) fn take(
+        &mut self,
+        message: Message,
+        notified: &mut Vec<String>,
+    ) -> io::Result<Option<(Reply, bool)>> {
+        match message {
+            Message::DataRow(row) if self.rows.len() < MOST_ROWS => self.rows.push(columns(&row)?),
             Message::ErrorResponse(response) => {
                 let response = server_error(&response);
                 if response.ends_connection() {
-                    return Ok(Err(response));
+                    return Ok(Some((Err(response), false)));
                 }
-                error.get_or_insert(response);
+                self.error.get_or_insert(response);
             }
             Message::ReadyForQuery(ready) => {
-                if ready.status() == b'I' {
-                    wire.finish();
-                }
-                return Ok(error.map_or(Ok(rows), Err));
+                let rows = mem::take(&mut self.rows);
+                let reply = self.error.take().map_or(Ok(rows), Err);
+                return Ok(Some((reply, ready.status() == b'I')));
+            }
+            Message::NotificationResponse(notification) => {
+                notified.push(notification.message()?.to_owned());
             }
             Message::ParseComplete
             | Message::BindComplete
@@ -120,10 +161,71 @@ pub(crate) fn read_reply<S: Transport>(
             | Message::EmptyQueryResponse
             | Message::RowDescription(_)
             | Message::NoticeResponse(_)
-            | Message::NotificationResponse(_)
             | Message::ParameterStatus(_) => {}
-            _ => return Err(wire.failed(no_reply())),
+            _ => return Err(no_reply()),
         }
+        Ok(None)
+    }
+}
+
+/// The end of the first reply in `received`, or `None` if it has not arrived.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::InvalidData`] if no reply begins like this.
+#[cfg(feature = "tokio")]
+pub(crate) fn end_of_reply(received: &[u8]) -> io::Result<Option<usize>> {
+    let mut at = 0;
+    loop {
+        let rest = &received[at..];
+        let Some((kind, length)) = rest.split_first_chunk::<HEADER>().map(|(header, _)| {
+            let [kind, length @ ..] = *header;
+            (kind, u32::from_be_bytes(length))
+        }) else {
+            return Ok(None);
+        };
+        let length = usize::try_from(length).ok();
+        let length = length.and_then(|length| length.checked_add(1));
+        let length = length
+            .filter(|length| (HEADER..=LONGEST_MESSAGE).contains(length))
+            .filter(|length| at + length <= LONGEST_REPLY)
+            .ok_or_else(no_reply)?;
+        let Some(message) = rest.get(..length) else {
+            return Ok(None);
+        };
+        at += length;
+        let is_end = match kind {
+            b'Z' => true,
+            b'E' => match Message::parse(&mut BytesMut::from(message)) {
+                Ok(Some(Message::ErrorResponse(error))) => server_error(&error).ends_connection(),
+                _ => return Err(no_reply()),
+            },
+            _ => false,
+        };
+        if is_end {
+            return Ok(Some(at));
+        }
+    }
+}
+
+/// Reads what the server sends on its own: the payload of a notification, or `None` for what says
+/// nothing.
+///
+/// # Errors
+///
+/// Also if the server ends the connection.
+pub(crate) fn read_notification<S: Transport>(
+    wire: &mut Wire<S>,
+) -> Result<Option<String>, DatastoreError> {
+    match read_message(wire)? {
+        Message::NotificationResponse(notification) => {
+            let payload = notification.message();
+            let payload = payload.map_err(|error| wire.failed(error))?;
+            Ok(Some(payload.to_owned()))
+        }
+        Message::NoticeResponse(_) | Message::ParameterStatus(_) => Ok(None),
+        Message::ErrorResponse(error) => Err(server_error(&error).into()),
+        _ => Err(wire.failed(no_reply())),
     }
 }
 

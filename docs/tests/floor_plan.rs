@@ -76,11 +76,7 @@ const PLANS: [Plan; 5] = [
     },
     Plan {
         package: "dlock-postgres",
-        lacks: &[
-            ("findings", "it does not look for dangers yet"),
-            ("waiting", "the server wakes nobody: waiters poll"),
-            ("aio", "in async code it is used through `Unblock`"),
-        ],
+        lacks: &[],
         own: &["tls"],
     },
     Plan {

@@ -17,7 +17,10 @@ fn a_call_has_as_many_parameters_as_its_statement_has_places() {
     let lease = Lease::new(claim.clone(), dlock_core::Grant::new(Duration::ZERO));
     let ttl = Duration::from_nanos(1_000_001);
     for call in [
-        Call::Acquire(&claim, ttl),
+        Call::Acquire(&claim, ttl, None),
+        Call::Leave(claim.owner()),
+        Call::Heartbeat("p", true),
+        Call::Waiting("k"),
         Call::Extend(&lease, ttl),
         Call::Release(&claim),
         Call::Abandon(&claim),
@@ -29,15 +32,17 @@ fn a_call_has_as_many_parameters_as_its_statement_has_places() {
         let (sql, last) = (call.sql(), format!("${count})"));
         assert!(sql.ends_with(&last), "{sql}");
     }
-    let parameters = Call::Acquire(&claim, ttl).parameters(7, Duration::from_millis(9));
-    assert_eq!(parameters[2], "1001", "rounded up");
-    assert_eq!(&parameters[4..], ["7", "9"]);
+    let process = Some("5ca1ab1e");
+    let parameters = Call::Acquire(&claim, ttl, process).parameters(7, Duration::from_millis(9));
+    let parameters: Vec<_> = parameters.iter().map(Option::as_deref).collect();
+    assert_eq!(parameters[2], Some("1001"), "rounded up");
+    assert_eq!(&parameters[4..], [Some("7"), Some("9"), process]);
 }
 
 #[test]
 fn rows_are_read() {
     let claim = claim();
-    let acquire = Call::Acquire(&claim, Duration::from_secs(1));
+    let acquire = Call::Acquire(&claim, Duration::from_secs(1), None);
     let (granted, now) = acquire
         .read(&[row(&["1", "55", "7", "1000000", "NULL"])])
         .unwrap();
@@ -49,6 +54,9 @@ fn rows_are_read() {
             if held.expires_in() == Some(Duration::from_micros(3)) && held.fence().is_some()));
     let late = acquire.read(&[row(&["2", "55", "NULL", "NULL", "NULL"])]);
     assert!(matches!(late, Ok((Answer::TooLate, Some(55)))));
+    let queued = acquire.read(&[row(&["4", "55", "7", "3", "who"])]);
+    assert!(matches!(queued, Ok((Answer::Queued(held, true), _))
+            if held.expires_in() == Some(Duration::from_micros(3))));
     let (freed, now) = Call::Release(&claim).read(&[row(&["t"])]).unwrap();
     assert!(matches!(freed, Answer::Freed(true)) && now.is_none());
 }
@@ -56,13 +64,14 @@ fn rows_are_read() {
 #[test]
 fn other_rows_than_expected_are_an_error() {
     let claim = claim();
-    let acquire = Call::Acquire(&claim, Duration::from_secs(1));
+    let acquire = Call::Acquire(&claim, Duration::from_secs(1), None);
     for rows in [
         vec![],
         vec![row(&["1", "55", "7", "1000000", ""]); 2],
         vec![row(&["1", "55", "7", "1000000"])],
         vec![row(&["1", "55", "-7", "1000000", ""])],
-        vec![row(&["3", "55", "7", "1000000", ""])],
+        vec![row(&["5", "55", "7", "1000000", ""])],
+        vec![row(&["3", "55", "7", "NULL", ""])],
         vec![row(&["1", "NULL", "7", "1000000", ""])],
     ] {
         let error = acquire.read(&rows).unwrap_err();
@@ -74,10 +83,32 @@ fn other_rows_than_expected_are_an_error() {
 #[test]
 fn another_schema_and_a_standby_are_refused() {
     let hello = |columns: &[&str]| Hello::read(&[row(columns)]).unwrap().check("db:1");
-    assert!(hello(&["1", "5", "f"]).is_ok());
-    let error = hello(&["2", "5", "f"]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    let error = hello(&["1", "5", "t"]).unwrap_err();
+    assert!(hello(&["2", "5", "f"]).is_ok());
+    for (version, advice) in [("1", "migration"), ("3", "too old")] {
+        let error = hello(&[version, "5", "f"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains(advice), "{error}");
+    }
+    let error = hello(&["2", "5", "t"]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains("db:1"));
+}
+
+#[test]
+fn the_answer_to_a_heartbeat_is_read() {
+    let [one, other] = [(); 2].map(|()| OwnerToken::random().unwrap());
+    let beat = Call::Heartbeat("p", true);
+    let handed = format!("{one} {other}");
+    let (answer, _) = beat.read(&[row(&["77", "t", "5", &handed])]).unwrap();
+    let expected = Heartbeat {
+        backend: 77,
+        is_known: true,
+        next: Some(Duration::from_micros(5)),
+        handed: vec![one, other],
+    };
+    assert!(matches!(answer, Answer::Heartbeat(read) if read == expected));
+    let (answer, _) = beat.read(&[row(&["77", "f", "NULL", "NULL"])]).unwrap();
+    assert!(matches!(answer, Answer::Heartbeat(read)
+            if !read.is_known && read.next.is_none() && read.handed.is_empty()));
+    assert!(beat.read(&[row(&["77", "t", "NULL", "nobody"])]).is_err());
 }

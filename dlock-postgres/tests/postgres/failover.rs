@@ -7,8 +7,8 @@ use dlock_postgres::PostgresDatastore;
 use dlock_test_servers::PostgresServer;
 
 use crate::support::{
-    LONG, TTL, acquired, call, claim, claim_within, fence_of, granted, patient, refused, until,
-    with_schema,
+    LONG, TTL, acquired, acquired_for, call, claim, claim_within, fence_of, granted, patient,
+    refused, until, with_schema,
 };
 
 fn primary_and_standby() -> (PostgresServer, PostgresServer) {
@@ -45,7 +45,8 @@ fn a_standby_alone_is_refused() {
 fn a_promoted_standby_is_found_keeps_what_it_has_and_raises_tokens() {
     let (mut primary, standby) = primary_and_standby();
     let store = store_of_both(&primary, &standby);
-    let kept = acquired(&store, "dlock:kept");
+    // Longer than all of this takes on a busy machine.
+    let kept = acquired_for(&store, "dlock:kept", Duration::from_secs(600));
     replicated(&primary, &standby);
     // This grant the standby will not have.
     standby.sql("ALTER SYSTEM SET primary_conninfo = ''");

@@ -108,7 +108,7 @@ fn a_connection_that_the_server_has_closed_is_replaced() {
 }
 
 /// Accepts connections and says the same to each.
-fn imposter(says: &'static [u8]) -> String {
+pub(crate) fn imposter(says: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {

@@ -4,10 +4,14 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod check;
 mod conformance;
 mod failover;
 mod faults;
+mod findings;
+mod queue;
 mod schema;
 mod support;
 mod tls;

@@ -3,11 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Datastore, ErrorKind};
+use dlock_core::{Datastore, ErrorKind, Lock};
 use dlock_postgres::{ConnectionManager, MIGRATION};
 use dlock_test_servers::PostgresServer;
 
-use crate::support::{LONG, acquired, claim, granted, patient, released, server, with_schema};
+use crate::support::{
+    LONG, acquired, claim, granted, patient, released, server, until, with_schema,
+};
 
 #[test]
 fn without_the_schema_a_call_says_what_to_run() {
@@ -64,10 +66,10 @@ fn a_user_needs_rights_to_the_functions_and_none_to_the_table_and_logs_in_by_scr
             .is_some()
     );
     assert!(released(&store, &lease));
-    assert_eq!(
-        server.sql("SELECT has_table_privilege('app', 'dlock.locks', 'SELECT')"),
-        "f"
-    );
+    for table in ["locks", "waiters", "processes"] {
+        let right = format!("SELECT has_table_privilege('app', 'dlock.{table}', 'SELECT')");
+        assert_eq!(server.sql(&right), "f", "{table}");
+    }
 
     for login in ["app:wr0ng", "app"] {
         let store = patient(&server.url_of(login));
@@ -75,6 +77,54 @@ fn a_user_needs_rights_to_the_functions_and_none_to_the_table_and_logs_in_by_scr
         assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
         assert!(!error.may_have_executed() && !format!("{error:?}").contains("wr0ng"));
     }
+}
+
+/// The schema as it was.
+const VERSION_1: &str = include_str!("schema-1.sql");
+
+#[test]
+fn version_1_becomes_version_2_with_its_locks_and_rights() {
+    let server = PostgresServer::start();
+    server.sql(VERSION_1);
+    server.sql(
+        "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA dlock TO app; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app; \
+         SELECT dlock.acquire('dlock:x', 'old', 60000000, '', dlock.now_us() + 60000000, 1000)",
+    );
+    let store = patient(&server.url_of("app"));
+    let error = store.acquire(&claim("dlock:x"), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("migration"), "{error}");
+
+    for _ in 0..2 {
+        server.sql(MIGRATION);
+        let held = crate::support::refused(store.acquire(&claim("dlock:x"), LONG));
+        let fence = server.sql("SELECT fence FROM dlock.locks WHERE owner = 'old'");
+        assert_eq!(held.fence().unwrap().get().to_string(), fence);
+    }
+    let lease = acquired(&store, "dlock:y");
+    assert!(released(&store, &lease));
+    let forms = "SELECT count(*) FROM pg_proc WHERE proname = 'acquire'";
+    assert_eq!(server.sql(forms), "1", "nobody passes by the queue");
+}
+
+#[test]
+fn a_user_without_rights_to_the_tables_can_wait() {
+    let server = with_schema(PostgresServer::start());
+    server.sql(
+        "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA dlock TO app; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app",
+    );
+    let lock = || Lock::new(patient(&server.url_of("app")), "import");
+    let guard = lock().try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| lock().acquire_within(LONG).map(drop));
+        let listens = "SELECT count(*) FROM dlock.waiters JOIN dlock.processes USING (process) \
+                       WHERE backend <> 0";
+        until("it waits and listens", || server.sql(listens) == "1");
+        guard.release().unwrap();
+        waits.join().unwrap().unwrap();
+    });
 }
 
 #[test]

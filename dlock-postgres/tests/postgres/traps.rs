@@ -67,7 +67,7 @@ fn a_claim_that_waited_for_a_locked_row_past_its_end_takes_nothing() {
     let mut session = server.session();
     session.send(
         "SELECT o_outcome FROM dlock.acquire('dlock:x', 'late', 1000000, '', \
-         dlock.now_us() + 300000, 20000)",
+         dlock.now_us() + 300000, 20000, NULL)",
     );
     until("the claim waits", || server.sql(WAITING) == "1");
     thread::sleep(Duration::from_millis(400));
@@ -87,7 +87,7 @@ fn a_claim_that_waited_for_a_locked_row_past_its_end_takes_nothing() {
 fn a_claim_that_arrives_after_its_end_is_refused_by_the_server() {
     let answer = server().sql(
         "SELECT o_outcome FROM dlock.acquire('dlock:past', 'late', 1000000, '', \
-         dlock.now_us() - 1, 1000)",
+         dlock.now_us() - 1, 1000, NULL)",
     );
     assert_eq!(answer, "2");
     let rows = "SELECT count(*) FROM dlock.locks WHERE key = 'dlock:past'";
@@ -102,7 +102,7 @@ fn a_claim_on_a_new_key_waits_for_the_one_that_comes_first_and_sees_how_it_ended
         let mut first = server.session();
         first.run(
             "BEGIN; SELECT dlock.acquire('dlock:new', 'first', 60000000, '', \
-             dlock.now_us() + 60000000, 20000)",
+             dlock.now_us() + 60000000, 20000, NULL)",
         );
         thread::scope(|scope| {
             let second = scope.spawn(|| store.acquire(&claim("dlock:new"), TTL));
@@ -203,7 +203,7 @@ fn a_claim_whose_commit_takes_longer_than_its_call_is_abandoned_too() {
         let mut commit = server.session();
         commit.run(&format!(
             "BEGIN; SELECT dlock.acquire('dlock:slow', '{}', 60000000, '', \
-             dlock.now_us() + 60000000, 20000)",
+             dlock.now_us() + 60000000, 20000, NULL)",
             slow.owner()
         ));
         thread::scope(|scope| {

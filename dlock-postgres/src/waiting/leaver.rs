@@ -1,0 +1,132 @@
+//! The thread that takes waiters of async code off the queues, where the end of a watch must not
+//! block.
+
+use std::mem;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{Claim, DatastoreError, ProcessId, Signal, Time, Watch};
+use dlock_net::mux::ready_by;
+
+use super::state::Leave;
+use super::{Shared, Waiters};
+
+impl Waiters {
+    /// As [`watch`](Self::watch), for async code.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) fn watch_without_blocking(
+        &self,
+        claim: &Claim,
+        signal: &Signal,
+        call_timeout: Duration,
+    ) -> Result<Option<Watch>, DatastoreError> {
+        if self.pid != ProcessId::current() {
+            return Ok(None);
+        }
+        let shared = self.shared()?;
+        shared.enter(claim, signal)?;
+        let (shared, pid) = (Arc::clone(shared), self.pid);
+        let (key, owner) = (Arc::from(claim.key()), claim.owner());
+        Ok(Some(Watch::leaving(move |leaving| {
+            // In a forked child it is the parent that waits.
+            if pid == ProcessId::current() {
+                let leave = Leave {
+                    key,
+                    owner,
+                    leaving,
+                };
+                leave_soon(&shared, leave, call_timeout);
+            }
+        })))
+    }
+
+    /// Waits until the waiters of this process that gave up are off the queue of the key, by
+    /// `deadline`. What frees the key after that is not handed to one of them, as it would be if it
+    /// overtook their leaves on another connection.
+    pub(crate) async fn have_left(&self, key: &str, deadline: Time) {
+        let shared = self.shared.get();
+        let Some(shared) = shared.filter(|_| self.pid == ProcessId::current()) else {
+            return;
+        };
+        if shared.state().leaving.contains_key(key) {
+            // Without a thread for the time the call says so.
+            let _ = ready_by(deadline, shared.have_left(key)).await;
+        }
+    }
+}
+
+impl Shared {
+    async fn have_left(&self, key: &str) {
+        loop {
+            let mut left = pin!(self.left.notified());
+            // Before the check, so that no change is missed.
+            left.as_mut().enable();
+            if !self.state().leaving.contains_key(key) {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+/// Removes the waiter here, and has the thread take it off the queue if it may be there.
+fn leave_soon(shared: &Arc<Shared>, leave: Leave, call_timeout: Duration) {
+    let mut state = shared.state();
+    if !state.leave(leave.owner) {
+        drop(state);
+        return drop(leave);
+    }
+    *state.leaving.entry(Arc::clone(&leave.key)).or_default() += 1;
+    state.leaves.push(leave);
+    let starts = !mem::replace(&mut state.leaver_runs, true);
+    drop(state);
+    shared.changed.notify_all();
+    if starts {
+        let leaver = Arc::clone(shared);
+        let thread = thread::Builder::new().name("dlock-leaver".to_owned());
+        if thread.spawn(move || run(&leaver, call_timeout)).is_err() {
+            // The waiters cost the others nothing until their turns come.
+            let mut state = shared.state();
+            state.leaver_runs = false;
+            state.leaving.clear();
+            let left = mem::take(&mut state.leaves);
+            drop(state);
+            shared.left.notify_waiters();
+            // It wakes tasks, which may come back to the state.
+            drop(left);
+        }
+    }
+}
+
+fn run(shared: &Shared, call_timeout: Duration) {
+    while let Some(leaves) = wait(shared) {
+        let mut is_reached = true;
+        for leave in leaves {
+            is_reached = is_reached && shared.call_leave(leave.owner, call_timeout);
+            shared.state().has_left(&leave.key);
+            shared.left.notify_waiters();
+            drop(leave.leaving);
+        }
+    }
+}
+
+/// Waits for work. Returns `None` when nobody waits any more and all is done.
+fn wait(shared: &Shared) -> Option<Vec<Leave>> {
+    let mut state = shared.state();
+    while state.leaves.is_empty() {
+        if !state.is_running() {
+            state.leaver_runs = false;
+            return None;
+        }
+        state = shared
+            .changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+    Some(mem::take(&mut state.leaves))
+}

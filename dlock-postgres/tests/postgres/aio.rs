@@ -1,0 +1,4 @@
+//! What the async form promises: the same as the blocking one.
+
+mod conformance;
+mod rows;

@@ -1,0 +1,82 @@
+//! Calls that wait for a row, beside others.
+
+use std::time::Duration;
+
+use dlock_core::aio::AsyncDatastore;
+use dlock_core::{AcquireOutcome, Datastore, Lease};
+use dlock_postgres::PostgresDatastore;
+use dlock_test_servers::PostgresServer;
+use tokio::runtime::Builder;
+
+use crate::support::{
+    LONG, RowLock, TTL, acquired, call, claim, granted, patient, released, until, with_schema,
+};
+
+/// How many connections wait for a lock in the database.
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+
+async fn acquires_and_releases(store: &PostgresDatastore, key: &str) {
+    let claim = claim(key);
+    let grant = granted(AsyncDatastore::acquire(store, &claim, TTL).await);
+    let lease = Lease::new(claim, grant);
+    let done = AsyncDatastore::release(store, &call(&lease, 1)).await;
+    assert_eq!(done.unwrap(), dlock_core::ReleaseOutcome::Released);
+}
+
+/// A server with a free lock whose row is locked.
+fn with_locked_row() -> (PostgresServer, PostgresDatastore, RowLock) {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let lease = acquired(&store, "dlock:x");
+    assert!(released(&store, &lease));
+    let row = RowLock::on(&server, "dlock:x");
+    (server, store, row)
+}
+
+#[test]
+fn a_claim_that_waits_for_a_locked_row_holds_up_no_other_lock() {
+    let (server, store, row) = with_locked_row();
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let blocked = tokio::spawn({
+            let store = store.clone();
+            async move { AsyncDatastore::acquire(&store, &claim("dlock:x"), TTL).await }
+        });
+        while server.sql(WAITING) == "0" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for _ in 0..3 {
+            acquires_and_releases(&store, "dlock:y").await;
+        }
+        assert!(!blocked.is_finished());
+        drop(row);
+        granted(blocked.await.unwrap());
+    });
+}
+
+#[test]
+fn the_connection_of_a_call_whose_future_was_dropped_holds_up_no_other_lock() {
+    let (server, store, row) = with_locked_row();
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    let given_up = claim("dlock:x");
+    runtime.block_on(async {
+        let claims = AsyncDatastore::acquire(&store, &given_up, TTL);
+        let dropped = tokio::time::timeout(Duration::from_millis(500), claims).await;
+        assert!(dropped.is_err());
+        tokio::time::timeout(LONG, acquires_and_releases(&store, "dlock:y"))
+            .await
+            .unwrap();
+        assert_eq!(server.sql(WAITING), "1", "it still waits at the server");
+        drop(row);
+        // The claim that nobody waits for has won, and is undone.
+        AsyncDatastore::abandon(&store, &claim("dlock:x").owned_by(given_up.owner()))
+            .await
+            .unwrap();
+    });
+    until("the key is free", || {
+        let outcome = Datastore::acquire(&store, &claim("dlock:x"), TTL);
+        matches!(outcome, Ok(AcquireOutcome::Granted(_)))
+    });
+}

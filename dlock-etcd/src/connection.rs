@@ -1,16 +1,19 @@
 //! One connection to a node: requests of the JSON gateway and their answers, in order.
 
-use std::fmt;
+mod watching;
+
 use std::sync::Arc;
+use std::{fmt, io};
 
 use dlock_core::{DatastoreError, ErrorKind, Time};
 use dlock_net::{Link, Socket, Wire, nothing_was_done};
 use serde_json::Value;
 
 use crate::endpoints::Endpoints;
-use crate::error::{Problem, answered, unexpected};
+use crate::error::{Answered, Problem, answered, unexpected};
 use crate::operations::commands::{Commands, Method};
-use crate::wire;
+use crate::wire::{self, Answer};
+pub(crate) use watching::Watching;
 
 /// What HTTP says of a path that does not exist.
 const NOT_FOUND: u16 = 404;
@@ -73,41 +76,69 @@ impl Connection {
     fn exchange(&mut self, method: Method, body: &Value) -> Result<Value, DatastoreError> {
         self.request.clear();
         let place = (self.wire.peer(), method.path());
-        wire::push_post(
-            &mut self.request,
-            place,
-            self.token.as_deref(),
-            &body.to_string(),
-        );
+        let (token, body) = (self.token.as_deref(), body.to_string());
+        wire::push_post(&mut self.request, place, token, &body);
         let sent = self.wire.send(&self.request);
         let read = sent.and_then(|()| wire::answer(&mut self.wire));
         let answer = read.inspect_err(|_| self.end())?;
         self.has_ended |= answer.is_last;
-        let value = match serde_json::from_slice(&answer.body) {
-            Ok(value) => value,
-            Err(_) if answer.status == NOT_FOUND => return Err(self.no_gateway()),
-            Err(error) => {
-                let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
-                return Err(self.wire.failed(error));
-            }
-        };
-        if let Some(answered) = answered(self.wire.peer(), answer.status, &value) {
+        let read = value_of(self.wire.peer(), &answer);
+        let answered = read.map_err(|error| self.wire.failed(error))?;
+        answered.map_err(|answered| {
             if answered.ends_connection {
                 self.end();
             }
-            return Err(answered.error);
-        }
-        Ok(value)
+            answered.error
+        })
     }
 
-    fn no_gateway(&self) -> DatastoreError {
-        let peer = self.wire.peer().to_owned();
-        DatastoreError::not_executed(ErrorKind::Unsupported, Problem::NoGateway { peer })
+    /// Its parts, for the async form; `None` if it cannot be used any more.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_parts(self) -> Option<Parts> {
+        Some(Parts {
+            peer: self.wire.peer().to_owned(),
+            stream: self.wire.into_transport().filter(|_| !self.has_ended)?,
+            number: self.number,
+            endpoints: self.endpoints,
+            token: self.token,
+        })
+    }
+}
+
+/// An open connection, taken apart.
+#[cfg(feature = "tokio")]
+pub(crate) struct Parts {
+    pub(crate) stream: Socket,
+    pub(crate) peer: String,
+    pub(crate) number: usize,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) token: Option<String>,
+}
+
+/// What an answer says: a value, or an error of the server.
+///
+/// # Errors
+///
+/// If it is not JSON.
+pub(crate) fn value_of(peer: &str, answer: &Answer) -> io::Result<Result<Value, Answered>> {
+    let value = match serde_json::from_slice(&answer.body) {
+        Ok(value) => value,
+        Err(_) if answer.status == NOT_FOUND => return Ok(Err(no_gateway(peer))),
+        Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    };
+    Ok(answered(peer, answer.status, &value).map_or(Ok(value), Err))
+}
+
+fn no_gateway(peer: &str) -> Answered {
+    let peer = peer.to_owned();
+    Answered {
+        error: DatastoreError::not_executed(ErrorKind::Unsupported, Problem::NoGateway { peer }),
+        ends_connection: false,
     }
 }
 
 impl Commands for Connection {
-    fn ask(&mut self, method: Method, body: &Value) -> Result<Value, DatastoreError> {
+    async fn ask(&mut self, method: Method, body: &Value) -> Result<Value, DatastoreError> {
         let answer = self.exchange(method, body);
         match method.changes_something() {
             true => answer,

@@ -60,6 +60,7 @@ mod code {
 }
 
 /// An error that the server answered.
+#[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) error: DatastoreError,
     /// Whether another node, or another login, may answer better.

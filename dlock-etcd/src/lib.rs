@@ -19,6 +19,8 @@
 //! What etcd can promise and what it cannot is said at [`EtcdDatastore`].
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod config;
 mod connection;
 mod endpoints;
@@ -28,6 +30,7 @@ mod held;
 mod operations;
 mod pool;
 mod store;
+mod waiting;
 mod wire;
 
 pub use config::{EtcdBuilder, UrlError};

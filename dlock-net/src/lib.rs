@@ -1,7 +1,8 @@
 //! Shared code of dlock's server backends, for adapters to other servers too.
 //!
-//! It is an implementation detail of `dlock-redis`, `dlock-memcache` and `dlock-postgres`: a user
-//! of a lock never sees it. For the author of an adapter it has what a call with a deadline needs:
+//! It is an implementation detail of `dlock-redis`, `dlock-memcache`, `dlock-etcd` and
+//! `dlock-postgres`: a user of a lock never sees it. For the author of an adapter it has what a
+//! call with a deadline needs:
 //!
 //! - [`Socket`]: a TCP or Unix stream on which no operation takes longer than the remaining time of
 //!   the call, however slowly the server sends.
@@ -57,6 +58,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod alert;
 mod batch;
 mod deadline;
 mod dialer;
@@ -86,6 +88,7 @@ mod socket;
 pub mod testing;
 mod wire;
 
+pub use alert::{Alert, Awaited};
 pub use batch::{Planned, in_batches};
 pub use deadline::{Deadline, call_deadline, deadline_in};
 pub use dialer::Dialer;

@@ -135,6 +135,21 @@ impl EtcdServer {
         ask_with(port, &head, "POST", path, body).expect("the etcd server answers")
     }
 
+    /// A count that it keeps for operators, such as `etcd_debugging_mvcc_range_total`; 0 if there is
+    /// none of this name.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not answer.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = ask(self.ports.client, "GET", "/metrics", "").expect("the etcd server answers");
+        let count = text.lines().find_map(|line| {
+            let count = line.strip_prefix(name)?.strip_prefix(' ')?;
+            count.split('.').next()?.parse().ok()
+        });
+        count.unwrap_or_default()
+    }
+
     /// Stops it (SIGSTOP): the system still accepts connections and takes bytes for it, but nothing
     /// is answered.
     ///

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod cluster;
 mod conformance;
 mod costs;
 mod faults;
 mod promises;
+mod queue;
+mod queue_faults;
 mod support;
 mod users;

@@ -1,0 +1,135 @@
+//! What core asks of an async store.
+
+use std::time::Duration;
+
+use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed};
+use dlock_core::{
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
+    HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
+};
+use dlock_net::deadline_in;
+
+use super::connection::SharedConnection;
+use super::ended;
+use crate::held;
+use crate::operations::{grant, holding, queue};
+use crate::store::EtcdDatastore;
+
+/// Holds a conversation, which may run twice. An async closure would do as well, but a future that
+/// has one in it and borrows is not known to be `Send`.
+macro_rules! conversation {
+    ($store:expr, $deadline:expr, |$server:ident, $earlier:pat_param| $run:expr) => {{
+        let lane = $store.shares.take().ok_or_else(ended)?;
+        let mut session = lane.0.mux.session($deadline)?;
+        loop {
+            let (mut connection, $earlier) = session.connection().await?;
+            let $server = &mut SharedConnection::on(&mut connection);
+            let outcome = $run.await;
+            if let Some(outcome) = session.ended(connection, outcome) {
+                break outcome;
+            }
+        }
+    }};
+}
+
+/// The async form shares everything but its connections with the blocking one: the same keys and
+/// conversations, the same deadlines, the same waiters.
+impl AsyncDatastore for EtcdDatastore {
+    async fn acquire(
+        &self,
+        claim: &Claim,
+        ttl: Duration,
+    ) -> Result<AcquireOutcome, DatastoreError> {
+        Datastore::characteristics(self).check_ttl(ttl)?;
+        let deadline = self.deadline(claim);
+        let turn = self.waiters.turn(claim, deadline);
+        let outcome = async {
+            conversation!(self, deadline, |server, earlier| {
+                grant::acquire(server, claim, ttl, earlier, turn.as_ref())
+            })
+        }
+        .await;
+        if let Some(turn) = turn {
+            turn.ended(&outcome);
+        }
+        outcome
+    }
+
+    async fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
+        Datastore::characteristics(self).check_ttl(ttl)?;
+        conversation!(self, self.deadline(lease.claim()), |server, _| {
+            holding::extend(server, lease, ttl)
+        })
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
+        conversation!(self, self.deadline(lease.claim()), |server, earlier| {
+            holding::release(server, lease, earlier)
+        })
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        Datastore::characteristics(self)
+    }
+
+    fn is_polled_by_caller(&self) -> bool {
+        true
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
+        let place = self.waiters.gives_up(claim);
+        conversation!(self, self.deadline(claim), |server, _| {
+            holding::abandon(server, claim, place.as_ref())
+        })
+    }
+
+    async fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        self.waiters.watch_without_blocking(claim, signal).await
+    }
+
+    fn inspect(&self) -> Option<&dyn AsyncInspect> {
+        Some(self)
+    }
+}
+
+impl AsyncInspect for EtcdDatastore {
+    fn holder<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<Option<HeldBy>, DatastoreError>> {
+        Box::pin(async move {
+            conversation!(self, deadline_in(self.call_timeout), |server, _| {
+                holding::holder(server, key)
+            })
+        })
+    }
+
+    fn break_lease<'a>(
+        &'a self,
+        key: &'a str,
+        fence: FencingToken,
+    ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>> {
+        Box::pin(async move {
+            conversation!(self, deadline_in(self.call_timeout), |server, earlier| {
+                holding::delete_fenced(server, key, fence, earlier)
+            })
+        })
+    }
+
+    fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {
+        Box::pin(async move {
+            conversation!(self, deadline_in(self.call_timeout), |server, _| {
+                queue::count(server, key)
+            })
+        })
+    }
+
+    fn held<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a PageMark>,
+    ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
+        Box::pin(async move {
+            conversation!(self, deadline_in(self.call_timeout), |server, _| {
+                held::held(server, prefix, after)
+            })
+        })
+    }
+}

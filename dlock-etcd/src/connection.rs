@@ -15,6 +15,10 @@ use crate::operations::commands::{Commands, Method};
 use crate::wire::{self, Answer};
 pub(crate) use watching::Watching;
 
+/// What HTTP says of an answer that is no error.
+const OK: u16 = 200;
+/// Where a node serves its counts.
+const METRICS: &str = "/metrics";
 /// What HTTP says of a path that does not exist.
 const NOT_FOUND: u16 = 404;
 
@@ -90,6 +94,31 @@ impl Connection {
             }
             answered.error
         })
+    }
+
+    /// A count that the node keeps for operators; `None` if it does not serve those here.
+    ///
+    /// # Errors
+    ///
+    /// Not executed.
+    pub(crate) fn metric(&mut self, name: &str) -> Result<Option<u64>, DatastoreError> {
+        self.request.clear();
+        wire::push_get(&mut self.request, (self.wire.peer(), METRICS));
+        let sent = self.wire.send(&self.request);
+        let read = sent.and_then(|()| wire::answer(&mut self.wire));
+        let answer = read.inspect_err(|_| self.end()).map_err(nothing_was_done)?;
+        self.has_ended |= answer.is_last;
+        let text = String::from_utf8_lossy(&answer.body);
+        let count = text.lines().find_map(|line| {
+            let count = line.strip_prefix(name)?.strip_prefix(' ')?;
+            // They are written as floating-point numbers.
+            format!("{:.0}", count.parse::<f64>().ok()?).parse().ok()
+        });
+        Ok(count.filter(|_| answer.status == OK))
+    }
+
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.is_some()
     }
 
     /// Its parts, for the async form; `None` if it cannot be used any more.

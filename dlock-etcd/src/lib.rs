@@ -15,7 +15,7 @@
 //! ```
 //!
 //! It needs etcd 3.4 or newer with its JSON gateway, which is on unless it is switched off
-//! (`--enable-grpc-gateway=false`). In async code it is used through `dlock_core::aio::Unblock`.
+//! (`--enable-grpc-gateway=false`). With the feature `tokio` the same store is used from async code.
 //! What etcd can promise and what it cannot is said at [`EtcdDatastore`].
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod config;
 mod connection;
 mod endpoints;
 mod error;
+mod findings;
 mod handshake;
 mod held;
 mod operations;

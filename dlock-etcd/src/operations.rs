@@ -10,5 +10,5 @@ pub(crate) mod lease;
 pub(crate) mod listing;
 pub(crate) mod queue;
 pub(crate) mod record;
-mod requests;
+pub(crate) mod requests;
 pub(crate) mod watching;

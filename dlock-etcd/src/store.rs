@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken, Finding,
     HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time, Watch, at_once,
 };
 use dlock_net::{Limits, Pool, call_deadline, deadline_in, r2d2};
@@ -14,6 +14,7 @@ use crate::ConnectionManager;
 #[cfg(feature = "tokio")]
 use crate::aio::Shares;
 use crate::config::{EtcdBuilder, UrlError};
+use crate::findings;
 use crate::held;
 use crate::operations::lease::{GRANULARITY, TTL_MAX, TTL_MIN};
 use crate::operations::{grant, holding, queue};
@@ -191,6 +192,12 @@ impl Inspect for EtcdDatastore {
         self.pool.call(deadline_in(self.call_timeout), |link, _| {
             at_once(held::held(link, prefix, after))
         })
+    }
+
+    /// By the status of each node that the URL names, the members, the alarms, and a transaction
+    /// that changes nothing.
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        findings::findings(&self.pool, self.call_timeout)
     }
 }
 

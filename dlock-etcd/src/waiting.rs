@@ -151,13 +151,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, and then notifies the waiters whose turn may have come.
+    /// Changes the state, and then notifies the waiters whose turn may have come, and the watcher
+    /// if it has something to send.
     fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
         let done = change(&mut state);
-        let woken = state.take_woken();
+        let (woken, has_requests) = (state.take_woken(), state.has_requests());
         drop(state);
         woken.iter().for_each(Signal::notify);
+        if has_requests {
+            self.alert.raise();
+        }
         done
     }
 
@@ -248,12 +252,8 @@ impl Queue for Turn<'_> {
 
     fn waits_behind(&self, watched: Arc<str>, since: i64) {
         let (owner, now) = (self.claim.owner(), Clock::BOOTTIME.now());
-        let sends = self
-            .shared
+        self.shared
             .with_state(|state| state.waits_behind(owner, watched, since, now));
-        if sends {
-            self.shared.alert.raise();
-        }
     }
 
     fn lease_ended(&self, lease: i64) {

@@ -54,6 +54,12 @@ pub(crate) fn push_post(
     push(body);
 }
 
+/// Writes a GET to `request`.
+pub(crate) fn push_get(request: &mut Vec<u8>, (host, path): (&str, &str)) {
+    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    request.extend_from_slice(text.as_bytes());
+}
+
 /// All of the head but the length of the body.
 fn push_start(request: &mut Vec<u8>, (host, path): (&str, &str), token: Option<&str>) {
     let mut push = |text: &str| request.extend_from_slice(text.as_bytes());

@@ -96,6 +96,22 @@ impl EtcdServer {
         })
     }
 
+    /// Adds a learner, a node without a vote, to the cluster of one node that this server is.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start_learner(&self) -> Self {
+        let ports = Ports::free();
+        let peer = format!("http://{}", address(ports.peer));
+        let member = format!(r#"{{"peerURLs":["{peer}"],"isLearner":true}}"#);
+        let answer = self.post("/v3/cluster/member/add", &member);
+        assert!(answer.contains(&peer), "{answer}");
+        let members = [("only", self.ports), ("learner", ports)];
+        let existing = ["--initial-cluster-state", "existing"];
+        Self::start_node("learner", ports, &members, &existing).expect("the learner starts")
+    }
+
     /// Where it listens for clients.
     pub fn address(&self) -> SocketAddr {
         address(self.ports.client)

@@ -1,16 +1,20 @@
 //! What core asks of an async store.
 
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use dlock_core::aio::{AsyncDatastore, AsyncInspect, Boxed};
 use dlock_core::{
-    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
-    HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, ErrorKind, Extension,
+    FencingToken, Finding, HeldBy, HeldPage, Lease, PageMark, ReleaseOutcome, Signal, Watch,
 };
 use dlock_net::deadline_in;
+use tokio::sync::oneshot;
 
 use super::connection::SharedConnection;
 use super::ended;
+use crate::findings;
 use crate::held;
 use crate::operations::{grant, holding, queue};
 use crate::store::EtcdDatastore;
@@ -130,6 +134,19 @@ impl AsyncInspect for EtcdDatastore {
             conversation!(self, deadline_in(self.call_timeout), |server, _| {
                 held::held(server, prefix, after)
             })
+        })
+    }
+
+    /// On a thread of its own, since it asks one node after the other.
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>, DatastoreError>> {
+        Box::pin(async move {
+            let (sender, found) = oneshot::channel();
+            let (pool, call_timeout) = (Arc::clone(&self.pool), self.call_timeout);
+            thread::Builder::new()
+                .name("dlock-findings".to_owned())
+                .spawn(move || sender.send(findings::findings(&pool, call_timeout)))
+                .map_err(|error| DatastoreError::not_executed(ErrorKind::Refused, error))?;
+            found.await.unwrap_or_else(|_| Err(ended()))
         })
     }
 }

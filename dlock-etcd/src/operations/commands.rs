@@ -28,11 +28,13 @@ pub(crate) trait Commands: Send {
 /// A method of the JSON gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
+    Alarms,
     Authenticate,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
     LeaseTimeToLive,
+    Members,
     Range,
     /// Several ranges at the same moment.
     Ranges,
@@ -43,11 +45,13 @@ pub(crate) enum Method {
 impl Method {
     pub(crate) fn path(self) -> &'static str {
         match self {
+            Self::Alarms => "/v3/maintenance/alarm",
             Self::Authenticate => "/v3/auth/authenticate",
             Self::LeaseGrant => "/v3/lease/grant",
             Self::LeaseKeepAlive => "/v3/lease/keepalive",
             Self::LeaseRevoke => "/v3/lease/revoke",
             Self::LeaseTimeToLive => "/v3/lease/timetolive",
+            Self::Members => "/v3/cluster/member/list",
             Self::Range => "/v3/kv/range",
             Self::Status => "/v3/maintenance/status",
             Self::Ranges | Self::Txn => "/v3/kv/txn",
@@ -57,8 +61,10 @@ impl Method {
     pub(crate) fn changes_something(self) -> bool {
         match self {
             Self::LeaseGrant | Self::LeaseKeepAlive | Self::LeaseRevoke | Self::Txn => true,
-            Self::Authenticate
+            Self::Alarms
+            | Self::Authenticate
             | Self::LeaseTimeToLive
+            | Self::Members
             | Self::Range
             | Self::Ranges
             | Self::Status => false,

@@ -37,33 +37,23 @@ fn revoke(shared: &Shared, lease: i64) {
 
 /// Waits for work. Returns `None` when the run is over.
 fn wait(shared: &Shared, run: u64) -> Option<Work> {
-    let mut state = shared.state();
     loop {
         let now = Clock::BOOTTIME.now();
-        match state.next(run, now) {
-            Next::Work(work) => {
-                let woken = state.take_woken();
-                let has_requests = state.has_requests();
-                drop(state);
-                woken.iter().for_each(dlock_core::Signal::notify);
-                if has_requests {
-                    shared.alert.raise();
-                }
-                return Some(work);
-            }
+        match shared.with_state(|state| state.next(run, now)) {
+            Next::Work(work) => return Some(work),
             Next::End(ended) => {
-                drop(state);
                 if let Some(lease) = ended.lease {
                     revoke(shared, lease);
                 }
                 return None;
             }
-            Next::Sleep(until) => {
+            Next::Sleep => {
+                let state = shared.state();
+                let pause = state.pause(run, Clock::BOOTTIME.now());
                 // The condition variable's clock stops while the machine sleeps; ours does not.
-                let pause = now.until(until).min(HEARTBEAT_EVERY);
-                (state, _) = shared
+                let _ = shared
                     .changed
-                    .wait_timeout(state, pause)
+                    .wait_timeout(state, pause.min(HEARTBEAT_EVERY))
                     .unwrap_or_else(PoisonError::into_inner);
             }
         }

@@ -82,6 +82,8 @@ struct Waiter {
     signal: Signal,
     place: Option<Arc<str>>,
     behind: Option<Arc<str>>,
+    /// The revision after that at which it was refused.
+    since: i64,
     /// Until when it claims.
     claims_until: Option<Time>,
     woken_at: Option<Time>,
@@ -127,8 +129,8 @@ pub(super) enum LeaseWork {
 /// What the heartbeat thread does next.
 pub(super) enum Next {
     Work(Work),
-    /// There is nothing to do until then.
-    Sleep(Time),
+    /// There is nothing to do for a while, see [`State::pause`].
+    Sleep,
     /// The lease is not needed any more.
     End(Ended),
 }
@@ -197,6 +199,7 @@ impl State {
             signal: signal.clone(),
             place: None,
             behind: None,
+            since: 0,
             claims_until: None,
             woken_at: None,
             lacks_place: false,
@@ -243,30 +246,26 @@ impl State {
         }
     }
 
-    /// The waiter sleeps until `watched` is deleted, at the revision `since` or later. Returns
-    /// whether the thread that watches has something to send.
+    /// The waiter sleeps until `watched` is deleted, at the revision `since` or later.
     pub(super) fn waits_behind(
         &mut self,
         owner: OwnerToken,
         watched: Arc<str>,
         since: i64,
         now: Time,
-    ) -> bool {
+    ) {
         self.waits_no_more(owner);
         let Some(waiter) = self.waiters.get_mut(&owner) else {
-            return false;
+            return;
         };
-        waiter.behind = Some(Arc::clone(&watched));
+        (waiter.behind, waiter.since) = (Some(Arc::clone(&watched)), since);
         let is_own = self.places.contains_key(&watched);
         let entry = self.watched.entry(Arc::clone(&watched)).or_default();
         entry.waiters.push(owner);
         match &entry.watch {
-            Some(watch) if watch.deleted >= since => {
-                self.wake(owner, now);
-                false
-            }
-            Some(_) => false,
-            None if is_own => false,
+            Some(watch) if watch.deleted >= since => self.wake(owner, now),
+            Some(_) => {}
+            None if is_own => {}
             None => {
                 self.last_watch += 1;
                 let id = self.last_watch;
@@ -277,7 +276,6 @@ impl State {
                     deleted: 0,
                 });
                 self.watches.insert(id, watched);
-                true
             }
         }
     }
@@ -312,7 +310,22 @@ impl State {
         if self.watched.get(place).is_some_and(|it| it.watch.is_none())
             && let Some(watched) = self.watched.remove(place)
         {
-            self.wake_all(&watched.waiters, now);
+            self.next_in_turn(place, &watched.waiters, now);
+        }
+    }
+
+    /// The place before these waiters is gone. They may be the first now: until they claim and
+    /// learn more, they are woken by the key too.
+    fn next_in_turn(&mut self, place: &str, waiters: &[OwnerToken], now: Time) {
+        self.wake_all(waiters, now);
+        let Some(key) = key_of(place).map(Arc::<str>::from) else {
+            return;
+        };
+        for owner in waiters {
+            if let Some(waiter) = self.waiters.get(owner) {
+                let since = waiter.since;
+                self.waits_behind(*owner, Arc::clone(&key), since, now);
+            }
         }
     }
 
@@ -426,7 +439,10 @@ impl State {
                 (watch.since, watch.deleted) = (revision + 1, revision);
             }
             let waiters = mem::take(&mut watched.waiters);
-            self.wake_all(&waiters, now);
+            match is_over {
+                true => self.next_in_turn(&name, &waiters, now),
+                false => self.wake_all(&waiters, now),
+            }
         }
         if is_over {
             self.end_watch(id);
@@ -515,13 +531,21 @@ impl State {
             work.leaves.extend(self.leaves.drain(..count));
         }
         if work.lease.is_none() && work.leaves.is_empty() && !work.sweeps {
-            let leave_at = match self.leaves.is_empty() {
-                true => Time::MAX,
-                false => self.due.leave,
-            };
-            return Next::Sleep(self.due.heartbeat.min(leave_at));
+            return Next::Sleep;
         }
         Next::Work(work)
+    }
+
+    /// How long there is nothing to do.
+    pub(super) fn pause(&self, run: u64, now: Time) -> Duration {
+        let leave = match self.leaves.is_empty() {
+            true => Time::MAX,
+            false => self.due.leave,
+        };
+        match self.runs(run) {
+            true => now.until(self.due.heartbeat.min(self.due.sweep).min(leave)),
+            false => Duration::ZERO,
+        }
     }
 
     /// Waiters that do not claim in their turn lose their places.
@@ -553,3 +577,6 @@ impl State {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

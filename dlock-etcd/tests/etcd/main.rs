@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod costs;
 mod faults;
+mod findings;
 mod promises;
 mod queue;
 mod queue_faults;

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// A server on which `app` may use the keys that begin with `dlock:`, and nothing else.
-fn server_with_users() -> EtcdServer {
+pub(crate) fn server_with_users() -> EtcdServer {
     let server = EtcdServer::start();
     let permission = json!({
         "permType": "READWRITE", "key": base64("dlock:"), "range_end": base64("dlock;"),
@@ -32,7 +32,7 @@ fn server_with_users() -> EtcdServer {
     server
 }
 
-fn store_of(login: &str, server: &EtcdServer) -> EtcdDatastore {
+pub(crate) fn store_of(login: &str, server: &EtcdServer) -> EtcdDatastore {
     store_at(&format!("etcd://{login}@{}", server.address()))
 }
 

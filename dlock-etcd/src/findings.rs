@@ -61,17 +61,28 @@ pub(crate) fn findings(
         .into_iter()
         .find(|node| node.has_leader() && !node.is_learner());
     if let Some(mut node) = speaker {
-        findings.extend(node.of_cluster(named)?);
+        match node.of_cluster(named) {
+            Ok(of_cluster) => findings.extend(of_cluster),
+            Err(error) => findings.push(no_majority(node.connection.peer(), &error)),
+        }
     }
     Ok(findings)
 }
 
 fn no_answer(peer: &str, error: &DatastoreError) -> Finding {
     Finding::danger(
-        format!("{peer} does not answer: {error}"),
+        format!("{peer} cannot be asked: {error}"),
         "the cluster survives the loss of fewer nodes now; without a majority nothing is granted, \
          extended or released",
         "start the node, or take it out of the cluster and the URL",
+    )
+}
+
+fn no_majority(peer: &str, error: &DatastoreError) -> Finding {
+    Finding::danger(
+        format!("{peer} cannot reach the majority of the cluster: {error}"),
+        "nothing is granted, extended or released",
+        "see to the network between the nodes, and that a majority of them runs",
     )
 }
 
@@ -109,7 +120,9 @@ impl Node {
     }
 
     fn has_leader(&self) -> bool {
-        number(&self.status["leader"]) != 0
+        // Zeros are left out.
+        let leader = self.status["leader"].as_str();
+        leader.is_some_and(|leader| leader != "0")
     }
 
     fn is_learner(&self) -> bool {
@@ -187,9 +200,12 @@ impl Node {
         };
         let alarms = answer["alarms"].as_array().map_or(&[][..], Vec::as_slice);
         let name = |alarm: &Value| {
-            let id = number(&alarm["memberID"]);
+            let id = alarm["memberID"].as_str().unwrap_or_default();
             let member = members.iter().find(|member| member.id == id);
-            member.map_or_else(|| format!("member {id:x}"), |member| member.name.clone())
+            member.map_or_else(
+                || format!("the member {}", escaped(id)),
+                |member| member.name.clone(),
+            )
         };
         Ok(alarms
             .iter()
@@ -200,7 +216,8 @@ impl Node {
 
 /// A member of the cluster.
 struct Member {
-    id: i64,
+    /// As the gateway writes it: it may be greater than a number of ours.
+    id: String,
     name: String,
     votes: bool,
 }
@@ -209,7 +226,7 @@ impl Member {
     fn all(answer: &Value) -> Vec<Self> {
         let members = answer["members"].as_array().map_or(&[][..], Vec::as_slice);
         let member = |member: &Value| Member {
-            id: number(&member["ID"]),
+            id: member["ID"].as_str().unwrap_or_default().to_owned(),
             name: escaped(member["name"].as_str().unwrap_or_default()).into_owned(),
             votes: member["isLearner"] != json!(true),
         };
@@ -345,7 +362,7 @@ mod tests {
     fn a_cluster_that_stops_with_one_node_is_found() {
         let found = |votes: &[bool]| {
             let member = |votes: &bool| Member {
-                id: 1,
+                id: "1".to_owned(),
                 name: "a".to_owned(),
                 votes: *votes,
             };

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken, Finding,
-    HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time, Watch, at_once,
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
+    Finding, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time,
+    Watch, at_once,
 };
 use dlock_net::{Limits, Pool, call_deadline, deadline_in, r2d2};
 
@@ -120,8 +121,9 @@ impl Datastore for EtcdDatastore {
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
         self.characteristics().check_ttl(ttl)?;
         let deadline = self.deadline(lease.claim());
-        self.pool
-            .call_urgent(deadline, |link, _| at_once(holding::extend(link, lease, ttl)))
+        self.pool.call_urgent(deadline, |link, _| {
+            at_once(holding::extend(link, lease, ttl))
+        })
     }
 
     fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {

@@ -89,12 +89,9 @@ impl Waiters {
     /// What the claim, which is about to be made by a call that ends at `end`, must know of the
     /// queue; `None` if it does not wait.
     pub(crate) fn turn<'a>(&'a self, claim: &'a Claim, end: Time) -> Option<Turn<'a>> {
-        // A claim that only tries, which is most of them, finds that out without a look at anything
-        // shared.
-        claim.deadline()?;
+        // Where nobody has waited yet, that is all.
         let shared = self.shared.get()?;
-        let waits =
-            self.pid == ProcessId::current() && shared.state().claims(claim.owner(), end);
+        let waits = self.pid == ProcessId::current() && shared.state().claims(claim.owner(), end);
         waits.then_some(Turn { shared, claim })
     }
 
@@ -112,8 +109,8 @@ impl Waiters {
         if let Some(shared) = self.shared.get() {
             return Ok(shared);
         }
-        let alert =
-            Alert::new().map_err(|error| DatastoreError::not_executed(ErrorKind::Refused, error))?;
+        let alert = Alert::new()
+            .map_err(|error| DatastoreError::not_executed(ErrorKind::Refused, error))?;
         Ok(self.shared.get_or_init(|| {
             Arc::new(Shared {
                 pool: Arc::clone(&self.pool),
@@ -202,9 +199,7 @@ impl Shared {
             let (watcher, heartbeat) = (Arc::clone(self), Arc::clone(self));
             let started = thread("dlock-heartbeat")
                 .spawn(move || heartbeat::run(&heartbeat, run))
-                .and_then(|_| {
-                    thread("dlock-watcher").spawn(move || watcher::run(&watcher, run))
-                });
+                .and_then(|_| thread("dlock-watcher").spawn(move || watcher::run(&watcher, run)));
             if let Err(error) = started {
                 let ended = state.end(run);
                 drop(state);

@@ -243,7 +243,10 @@ fn trailer(received: &[u8]) -> io::Result<Option<usize>> {
 
 /// The first line, without its CRLF or LF, and its length with it.
 fn line(received: &[u8]) -> io::Result<Option<(&[u8], usize)>> {
-    let end = received.iter().take(MAX_LINE + 1).position(|byte| *byte == b'\n');
+    let end = received
+        .iter()
+        .take(MAX_LINE + 1)
+        .position(|byte| *byte == b'\n');
     match end {
         Some(end) => {
             let line = &received[..end];

@@ -59,7 +59,8 @@ impl Alert {
         #[cfg(unix)]
         let _ = (&self.raise).write(&[1]);
         #[cfg(not(unix))]
-        self.raised.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.raised
+            .store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Waits until bytes arrive on `socket`, the alert is raised, or it is `until` on
@@ -113,7 +114,10 @@ impl Alert {
         socket: Option<&Socket>,
         left: std::time::Duration,
     ) -> io::Result<Option<Awaited>> {
-        if self.raised.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        if self
+            .raised
+            .swap(false, std::sync::atomic::Ordering::Relaxed)
+        {
             return Ok(Some(Awaited::Raised));
         }
         std::thread::sleep(left.min(std::time::Duration::from_millis(10)));
@@ -149,7 +153,10 @@ mod tests {
 
         // Raised before the wait, any number of times, it ends one wait.
         (0..1_000_000).for_each(|_| alert.raise());
-        assert_eq!(alert.wait(None, deadline_in(LONG)).unwrap(), Awaited::Raised);
+        assert_eq!(
+            alert.wait(None, deadline_in(LONG)).unwrap(),
+            Awaited::Raised
+        );
         let soon = deadline_in(Duration::from_millis(20));
         assert_eq!(alert.wait(None, soon).unwrap(), Awaited::TimedOut);
 

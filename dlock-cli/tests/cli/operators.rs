@@ -133,11 +133,7 @@ fn status_shows_who_holds_a_lock_and_exits_with_0_either_way() {
 #[test]
 fn status_counts_who_waits() {
     let stores = Stores::start();
-    for url in [
-        stores.place.store(),
-        stores.redis.url(),
-        stores.etcd.url(),
-    ] {
+    for url in [stores.place.store(), stores.redis.url(), stores.etcd.url()] {
         let holder = held(&stores.place, &url, "job", "");
         let mut waiter = run_after(&url, "job", "true");
         wait_until("the waiter in the queue", || {

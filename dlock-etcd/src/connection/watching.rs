@@ -41,11 +41,7 @@ impl Watching {
     /// # Errors
     ///
     /// If the connection has broken.
-    pub(crate) fn send(
-        &mut self,
-        lines: &[String],
-        deadline: Time,
-    ) -> Result<(), DatastoreError> {
+    pub(crate) fn send(&mut self, lines: &[String], deadline: Time) -> Result<(), DatastoreError> {
         for line in lines {
             push_line(&mut self.request, line);
         }

@@ -123,9 +123,15 @@ impl Seen {
     /// From the last of the responses of a transaction, which are those to [`reads`].
     pub(super) fn of(answer: &Value, place: Option<&str>) -> Self {
         let count = if place.is_some() { 3 } else { 2 };
-        let responses = answer["responses"].as_array().map_or(&[][..], Vec::as_slice);
+        let responses = answer["responses"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
         let reads = &responses[responses.len().saturating_sub(count)..];
-        let read = |at: usize| reads.get(at).map_or(&Value::Null, |read| &read["response_range"]);
+        let read = |at: usize| {
+            reads
+                .get(at)
+                .map_or(&Value::Null, |read| &read["response_range"])
+        };
         Seen {
             found: Found::of_range(read(0)),
             before: Before::of(&read(1)["kvs"][0]),
@@ -181,7 +187,9 @@ pub(super) async fn enter<C: Commands>(
     }});
     let mut requests = vec![put];
     requests.extend(reads(claim.key(), Some(place)));
-    let answer = server.ask(Method::Txn, &json!({"success": requests})).await?;
+    let answer = server
+        .ask(Method::Txn, &json!({"success": requests}))
+        .await?;
     Ok(Seen::of(&answer, Some(place)))
 }
 
@@ -209,10 +217,7 @@ pub(crate) async fn leave<C: Commands>(
 /// # Errors
 ///
 /// Not executed.
-pub(crate) async fn count<C: Commands>(
-    server: &mut C,
-    key: &str,
-) -> Result<usize, DatastoreError> {
+pub(crate) async fn count<C: Commands>(server: &mut C, key: &str) -> Result<usize, DatastoreError> {
     let mut body = range_before(key, None);
     body["count_only"] = json!(true);
     let answer = server.ask(Method::Range, &body).await?;
@@ -249,7 +254,10 @@ mod tests {
             {"response_range": {"kvs": [{"key": bytes(&place)}]}},
         ]});
         let seen = Seen::of(&answer, Some(&place));
-        assert_eq!((seen.found, seen.has_place, seen.revision), (Found::Nothing, true, 9));
+        assert_eq!(
+            (seen.found, seen.has_place, seen.revision),
+            (Found::Nothing, true, 9)
+        );
         let before = seen.before.unwrap();
         assert_eq!(&*before.place, "dlock:a waits 1 x");
         assert_eq!(before.holder, "me");

@@ -237,7 +237,10 @@ impl State {
         let Some(waiter) = self.waiters.get_mut(&owner) else {
             return;
         };
-        let (before, end) = (waiter.place.replace(Arc::clone(&place)), waiter.claims_until);
+        let (before, end) = (
+            waiter.place.replace(Arc::clone(&place)),
+            waiter.claims_until,
+        );
         self.places.insert(place, owner);
         // The server has lost it, or does not have it yet.
         if let Some(before) = before {
@@ -576,7 +579,6 @@ impl State {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -78,7 +78,9 @@ impl Lines {
 }
 
 fn refused(status: u16) -> io::Error {
-    malformed(&format!("a watch was answered with the HTTP status {status}"))
+    malformed(&format!(
+        "a watch was answered with the HTTP status {status}"
+    ))
 }
 
 #[cfg(test)]

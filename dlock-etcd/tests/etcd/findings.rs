@@ -45,10 +45,14 @@ const ONE_NODE: &str = "warning: the cluster has one node";
 #[test]
 fn nothing_is_found_in_a_cluster_of_three_nodes_that_are_all_named() {
     let cluster = EtcdCluster::start();
-    finds(&store_at(&cluster.url()), &[]);
-    let one = format!("etcd://{}", cluster.addresses()[0]);
+    // On a machine with too much to do there may be an election.
+    let all = store_at(&cluster.url());
+    eventually("nothing is found", || found(&all).is_empty().then_some(()));
+    let one = store_at(&format!("etcd://{}", cluster.addresses()[0]));
     let few = "warning: the URL has 1 of the cluster's 3 nodes";
-    finds(&store_at(&one), &[few]);
+    eventually("only the short URL is found", || {
+        (found(&one) == [few]).then_some(())
+    });
 }
 
 #[test]
@@ -56,7 +60,11 @@ fn nodes_that_are_down_are_found_and_those_that_have_no_leader_then() {
     let mut cluster = EtcdCluster::start();
     let store = store_at(&cluster.url());
     cluster.node_mut(0).kill();
-    finds(&store, &["danger: 127.0.0.1 … does not answer"]);
+    // If it was the leader, there is an election before.
+    eventually("only the node that is down is found", || {
+        let found = found(&store);
+        (found.len() == 1 && found[0].contains("cannot be asked")).then_some(())
+    });
     cluster.node_mut(1).kill();
     eventually("the last node has no leader", || {
         let found = found(&store);
@@ -84,9 +92,8 @@ fn a_learner_is_found() {
     );
     let store = store_at(&url);
     eventually("the learner is found", || {
-        found(&store).contains(&is_learner).then_some(())
+        (found(&store) == [is_learner.as_str(), ONE_NODE]).then_some(())
     });
-    finds(&store, &[&is_learner, ONE_NODE]);
 }
 
 fn put(server: &EtcdServer, name: &str) -> Value {
@@ -97,7 +104,7 @@ fn put(server: &EtcdServer, name: &str) -> Value {
 
 #[test]
 fn a_database_that_is_nearly_full_is_found() {
-    // The file doubles: it has 4 MiB, which are 83 %.
+    // The file doubles: it has 4 MiB after 2, or a little more.
     let server = EtcdServer::start_with(&["--quota-backend-bytes", "5000000"]);
     let store = store(&server);
     finds(&store, &[ONE_NODE]);
@@ -108,7 +115,7 @@ fn a_database_that_is_nearly_full_is_found() {
         assert_eq!(answer["error"], Value::Null, "{answer}");
         (found(&store).len() > 1).then_some(())
     });
-    let nearly = "warning: the database of … 83 % of its quota of 5000000 bytes";
+    let nearly = "warning: the database of … % of its quota of 5000000 bytes";
     finds(&store, &[nearly, ONE_NODE]);
 }
 
@@ -137,7 +144,8 @@ fn a_user_without_the_right_to_write_locks_is_found() {
     let path = "/v3/auth/role/revoke";
     let answer = server.post_as(token.as_str().unwrap(), path, &revoke.to_string());
     assert!(!answer.contains("error"), "{answer}");
-    let no_right = "danger: this user may not write keys that start with dlock: … permission denied";
+    let no_right =
+        "danger: this user may not write keys that start with dlock: … permission denied";
     finds(
         &store_of("app:s3cret%2F%40", &server),
         &[no_right, ONE_NODE],
@@ -145,7 +153,9 @@ fn a_user_without_the_right_to_write_locks_is_found() {
     let no_login = "danger: this user may not write keys … user name is empty";
     let findings = found(&store(&server));
     assert!(
-        no_login.split(" … ").all(|words| findings[0].contains(words)),
+        no_login
+            .split(" … ")
+            .all(|words| findings[0].contains(words)),
         "{findings:?}"
     );
 }

@@ -141,7 +141,11 @@ fn a_waiter_that_does_not_claim_in_its_turn_loses_its_place() {
     let Next::Work(work) = state.next(1, later(4)) else {
         panic!("a heartbeat is due")
     };
-    let left: Vec<_> = work.leaves.iter().map(|leave| leave.place.clone()).collect();
+    let left: Vec<_> = work
+        .leaves
+        .iter()
+        .map(|leave| leave.place.clone())
+        .collect();
     assert_eq!(left, [place(2)]);
     assert_eq!(state.place(waiters[0].0), Some(place(1)), "it claims");
     assert_eq!(state.place(waiters[1].0), None);

@@ -107,10 +107,7 @@ fn threads_and_tasks_wait_in_one_queue_with_one_lease() {
     });
     thread.join().unwrap();
     drop(report);
-    assert_eq!(
-        served_first.iter().collect::<Vec<_>>(),
-        ["thread", "task"]
-    );
+    assert_eq!(served_first.iter().collect::<Vec<_>>(), ["thread", "task"]);
 }
 
 #[test]

@@ -26,6 +26,9 @@ mod connection;
 mod endpoints;
 mod error;
 mod findings;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod held;
 mod operations;

@@ -1,5 +1,7 @@
 //! The store: chooses the connection and the deadline of each call.
 
+mod batch;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::held;
 use crate::operations::lease::{GRANULARITY, TTL_MAX, TTL_MIN};
 use crate::operations::{grant, holding, queue};
 use crate::waiting::Waiters;
+pub(crate) use batch::BATCH;
 
 /// Within what tokens rise.
 const FENCING: &str = "of one cluster, until it is restored from a snapshot or replaced";
@@ -141,6 +144,7 @@ impl Datastore for EtcdDatastore {
             .with_fencing(FENCING)
             .with_call_timeout(self.call_timeout)
             .with_wakes()
+            .with_batch(BATCH)
     }
 
     /// Ends the leases that the claim took, or would have taken, and deletes its key. A request
@@ -159,6 +163,11 @@ impl Datastore for EtcdDatastore {
     /// `None` in a forked child.
     fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
         self.waiters.watch(claim, signal, self.call_timeout)
+    }
+
+    /// Eight at a time.
+    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        self.extend_side_by_side(leases)
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {

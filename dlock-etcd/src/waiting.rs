@@ -102,7 +102,7 @@ impl Waiters {
             return None;
         }
         let now = Clock::BOOTTIME.now();
-        shared.with_state(|state| state.leave(claim.owner(), now))
+        shared.with_state(|state| state.gives_up(claim.owner(), now))
     }
 
     fn shared(&self) -> Result<&Arc<Shared>, DatastoreError> {
@@ -222,6 +222,7 @@ impl Shared {
         let left = self
             .pool
             .call_urgent(deadline, |link, _| at_once(queue::leave(link, &places)));
+        self.state().left(&places);
         if left.is_err() {
             let [place] = places;
             drop(self.with_state(|state| state.leaves_later(place, None)));

@@ -158,6 +158,9 @@ fn head(received: &[u8]) -> io::Result<Option<(Head, usize)>> {
     let mut response = Response::new(&mut fields);
     let parsed = response.parse(received);
     match parsed.map_err(|error| malformed(&error.to_string()))? {
+        Status::Complete(length) if length > MAX_HEAD => {
+            Err(malformed("the head of the answer is too long"))
+        }
         Status::Complete(length) => {
             let head = Head::of(&response).ok_or_else(|| malformed("the answer has no length"))?;
             match head.length {

@@ -1,6 +1,8 @@
 //! What core asks of an async store.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use super::ended;
 use crate::findings;
 use crate::held;
 use crate::operations::{grant, holding, queue};
-use crate::store::EtcdDatastore;
+use crate::store::{BATCH, EtcdDatastore};
 
 /// Holds a conversation, which may run twice. An async closure would do as well, but a future that
 /// has one in it and borrows is not known to be `Send`.
@@ -87,6 +89,20 @@ impl AsyncDatastore for EtcdDatastore {
         })
     }
 
+    /// Eight at a time, each over a connection of its own.
+    async fn extend_many(
+        &self,
+        leases: &[(Lease, Duration)],
+    ) -> Vec<Result<Extension, DatastoreError>> {
+        let mut answers = Vec::with_capacity(leases.len());
+        for batch in leases.chunks(BATCH) {
+            let calls = batch.iter();
+            let calls = calls.map(|(lease, ttl)| AsyncDatastore::extend(self, lease, *ttl));
+            answers.extend(side_by_side(calls).await);
+        }
+        answers
+    }
+
     async fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
         self.waiters.watch_without_blocking(claim, signal).await
     }
@@ -94,6 +110,30 @@ impl AsyncDatastore for EtcdDatastore {
     fn inspect(&self) -> Option<&dyn AsyncInspect> {
         Some(self)
     }
+}
+
+/// Polls all futures until each has its outcome. Returns those in order.
+async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut futures: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|cx| {
+        let mut is_ready = true;
+        for (future, outcome) in &mut futures {
+            if outcome.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(done) => *outcome = Some(done),
+                    Poll::Pending => is_ready = false,
+                }
+            }
+        }
+        if is_ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    let outcomes = futures.into_iter().filter_map(|(_, outcome)| outcome);
+    outcomes.collect()
 }
 
 impl AsyncInspect for EtcdDatastore {

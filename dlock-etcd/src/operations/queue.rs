@@ -38,6 +38,11 @@ pub(crate) fn key_of(name: &str) -> Option<&str> {
     name.split_once(WAITS).map(|(key, _)| key)
 }
 
+/// The owner token of a place.
+pub(crate) fn owner_of(place: &str) -> Option<OwnerToken> {
+    OwnerToken::from_hex(place.rsplit_once(' ')?.1)
+}
+
 /// What is after all places of `key`, and before all keys that follow.
 pub(crate) fn after_places(key: &str) -> String {
     format!("{key}{WAITS_END}")
@@ -240,6 +245,7 @@ mod tests {
         for place in &places {
             assert!(first.as_str() < &**place && **place < *end);
             assert_eq!(key_of(place), Some("dlock:a"));
+            assert_eq!(owner_of(place), Some(owner()));
         }
         assert!("dlock:a" < first.as_str() && end.as_str() < "dlock:a!");
         assert_eq!(key_of("dlock:a"), None);

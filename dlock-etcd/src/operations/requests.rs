@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 /// Bytes as etcd's JSON has them.
-pub(super) fn bytes(text: &str) -> String {
+pub(crate) fn bytes(text: &str) -> String {
     STANDARD.encode(text)
 }
 

@@ -84,6 +84,7 @@ fn carry_out(shared: &Shared, run: u64, work: Work) {
 
 fn leave(shared: &Shared, places: Vec<Arc<str>>) {
     let left = call(shared, |link| at_once(queue::leave(link, &places)));
+    shared.state().left(&places);
     if left.is_err_and(|error| error.is_transient()) {
         let now = Clock::BOOTTIME.now();
         shared.with_state(|state| state.leave_failed(places, now));

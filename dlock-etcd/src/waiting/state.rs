@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dlock_core::{Leaving, OwnerToken, Signal, Time};
 
-use crate::operations::queue::{BATCH, key_of};
+use crate::operations::queue::{BATCH, key_of, owner_of};
 use crate::operations::watching;
 
 /// How often the lease of the waiters is renewed.
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) lease: Lease,
     /// Places that were given up.
     leaves: Vec<Leave>,
+    /// The same, until it is known that they are deleted.
+    left: HashMap<OwnerToken, Arc<str>>,
     due: Due,
     /// Until when a request may be carried out that makes a place for a waiter that has left.
     doubt: Option<Time>,
@@ -172,6 +174,7 @@ impl State {
 
     fn ended(&mut self) -> Ended {
         self.running = false;
+        self.left.clear();
         self.watched.clear();
         self.watches.clear();
         self.requests.clear();
@@ -305,7 +308,22 @@ impl State {
         self.place_is_gone(&place, now);
         // It leaves in the middle of a claim.
         self.doubt = self.doubt.max(waiter.claims_until);
+        self.left.insert(owner, Arc::clone(&place));
         Some(place)
+    }
+
+    /// The same for a claim that is given up, which may have left already, while its place is still
+    /// to be deleted. Now the caller deletes it.
+    pub(super) fn gives_up(&mut self, owner: OwnerToken, now: Time) -> Option<Arc<str>> {
+        self.leave(owner, now);
+        self.left.remove(&owner)
+    }
+
+    /// Places are deleted, or will be by others.
+    pub(super) fn left(&mut self, places: &[Arc<str>]) {
+        for owner in places.iter().filter_map(|place| owner_of(place)) {
+            self.left.remove(&owner);
+        }
     }
 
     fn place_is_gone(&mut self, place: &str, now: Time) {
@@ -335,6 +353,9 @@ impl State {
     /// The place is to be deleted by the heartbeat thread.
     pub(super) fn leaves_later(&mut self, place: Arc<str>, leaving: Option<Leaving>) -> Ended {
         // Without the thread it ends with its lease.
+        if !self.running {
+            self.left(std::slice::from_ref(&place));
+        }
         let leave = Leave { place, leaving };
         let left = match self.leaves.len() < LEAVES_KEPT && self.running {
             true => {

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "tokio")]
 mod aio;
+mod batches;
 mod cluster;
 mod conformance;
 mod costs;

@@ -192,3 +192,21 @@ fn the_threads_end_with_the_lease_a_while_after_the_last_waiter() {
     assert!(!state.is_running() && !state.runs(1));
     assert_eq!(state.start(later(13)), Some(2));
 }
+
+#[test]
+fn a_claim_that_is_given_up_while_its_place_is_to_be_deleted_deletes_it_itself() {
+    let (mut state, waiters) = state(1);
+    let owner = waiters[0].0;
+    refused(&mut state, owner, 1, KEY);
+    let own = crate::operations::queue::place(KEY, 1, owner);
+    state.enters(owner, own.clone(), NOW);
+    assert_eq!(state.leave(owner, NOW), Some(own.clone()));
+    assert_eq!(state.gives_up(owner, NOW), Some(own.clone()));
+    assert_eq!(state.gives_up(owner, NOW), None);
+
+    state.enter(owner, &Signal::new());
+    state.enters(owner, own.clone(), NOW);
+    assert_eq!(state.leave(owner, NOW), Some(own.clone()));
+    state.left(&[own]);
+    assert_eq!(state.gives_up(owner, NOW), None, "it is deleted");
+}

@@ -82,3 +82,28 @@ fn calls_outside_of_any_runtime_lead_to_the_same_locks() {
         ours(runtime.block_on(releases(&store, &lease)));
     }
 }
+
+#[test]
+fn many_leases_are_extended_over_eight_connections_at_a_time() {
+    for runtime in runtimes() {
+        runtime.block_on(async {
+            let (proxy, store) = through_a_proxy_to(server()).await;
+            let mut leases = Vec::new();
+            for number in 0..20 {
+                leases.push(taken(&store, &key(&format!("aio-batch-{number}"))).await);
+            }
+            assert_eq!(
+                proxy.counts().connections,
+                0,
+                "they came one after the other"
+            );
+            let calls: Vec<_> = leases.iter().map(|lease| (lease.clone(), LONG)).collect();
+            let extensions = AsyncDatastore::extend_many(&store, &calls).await;
+            assert_eq!(extensions.len(), leases.len());
+            for (extension, lease) in extensions.into_iter().zip(&leases) {
+                assert_eq!(extended(extension).fence, lease.fence());
+            }
+            assert_eq!(proxy.counts().connections, 7);
+        });
+    }
+}

@@ -254,8 +254,8 @@ fn leader(has_leader: bool, peer: &str) -> Option<Finding> {
     (!has_leader).then(|| {
         Finding::danger(
             format!("{peer} has no leader"),
-            "it is cut off from the majority of its cluster, or an election is under way: it grants \
-             nothing",
+            "it is cut off from the majority of its cluster, or an election is under way: it \
+             grants nothing",
             "see to the network between the nodes, and that a majority of them runs",
         )
     })

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! It needs etcd 3.4 or newer with its JSON gateway, which is on unless it is switched off
-//! (`--enable-grpc-gateway=false`). With the feature `tokio` the same store is used from async code.
-//! What etcd can promise and what it cannot is said at [`EtcdDatastore`].
+//! (`--enable-grpc-gateway=false`). With the feature `tokio` the same store is used from async
+//! code. What etcd can promise and what it cannot is said at [`EtcdDatastore`].
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "tokio")]

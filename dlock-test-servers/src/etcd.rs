@@ -151,8 +151,8 @@ impl EtcdServer {
         ask_with(port, &head, "POST", path, body).expect("the etcd server answers")
     }
 
-    /// A count that it keeps for operators, such as `etcd_debugging_mvcc_range_total`; 0 if there is
-    /// none of this name.
+    /// A count that it keeps for operators, such as `etcd_debugging_mvcc_range_total`; 0 if there
+    /// is none of this name.
     ///
     /// # Panics
     ///

@@ -116,6 +116,7 @@ pub(crate) fn parse(received: &[u8]) -> io::Result<Option<(Answer, usize)>> {
 /// # Errors
 ///
 /// As [`parse`].
+#[cfg(any(test, fuzzing, feature = "tokio"))]
 pub(crate) fn split(received: &[u8]) -> io::Result<Option<usize>> {
     Ok(walk(received, |_| {})?.map(|(_, length)| length))
 }

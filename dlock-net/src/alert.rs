@@ -138,7 +138,6 @@ impl fmt::Debug for Alert {
 mod tests {
     use super::*;
     use crate::{Endpoint, deadline_in};
-    use std::io::Write as _;
     use std::net::TcpListener;
     use std::thread;
     use std::time::Duration;

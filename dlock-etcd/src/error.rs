@@ -71,6 +71,7 @@ mod code {
 }
 
 /// An error that the server answered.
+#[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) error: DatastoreError,
     /// Whether another node, or another login, may answer better.
@@ -138,7 +139,7 @@ fn no_login(peer: &str, text: &str) -> Problem {
 }
 
 /// The error of an answer in plain text, which the gateway gives before it asks etcd.
-pub(crate) fn plain_answer(peer: &str, status: u16, body: &[u8]) -> Option<DatastoreError> {
+pub(crate) fn plain_answer(peer: &str, status: u16, body: &[u8]) -> Option<Answered> {
     let peer = peer.to_owned();
     let (kind, problem) = match status {
         NOT_FOUND => (ErrorKind::Unsupported, Problem::NoGateway { peer }),
@@ -147,7 +148,10 @@ pub(crate) fn plain_answer(peer: &str, status: u16, body: &[u8]) -> Option<Datas
         }
         _ => return None,
     };
-    Some(DatastoreError::not_executed(kind, problem))
+    Some(Answered {
+        error: DatastoreError::not_executed(kind, problem),
+        ends_connection: false,
+    })
 }
 
 /// The same error of a first request with a hint, if it is what a node that expects TLS does with a

@@ -1,7 +1,7 @@
 //! What is asked before the first call: whether the node has a leader, and of which cluster it is;
 //! and the login.
 
-use dlock_core::{DatastoreError, ErrorKind};
+use dlock_core::{DatastoreError, ErrorKind, at_once};
 use dlock_net::nothing_was_done;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ pub(crate) fn check_node(
     connection: &mut Connection,
     has_login: bool,
 ) -> Result<(), DatastoreError> {
-    let status = match connection.ask(Method::Status, &json!({})) {
+    let status = match at_once(connection.ask(Method::Status, &json!({}))) {
         Ok(status) => status,
         // Some versions say this only to those who have logged in; the calls find out the rest.
         Err(error) if error.kind() == ErrorKind::Refused && has_login => return Ok(()),
@@ -46,7 +46,7 @@ pub(crate) fn check_node(
 /// Not executed.
 pub(crate) fn log_in(connection: &mut Connection, login: &Login) -> Result<(), DatastoreError> {
     let body = json!({"name": login.user, "password": login.password});
-    let answer = match connection.ask(Method::Authenticate, &body) {
+    let answer = match at_once(connection.ask(Method::Authenticate, &body)) {
         Ok(answer) => answer,
         // That of a cluster without users.
         Err(error) if error.kind() == ErrorKind::Stale => return Ok(()),

@@ -9,13 +9,13 @@ use crate::operations::listing;
 const AFTER: &str = "after ";
 
 /// One page, see [`dlock_core::Inspect::held`].
-pub(crate) fn held<C: Commands>(
+pub(crate) async fn held<C: Commands>(
     server: &mut C,
     prefix: &str,
     after: Option<&PageMark>,
 ) -> Result<HeldPage, DatastoreError> {
     let after = after.map(|mark| last_key(mark, prefix)).transpose()?;
-    let page = listing::page(server, prefix, after)?;
+    let page = listing::page(server, prefix, after).await?;
     let next = page
         .last
         .map(|last| PageMark::new(format!("{AFTER}{last}")));

@@ -15,19 +15,26 @@
 //! ```
 //!
 //! It needs etcd 3.4 or newer with its JSON gateway, which is on unless it is switched off
-//! (`--enable-grpc-gateway=false`). In async code it is used through `dlock_core::aio::Unblock`.
-//! What etcd can promise and what it cannot is said at [`EtcdDatastore`].
+//! (`--enable-grpc-gateway=false`). With the feature `tokio` the same store is used from async
+//! code. What etcd can promise and what it cannot is said at [`EtcdDatastore`].
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod aio;
 mod config;
 mod connection;
 mod endpoints;
 mod error;
+mod findings;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod held;
 mod operations;
 mod pool;
 mod store;
+mod waiting;
 mod wire;
 
 pub use config::{EtcdBuilder, UrlError};

@@ -1,4 +1,5 @@
-//! What a claim, an extend and a release are in etcd's terms: leases, and transactions on one key.
+//! What a claim, an extend and a release are in etcd's terms: leases, and transactions on a key and
+//! the places of its waiters.
 //!
 //! They ask through [`commands::Commands`] and know no socket.
 
@@ -7,5 +8,7 @@ pub(crate) mod grant;
 pub(crate) mod holding;
 pub(crate) mod lease;
 pub(crate) mod listing;
+pub(crate) mod queue;
 pub(crate) mod record;
-mod requests;
+pub(crate) mod requests;
+pub(crate) mod watching;

@@ -124,22 +124,55 @@ impl ConnectionManager {
     /// Connects to one node, which must show by `node_deadline` that it has a leader.
     fn open(
         &self,
-        (number, endpoint): (usize, &Endpoint),
+        node: (usize, &Endpoint),
         node_deadline: Time,
         deadline: Time,
     ) -> Result<Connection, DatastoreError> {
-        let wire = Wire::new(self.streams().open(endpoint, node_deadline)?, endpoint);
-        let mut connection = Connection::new(wire, number, Arc::clone(&self.endpoints));
-        let checked = handshake::check_node(&mut connection, self.login.is_some());
+        let mut connection = self.dial(node, node_deadline)?;
+        let checked = handshake::check_node(&mut connection, self.has_login());
         match self.speaks_tls {
             true => checked,
             false => checked.map_err(perhaps_tls),
         }?;
         connection.set_deadline(deadline);
-        if let Some(login) = &self.login {
-            handshake::log_in(&mut connection, login)?;
-        }
+        self.log_in(&mut connection)?;
         Ok(connection)
+    }
+
+    /// Connects to one node, whatever it says of itself.
+    pub(crate) fn open_unchecked(
+        &self,
+        node: (usize, &Endpoint),
+        deadline: Time,
+    ) -> Result<Connection, DatastoreError> {
+        let mut connection = self.dial(node, deadline)?;
+        self.log_in(&mut connection)?;
+        Ok(connection)
+    }
+
+    fn dial(
+        &self,
+        (number, endpoint): (usize, &Endpoint),
+        deadline: Time,
+    ) -> Result<Connection, DatastoreError> {
+        let wire = Wire::new(self.streams().open(endpoint, deadline)?, endpoint);
+        Ok(Connection::new(wire, number, Arc::clone(&self.endpoints)))
+    }
+
+    fn log_in(&self, connection: &mut Connection) -> Result<(), DatastoreError> {
+        match &self.login {
+            Some(login) => handshake::log_in(connection, login),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn has_login(&self) -> bool {
+        self.login.is_some()
+    }
+
+    /// The nodes with their numbers, in the order of the URL.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (usize, &Endpoint)> {
+        self.endpoints.all().iter().enumerate()
     }
 }
 
@@ -172,7 +205,7 @@ impl Connect for ConnectionManager {
     }
 }
 
-fn no_nodes() -> DatastoreError {
+pub(crate) fn no_nodes() -> DatastoreError {
     DatastoreError::not_executed(dlock_core::ErrorKind::Invalid, "the URL names no node")
 }
 

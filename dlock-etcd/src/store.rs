@@ -1,20 +1,28 @@
 //! The store: chooses the connection and the deadline of each call.
 
+mod batch;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
     AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
-    HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Time,
+    Finding, HeldBy, HeldPage, Inspect, Lease, PageMark, Reach, ReleaseOutcome, Signal, Time,
+    Watch, at_once,
 };
 use dlock_net::{Limits, Pool, call_deadline, deadline_in, r2d2};
 
 use crate::ConnectionManager;
+#[cfg(feature = "tokio")]
+use crate::aio::Shares;
 use crate::config::{EtcdBuilder, UrlError};
+use crate::findings;
 use crate::held;
 use crate::operations::lease::{GRANULARITY, TTL_MAX, TTL_MIN};
-use crate::operations::{grant, holding};
+use crate::operations::{grant, holding, queue};
+use crate::waiting::Waiters;
+pub(crate) use batch::BATCH;
 
 /// Within what tokens rise.
 const FENCING: &str = "of one cluster, until it is restored from a snapshot or replaced";
@@ -33,11 +41,17 @@ const FENCING: &str = "of one cluster, until it is restored from a snapshot or r
 ///
 /// # Waiters
 ///
-/// There is no queue yet: waiters poll.
+/// Waiters queue, in the order of their coming. Each is woken when the one before it is gone, or
+/// the holder if it is the first; all of a process share one connection and one lease, which is
+/// renewed once a second. Waiters of a process that dies delay the next one by 5 s at the most.
 #[derive(Clone)]
 pub struct EtcdDatastore {
-    pool: Arc<Pool<ConnectionManager>>,
-    call_timeout: Duration,
+    pub(crate) pool: Arc<Pool<ConnectionManager>>,
+    /// The connections of the async form.
+    #[cfg(feature = "tokio")]
+    pub(crate) shares: Arc<Shares>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) call_timeout: Duration,
 }
 
 impl EtcdDatastore {
@@ -72,8 +86,12 @@ impl EtcdDatastore {
     }
 
     pub(crate) fn over(pool: Pool<ConnectionManager>, limits: Limits) -> Self {
+        let pool = Arc::new(pool);
         EtcdDatastore {
-            pool: Arc::new(pool),
+            #[cfg(feature = "tokio")]
+            shares: Arc::new(Shares::new(&pool)),
+            waiters: Arc::new(Waiters::new(Arc::clone(&pool))),
+            pool,
             call_timeout: limits.call_timeout,
         }
     }
@@ -86,7 +104,7 @@ impl EtcdDatastore {
         self
     }
 
-    fn deadline(&self, claim: &Claim) -> Time {
+    pub(crate) fn deadline(&self, claim: &Claim) -> Time {
         call_deadline(claim, self.call_timeout)
     }
 }
@@ -94,22 +112,29 @@ impl EtcdDatastore {
 impl Datastore for EtcdDatastore {
     fn acquire(&self, claim: &Claim, ttl: Duration) -> Result<AcquireOutcome, DatastoreError> {
         self.characteristics().check_ttl(ttl)?;
-        self.pool.call(self.deadline(claim), |link, earlier| {
-            grant::acquire(link, claim, ttl, earlier)
-        })
+        let deadline = self.deadline(claim);
+        let turn = self.waiters.turn(claim, deadline);
+        let outcome = self.pool.call(deadline, |link, earlier| {
+            at_once(grant::acquire(link, claim, ttl, earlier, turn.as_ref()))
+        });
+        if let Some(turn) = turn {
+            turn.ended(&outcome);
+        }
+        outcome
     }
 
     fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
         self.characteristics().check_ttl(ttl)?;
         let deadline = self.deadline(lease.claim());
-        self.pool
-            .call_urgent(deadline, |link, _| holding::extend(link, lease, ttl))
+        self.pool.call_urgent(deadline, |link, _| {
+            at_once(holding::extend(link, lease, ttl))
+        })
     }
 
     fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
         let deadline = self.deadline(lease.claim());
         self.pool.call_urgent(deadline, |link, earlier| {
-            holding::release(link, lease, earlier)
+            at_once(holding::release(link, lease, earlier))
         })
     }
 
@@ -120,14 +145,31 @@ impl Datastore for EtcdDatastore {
             .with_reach(Reach::Network)
             .with_fencing(FENCING)
             .with_call_timeout(self.call_timeout)
+            .with_wakes()
+            .with_batch(BATCH)
     }
 
     /// Ends the leases that the claim took, or would have taken, and deletes its key. A request
     /// that arrives later finds no lease and changes nothing.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
+        let place = self.waiters.gives_up(claim);
         self.pool.call_urgent(self.deadline(claim), |link, _| {
-            holding::abandon(link, claim)
+            at_once(holding::abandon(link, claim, place.as_ref()))
         })
+    }
+
+    /// From then on a refusal gives the claim a place in the queue. The first waiter of a process
+    /// starts two threads and opens one connection more, for all of them; they end ten seconds
+    /// after the last.
+    ///
+    /// `None` in a forked child.
+    fn watch(&self, claim: &Claim, signal: &Signal) -> Result<Option<Watch>, DatastoreError> {
+        self.waiters.watch(claim, signal, self.call_timeout)
+    }
+
+    /// Eight at a time.
+    fn extend_many(&self, leases: &[(Lease, Duration)]) -> Vec<Result<Extension, DatastoreError>> {
+        self.extend_side_by_side(leases)
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {
@@ -138,7 +180,7 @@ impl Datastore for EtcdDatastore {
 impl Inspect for EtcdDatastore {
     fn holder(&self, key: &str) -> Result<Option<HeldBy>, DatastoreError> {
         self.pool.call(deadline_in(self.call_timeout), |link, _| {
-            holding::holder(link, key)
+            at_once(holding::holder(link, key))
         })
     }
 
@@ -149,14 +191,26 @@ impl Inspect for EtcdDatastore {
     ) -> Result<ReleaseOutcome, DatastoreError> {
         let deadline = deadline_in(self.call_timeout);
         self.pool.call_urgent(deadline, |link, earlier| {
-            holding::delete_fenced(link, key, fence, earlier)
+            at_once(holding::delete_fenced(link, key, fence, earlier))
+        })
+    }
+
+    fn waiting(&self, key: &str) -> Result<usize, DatastoreError> {
+        self.pool.call(deadline_in(self.call_timeout), |link, _| {
+            at_once(queue::count(link, key))
         })
     }
 
     fn held(&self, prefix: &str, after: Option<&PageMark>) -> Result<HeldPage, DatastoreError> {
         self.pool.call(deadline_in(self.call_timeout), |link, _| {
-            held::held(link, prefix, after)
+            at_once(held::held(link, prefix, after))
         })
+    }
+
+    /// By the status of each node that the URL names, the members, the alarms, and a transaction
+    /// that changes nothing.
+    fn findings(&self) -> Result<Vec<Finding>, DatastoreError> {
+        findings::findings(&self.pool, self.call_timeout)
     }
 }
 

@@ -1,4 +1,6 @@
-//! HTTP/1.1: how a request is written and an answer is read, within the deadline of the call.
+//! HTTP/1.1: how a request is written and an answer is read.
+
+pub(crate) mod stream;
 
 use std::io::{self, BufRead as _};
 
@@ -40,10 +42,26 @@ enum Length {
 /// Writes a POST of a JSON text to `request`. `token` is that of a login.
 pub(crate) fn push_post(
     request: &mut Vec<u8>,
-    (host, path): (&str, &str),
+    place: (&str, &str),
     token: Option<&str>,
     body: &str,
 ) {
+    push_start(request, place, token);
+    let mut push = |text: &str| request.extend_from_slice(text.as_bytes());
+    push("Content-Length: ");
+    push(&body.len().to_string());
+    push("\r\n\r\n");
+    push(body);
+}
+
+/// Writes a GET to `request`.
+pub(crate) fn push_get(request: &mut Vec<u8>, (host, path): (&str, &str)) {
+    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    request.extend_from_slice(text.as_bytes());
+}
+
+/// All of the head but the length of the body.
+fn push_start(request: &mut Vec<u8>, (host, path): (&str, &str), token: Option<&str>) {
     let mut push = |text: &str| request.extend_from_slice(text.as_bytes());
     push("POST ");
     push(path);
@@ -53,10 +71,7 @@ pub(crate) fn push_post(
         push("\r\nAuthorization: ");
         push(token);
     }
-    push("\r\nContent-Type: application/json\r\nContent-Length: ");
-    push(&body.len().to_string());
-    push("\r\n\r\n");
-    push(body);
+    push("\r\nContent-Type: application/json\r\n");
 }
 
 /// Reads an answer to its end.
@@ -65,36 +80,99 @@ pub(crate) fn push_post(
 ///
 /// Maybe executed: the server has the request.
 pub(crate) fn answer<S: Transport>(wire: &mut Wire<S>) -> Result<Answer, DatastoreError> {
-    let head = head(wire)?;
-    let mut body = Vec::new();
-    match head.length {
-        Length::Bytes(length) => take(wire, length, &mut body)?,
-        Length::Chunked => take_chunks(wire, &mut body)?,
+    loop {
+        let parsed = parse(wire.buffered());
+        match parsed.map_err(|error| wire.failed(error))? {
+            Some((answer, length)) => {
+                wire.consume(length);
+                wire.finish();
+                return Ok(answer);
+            }
+            None => wire.fill()?,
+        }
     }
-    wire.finish();
-    Ok(Answer {
-        status: head.status,
-        body,
-        is_last: head.is_last,
-    })
 }
 
-fn head<S: Transport>(wire: &mut Wire<S>) -> Result<Head, DatastoreError> {
-    loop {
-        let mut fields = [EMPTY_HEADER; MAX_FIELDS];
-        let mut response = Response::new(&mut fields);
-        let parsed = response.parse(wire.buffered());
-        match parsed.map_err(|error| malformed(wire, &error.to_string()))? {
-            Status::Complete(length) => {
-                let head = Head::of(&response);
-                wire.consume(length);
-                return head.ok_or_else(|| malformed(wire, "the answer has no length"));
-            }
-            Status::Partial if wire.buffered().len() > MAX_HEAD => {
-                return Err(malformed(wire, "the head of the answer is too long"));
-            }
-            Status::Partial => wire.fill()?,
+/// The first answer in what was received, and its length; `None` if its end has not arrived.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::InvalidData`] if no answer begins like this.
+pub(crate) fn parse(received: &[u8]) -> io::Result<Option<(Answer, usize)>> {
+    let mut body = Vec::new();
+    let parsed = walk(received, |part| body.extend_from_slice(part))?;
+    Ok(parsed.map(|(head, length)| {
+        let answer = Answer {
+            status: head.status,
+            body,
+            is_last: head.is_last,
+        };
+        (answer, length)
+    }))
+}
+
+/// The length of the first answer; `None` if its end has not arrived.
+///
+/// # Errors
+///
+/// As [`parse`].
+#[cfg(any(test, fuzzing, feature = "tokio"))]
+pub(crate) fn split(received: &[u8]) -> io::Result<Option<usize>> {
+    Ok(walk(received, |_| {})?.map(|(_, length)| length))
+}
+
+/// Passes each part of the first answer's body to `part`.
+fn walk(received: &[u8], mut part: impl FnMut(&[u8])) -> io::Result<Option<(Head, usize)>> {
+    let Some((head, mut at)) = head(received)? else {
+        return Ok(None);
+    };
+    match head.length {
+        Length::Bytes(length) => {
+            let Some(body) = received[at..].get(..length) else {
+                return Ok(None);
+            };
+            part(body);
+            at += length;
         }
+        Length::Chunked => {
+            let mut length = 0;
+            loop {
+                let Some((chunk, taken)) = chunk(&received[at..], MAX_BODY - length)? else {
+                    return Ok(None);
+                };
+                at += taken;
+                let Chunk::Data(data) = chunk else { break };
+                length += data.len();
+                part(data);
+            }
+            let Some(taken) = trailer(&received[at..])? else {
+                return Ok(None);
+            };
+            at += taken;
+        }
+    }
+    Ok(Some((head, at)))
+}
+
+fn head(received: &[u8]) -> io::Result<Option<(Head, usize)>> {
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+    let mut response = Response::new(&mut fields);
+    let parsed = response.parse(received);
+    match parsed.map_err(|error| malformed(&error.to_string()))? {
+        Status::Complete(length) if length > MAX_HEAD => {
+            Err(malformed("the head of the answer is too long"))
+        }
+        Status::Complete(length) => {
+            let head = Head::of(&response).ok_or_else(|| malformed("the answer has no length"))?;
+            match head.length {
+                Length::Bytes(bytes) if bytes > MAX_BODY => Err(too_long()),
+                _ => Ok(Some((head, length))),
+            }
+        }
+        Status::Partial if received.len() > MAX_HEAD => {
+            Err(malformed("the head of the answer is too long"))
+        }
+        Status::Partial => Ok(None),
     }
 }
 
@@ -120,44 +198,75 @@ impl Head {
     }
 }
 
-fn take_chunks<S: Transport>(wire: &mut Wire<S>, body: &mut Vec<u8>) -> Result<(), DatastoreError> {
-    loop {
-        let line = wire.line(MAX_LINE)?;
-        let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
-        let size = std::str::from_utf8(size).ok();
-        let size = size.and_then(|size| usize::from_str_radix(size.trim(), 16).ok());
-        match size {
-            Some(0) => break,
-            Some(size) => take(wire, size, body)?,
-            None => return Err(malformed(wire, "a chunk has no size")),
-        }
-        if !wire.line(MAX_LINE)?.is_empty() {
-            return Err(malformed(wire, "a chunk is longer than its size"));
-        }
+/// A part of a body whose length is not known at its beginning.
+enum Chunk<'a> {
+    Data(&'a [u8]),
+    /// It is over.
+    Last,
+}
+
+/// The first chunk, of at most `most` bytes, and its length with what is around it.
+fn chunk(received: &[u8], most: usize) -> io::Result<Option<(Chunk<'_>, usize)>> {
+    let Some((size, start)) = line(received)? else {
+        return Ok(None);
+    };
+    let size = size.split(|byte| *byte == b';').next().unwrap_or_default();
+    let size = std::str::from_utf8(size).ok();
+    let size = size.and_then(|size| usize::from_str_radix(size.trim(), 16).ok());
+    let size = size.ok_or_else(|| malformed("a chunk has no size"))?;
+    if size == 0 {
+        return Ok(Some((Chunk::Last, start)));
     }
-    // Fields that follow the body.
+    if size > most {
+        return Err(too_long());
+    }
+    let Some(data) = received[start..].get(..size) else {
+        return Ok(None);
+    };
+    match line(&received[start + size..])? {
+        Some((b"", end)) => Ok(Some((Chunk::Data(data), start + size + end))),
+        Some(_) => Err(malformed("a chunk is longer than its size")),
+        None => Ok(None),
+    }
+}
+
+/// The length of the fields that follow a body, with the empty line at their end.
+fn trailer(received: &[u8]) -> io::Result<Option<usize>> {
+    let mut at = 0;
     for _ in 0..MAX_FIELDS {
-        if wire.line(MAX_LINE)?.is_empty() {
-            return Ok(());
+        let Some((field, length)) = line(&received[at..])? else {
+            return Ok(None);
+        };
+        at += length;
+        if field.is_empty() {
+            return Ok(Some(at));
         }
     }
-    Err(malformed(wire, "the answer has no end"))
+    Err(malformed("the answer has no end"))
 }
 
-fn take<S: Transport>(
-    wire: &mut Wire<S>,
-    length: usize,
-    body: &mut Vec<u8>,
-) -> Result<(), DatastoreError> {
-    if length > MAX_BODY - body.len() {
-        return Err(malformed(wire, "the answer is too long"));
+/// The first line, without its CRLF or LF, and its length with it.
+fn line(received: &[u8]) -> io::Result<Option<(&[u8], usize)>> {
+    let end = received
+        .iter()
+        .take(MAX_LINE + 1)
+        .position(|byte| *byte == b'\n');
+    match end {
+        Some(end) => {
+            let line = &received[..end];
+            Ok(Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1)))
+        }
+        None if received.len() > MAX_LINE => Err(malformed("a line of the answer is too long")),
+        None => Ok(None),
     }
-    body.extend_from_slice(wire.exactly(length)?);
-    Ok(())
 }
 
-fn malformed<S: Transport>(wire: &Wire<S>, what: &str) -> DatastoreError {
-    wire.failed(io::Error::new(io::ErrorKind::InvalidData, what))
+fn too_long() -> io::Error {
+    malformed("the answer is too long")
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

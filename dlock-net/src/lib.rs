@@ -1,7 +1,8 @@
 //! Shared code of dlock's server backends, for adapters to other servers too.
 //!
-//! It is an implementation detail of `dlock-redis`, `dlock-memcache` and `dlock-postgres`: a user
-//! of a lock never sees it. For the author of an adapter it has what a call with a deadline needs:
+//! It is an implementation detail of `dlock-redis`, `dlock-memcache`, `dlock-etcd` and
+//! `dlock-postgres`: a user of a lock never sees it. For the author of an adapter it has what a
+//! call with a deadline needs:
 //!
 //! - [`Socket`]: a TCP or Unix stream on which no operation takes longer than the remaining time of
 //!   the call, however slowly the server sends.
@@ -59,6 +60,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod alert;
 mod batch;
 mod certificates;
 mod deadline;
@@ -92,6 +94,7 @@ pub mod testing;
 pub mod tls;
 mod wire;
 
+pub use alert::{Alert, Awaited};
 pub use batch::{Planned, in_batches};
 pub use certificates::CertificateFiles;
 pub use deadline::{Deadline, call_deadline, deadline_in};

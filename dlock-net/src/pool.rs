@@ -250,6 +250,18 @@ impl<M: PoolManager> Pool<M> {
         Connect::connect(self.manager(deadline)?, deadline)
     }
 
+    /// What opens its connections.
+    ///
+    /// # Errors
+    ///
+    /// Not executed: the pool is the caller's, and could not be asked for it by `deadline`.
+    pub fn connector(&self, deadline: Time) -> Result<&M, DatastoreError> {
+        if self.pid != ProcessId::current() {
+            return self.child()?.connector(deadline);
+        }
+        self.manager(deadline)
+    }
+
     /// How many connections the pool has at most.
     pub fn max_size(&self) -> u32 {
         self.settings.max_size

@@ -58,6 +58,13 @@ pub trait Transport: Read + Write + Send + 'static {
     /// open, and nothing has arrived that would be taken for the next reply.
     fn is_quiet(&mut self) -> bool;
 
+    /// The socket below, for a thread that waits for it and for an [`Alert`](crate::Alert); `None`
+    /// if there is none. Bytes that have left the socket and were not read yet are not waited for:
+    /// [`is_quiet`](Self::is_quiet) is asked before.
+    fn socket(&self) -> Option<&Socket> {
+        None
+    }
+
     /// Takes it apart for a [multiplexer](crate::mux), between two calls; `None` if it cannot be
     /// shared.
     #[cfg(feature = "tokio")]
@@ -74,6 +81,10 @@ impl Transport for Box<dyn Transport> {
 
     fn is_quiet(&mut self) -> bool {
         (**self).is_quiet()
+    }
+
+    fn socket(&self) -> Option<&Socket> {
+        (**self).socket()
     }
 
     #[cfg(feature = "tokio")]
@@ -214,6 +225,10 @@ impl Transport for Socket {
 
     fn is_quiet(&mut self) -> bool {
         self.idle() == Idle::Quiet
+    }
+
+    fn socket(&self) -> Option<&Socket> {
+        Some(self)
     }
 
     #[cfg(feature = "tokio")]

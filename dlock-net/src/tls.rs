@@ -119,6 +119,10 @@ impl Transport for TlsSocket {
         false
     }
 
+    fn socket(&self) -> Option<&Socket> {
+        Some(&self.stream.sock)
+    }
+
     #[cfg(feature = "tokio")]
     fn into_shared(self: Box<Self>) -> Option<(Box<dyn Layer>, Socket)> {
         let StreamOwned { conn, sock } = self.stream;

@@ -302,7 +302,8 @@ mod tests {
     fn security(options: &[(&str, &str)]) -> Result<Security, UrlError> {
         let mut all = TlsOptions::default();
         for (name, value) in options {
-            *all.option(name).unwrap() = Some((*value).to_owned());
+            let option = all.option(name).expect("an option of TLS");
+            *option = Some((*value).to_owned());
         }
         Security::new(all)
     }

@@ -149,6 +149,22 @@ impl EtcdServer {
         })
     }
 
+    /// Adds a learner, a node without a vote, to the cluster of one node that this server is.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start_learner(&self) -> Self {
+        let ports = Ports::free();
+        let peer = format!("http://{}", address(ports.peer));
+        let member = format!(r#"{{"peerURLs":["{peer}"],"isLearner":true}}"#);
+        let answer = self.post("/v3/cluster/member/add", &member);
+        assert!(answer.contains(&peer), "{answer}");
+        let members = [("only", self.ports), ("learner", ports)];
+        let existing = ["--initial-cluster-state", "existing"];
+        Self::start_node("learner", ports, &members, &existing).expect("the learner starts")
+    }
+
     /// Where it listens for clients.
     pub fn address(&self) -> SocketAddr {
         address(self.ports.client)
@@ -230,6 +246,21 @@ impl EtcdServer {
         };
         let port = self.ports.client;
         ask_with(port, &head, "POST", path, body).expect("the etcd server answers")
+    }
+
+    /// A count that it keeps for operators, such as `etcd_debugging_mvcc_range_total`; 0 if there
+    /// is none of this name.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not answer.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = ask(self.ports.client, "GET", "/metrics", "").expect("the etcd server answers");
+        let count = text.lines().find_map(|line| {
+            let count = line.strip_prefix(name)?.strip_prefix(' ')?;
+            count.split('.').next()?.parse().ok()
+        });
+        count.unwrap_or_default()
     }
 
     /// Stops it (SIGSTOP): the system still accepts connections and takes bytes for it, but nothing

@@ -64,14 +64,7 @@ const PLANS: [Plan; 5] = [
     },
     Plan {
         package: "dlock-etcd",
-        lacks: &[
-            ("findings", "it does not look for dangers yet"),
-            ("waiting", "there is no queue yet: waiters poll"),
-            (
-                "aio",
-                "its calls block: in async code it is used through `Unblock`",
-            ),
-        ],
+        lacks: &[],
         own: &["endpoints"],
     },
     Plan {

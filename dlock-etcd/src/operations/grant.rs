@@ -4,41 +4,73 @@ use std::time::Duration;
 
 use dlock_core::{AcquireOutcome, Claim, DatastoreError, ErrorKind, Grant, HeldBy};
 use dlock_net::Earlier;
+use serde_json::json;
 
 use super::commands::{Commands, Method};
 use super::lease::{self, leases_of, random_lease};
+use super::queue::{self, Queue, Seen, is_first};
 use super::record::{self, Found, Record};
 use super::requests::{is_free, is_unchanged_since, number, put, range, succeeded, txn};
 use crate::error::Problem;
 
 /// How often a claim starts again because the key has changed under it.
-const RACES: u32 = 4;
+const RACES: u32 = 5;
+/// After this time a waiter claims again though nobody woke it.
+const UNTIL_WOKEN: Duration = Duration::from_secs(60);
+/// The same for the first, if the holder's lease should have ended by now.
+const OVERDUE: Duration = Duration::from_secs(1);
 
-/// Claims the key. A refused claim only reads.
+/// Claims the key. A refused claim of one who does not wait only reads. `queue` has the place of
+/// one who waits.
 ///
 /// # Errors
 ///
 /// As the server says.
-pub(crate) fn acquire<C: Commands>(
+pub(crate) async fn acquire<C: Commands, Q: Queue>(
     server: &mut C,
     claim: &Claim,
     ttl: Duration,
     earlier: Earlier,
+    mut queue: Option<&Q>,
 ) -> Result<AcquireOutcome, DatastoreError> {
-    let mut found = look(server, claim.key())?;
+    let mut place = queue.and_then(Queue::place);
+    let mut seen = queue::look(server, claim.key(), place.as_deref()).await?;
     for _ in 0..RACES {
-        found = match found {
+        seen = match &seen.found {
             Found::Foreign => return Err(foreign_key()),
-            Found::Lock(record) if record.owner != claim.owner() => {
-                return refused(server, &record, earlier);
+            Found::Lock(record) if record.owner == claim.owner() => {
+                match repeat(server, claim, ttl, record).await? {
+                    Some(grant) => return Ok(granted(grant, earlier)),
+                    None => queue::look(server, claim.key(), place.as_deref()).await?,
+                }
             }
-            Found::Lock(record) => match repeat(server, claim, ttl, &record)? {
-                Some(grant) => return Ok(granted(grant, earlier)),
-                None => look(server, claim.key())?,
-            },
-            Found::Nothing => match take(server, claim, ttl)? {
-                Taken::Granted(grant) => return Ok(granted(grant, earlier)),
-                Taken::Found(found) => found,
+            Found::Nothing if seen.before.is_none() => {
+                match take(server, claim, ttl, place.as_deref()).await? {
+                    Taken::Granted(grant) => return Ok(granted(grant, earlier)),
+                    Taken::Seen(seen) => seen,
+                }
+            }
+            _ => match queue.and_then(|queue| Some((queue, queue.lease()?))) {
+                Some((queue, _)) if seen.has_place => {
+                    return waits(server, &seen, claim, queue, earlier).await;
+                }
+                Some((waiters, lease)) => {
+                    let own = queue::place(claim.key(), seen.revision, claim.owner());
+                    waiters.enters(own.clone());
+                    match queue::enter(server, claim, &own, lease).await {
+                        Ok(seen) => {
+                            place = Some(own);
+                            seen
+                        }
+                        Err(error) if error.kind() == ErrorKind::Stale => {
+                            waiters.lease_ended(lease);
+                            queue = None;
+                            seen
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                None => return refused(server, &seen, earlier).await,
             },
         };
     }
@@ -53,8 +85,8 @@ pub(crate) fn acquire<C: Commands>(
 /// # Errors
 ///
 /// Not executed.
-pub(super) fn look<C: Commands>(server: &mut C, key: &str) -> Result<Found, DatastoreError> {
-    let answer = server.ask(Method::Range, &range(key))?;
+pub(super) async fn look<C: Commands>(server: &mut C, key: &str) -> Result<Found, DatastoreError> {
+    let answer = server.ask(Method::Range, &range(key)).await?;
     Ok(Found::of_range(&answer))
 }
 
@@ -67,13 +99,13 @@ pub(super) fn foreign_key() -> DatastoreError {
 /// # Errors
 ///
 /// Not executed.
-pub(super) fn held_by<C: Commands>(
+pub(super) async fn held_by<C: Commands>(
     server: &mut C,
     record: &Record,
 ) -> Result<HeldBy, DatastoreError> {
     // Whole seconds, cut; and the server takes up to a second to delete the key.
-    let left = lease::time_left(server, record.lease)?.unwrap_or_default();
-    let expires_in = left + Duration::from_secs(1);
+    let left = lease::time_left(server, record.lease).await?;
+    let expires_in = left.unwrap_or_default() + Duration::from_secs(1);
     Ok(record.held().with_expires_in(expires_in))
 }
 
@@ -81,39 +113,85 @@ fn granted(grant: Grant, earlier: Earlier) -> AcquireOutcome {
     AcquireOutcome::Granted(grant.with_copy_to_follow(earlier.may_have_run()))
 }
 
-fn refused<C: Commands>(
+/// Who has the key, or will have it.
+async fn holder<C: Commands>(server: &mut C, seen: &Seen) -> Result<HeldBy, DatastoreError> {
+    match (&seen.found, &seen.before) {
+        (Found::Lock(record), _) => held_by(server, record).await,
+        (_, Some(before)) => Ok(before.held()),
+        _ => Ok(HeldBy::new()),
+    }
+}
+
+async fn refused<C: Commands>(
     server: &mut C,
-    record: &Record,
+    seen: &Seen,
     earlier: Earlier,
 ) -> Result<AcquireOutcome, DatastoreError> {
-    if earlier.may_have_run() {
-        let lost = Problem::LostCopy;
-        return Err(DatastoreError::maybe_executed(ErrorKind::Unreachable, lost));
+    check_first(earlier)?;
+    holder(server, seen).await.map(AcquireOutcome::Held)
+}
+
+/// The same for a waiter, which learns when its turn comes.
+async fn waits<C: Commands, Q: Queue>(
+    server: &mut C,
+    seen: &Seen,
+    claim: &Claim,
+    queue: &Q,
+    earlier: Earlier,
+) -> Result<AcquireOutcome, DatastoreError> {
+    let watched = match &seen.before {
+        Some(before) => before.place.clone(),
+        None => claim.key().into(),
+    };
+    queue.waits_behind(watched, seen.revision + 1);
+    check_first(earlier)?;
+    let held = holder(server, seen).await?;
+    let retry_in = match held.expires_in() {
+        // A mark may say "done" by then, which wakes nobody.
+        Some(left) if seen.before.is_none() => left.clamp(OVERDUE, UNTIL_WOKEN),
+        _ => UNTIL_WOKEN,
+    };
+    Ok(AcquireOutcome::Held(held.with_retry_in(retry_in)))
+}
+
+/// A refusal says nothing of an earlier copy, which may win after this holder.
+fn check_first(earlier: Earlier) -> Result<(), DatastoreError> {
+    match earlier.may_have_run() {
+        true => Err(DatastoreError::maybe_executed(
+            ErrorKind::Unreachable,
+            Problem::LostCopy,
+        )),
+        false => Ok(()),
     }
-    held_by(server, record).map(AcquireOutcome::Held)
 }
 
 enum Taken {
     Granted(Grant),
     /// Somebody was quicker.
-    Found(Found),
+    Seen(Seen),
 }
 
-/// Takes a free key.
-fn take<C: Commands>(
+/// Takes a free key, and gives up the place.
+async fn take<C: Commands>(
     server: &mut C,
     claim: &Claim,
     ttl: Duration,
+    place: Option<&str>,
 ) -> Result<Taken, DatastoreError> {
-    let lease = lease_for(server, claim, ttl)?;
+    let lease = lease_for(server, claim, ttl).await?;
     let value = record::value(claim.owner(), 0, claim.holder());
     let key = claim.key();
-    let body = txn(&is_free(key), &put(key, &value, lease), Some(key));
-    let answer = server.ask(Method::Txn, &body).map_err(lease_ended)?;
+    let mut success = vec![put(key, &value, lease)];
+    success.extend(place.map(queue::delete_place));
+    let body = json!({
+        "compare": [is_free(key)[0], is_first(key, place)],
+        "success": success,
+        "failure": queue::reads(key, place),
+    });
+    let answer = server.ask(Method::Txn, &body).await.map_err(lease_ended)?;
     if !succeeded(&answer) {
-        lease::revoke(server, lease);
-        let found = Found::of_range(&answer["responses"][0]["response_range"]);
-        return Ok(Taken::Found(found));
+        lease::revoke(server, lease).await;
+        return Ok(Taken::Seen(Seen::of(&answer, place)));
     }
     let revision = number(&answer["header"]["revision"]);
     if revision <= 0 {
@@ -124,41 +202,42 @@ fn take<C: Commands>(
 }
 
 /// A lease for a claim: its own, or another one if earlier copies of the claim have those.
-fn lease_for<C: Commands>(
+async fn lease_for<C: Commands>(
     server: &mut C,
     claim: &Claim,
     ttl: Duration,
 ) -> Result<i64, DatastoreError> {
     for own in leases_of(claim.owner()) {
-        match lease::grant(server, own, ttl) {
+        match lease::grant(server, own, ttl).await {
             Ok(()) => return Ok(own),
             Err(error) if error.kind() == ErrorKind::Stale => {}
             Err(error) => return Err(error),
         }
     }
     let other = random_lease()?;
-    lease::grant(server, other, ttl)?;
+    lease::grant(server, other, ttl).await?;
     Ok(other)
 }
 
 /// The same claim once more. It keeps its token, and may only gain time. `None` if the key has
 /// changed meanwhile.
-fn repeat<C: Commands>(
+async fn repeat<C: Commands>(
     server: &mut C,
     claim: &Claim,
     ttl: Duration,
     record: &Record,
 ) -> Result<Option<Grant>, DatastoreError> {
-    let left = lease::time_left(server, record.lease)?.unwrap_or_default();
+    let left = lease::time_left(server, record.lease).await?;
+    let left = left.unwrap_or_default();
     let fresh = random_lease()?;
     // What is left was cut to whole seconds.
-    lease::grant(server, fresh, ttl.max(left + Duration::from_secs(1)))?;
+    lease::grant(server, fresh, ttl.max(left + Duration::from_secs(1))).await?;
     let key = claim.key();
     let compare = is_unchanged_since(key, record.modified);
     let body = txn(&compare, &put(key, &record.value, fresh), None);
-    let answer = server.ask(Method::Txn, &body).map_err(lease_ended)?;
+    let answer = server.ask(Method::Txn, &body).await.map_err(lease_ended)?;
     let is_done = succeeded(&answer);
-    lease::revoke(server, if is_done { record.lease } else { fresh });
+    lease::revoke(server, if is_done { record.lease } else { fresh }).await;
     let grant = Grant::new(ttl.max(left)).with_fence(record.fence());
     Ok(is_done.then_some(grant))
 }

@@ -1,5 +1,7 @@
 //! Extends, releases, and what operators do to a holder.
 
+use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::{
@@ -12,6 +14,7 @@ use serde_json::Value;
 use super::commands::{Commands, Method};
 use super::grant::{foreign_key, held_by, lease_ended, look};
 use super::lease::{self, leases_of, random_lease};
+use super::queue;
 use super::record::{self, Found, Record};
 use super::requests::{delete, is_between, is_created_at, put, succeeded, txn};
 use crate::error::Problem;
@@ -25,7 +28,7 @@ use crate::error::Problem;
 /// # Errors
 ///
 /// As the server says.
-pub(crate) fn extend<C: Commands>(
+pub(crate) async fn extend<C: Commands>(
     server: &mut C,
     held: &Lease,
     ttl: Duration,
@@ -33,22 +36,24 @@ pub(crate) fn extend<C: Commands>(
     let (key, owner) = (held.key(), held.owner());
     let fresh = random_lease()?;
     // Alone it changes nothing, and it ends by itself.
-    lease::grant(server, fresh, ttl).map_err(nothing_was_done)?;
+    lease::grant(server, fresh, ttl)
+        .await
+        .map_err(nothing_was_done)?;
     let value = record::value(owner, held.sequence(), held.holder());
     let newest = record::start(owner, held.sequence());
     let compare = is_between(key, &record::below_all_of(owner), &newest);
     let body = txn(&compare, &put(key, &value, fresh), Some(key));
-    let answer = server.ask(Method::Txn, &body).map_err(lease_ended)?;
+    let answer = server.ask(Method::Txn, &body).await.map_err(lease_ended)?;
     let response = &answer["responses"][0];
     if succeeded(&answer) {
-        end_lease_of(server, &response["response_put"]["prev_kv"]);
+        end_lease_of(server, &response["response_put"]["prev_kv"]).await;
         return Ok(held.extended(ttl));
     }
-    lease::revoke(server, fresh);
+    lease::revoke(server, fresh).await;
     match Found::of_range(&response["response_range"]) {
         // A newer call came before this one.
         Found::Lock(record) if record.owner == owner => {
-            let left = lease::time_left(server, record.lease)?;
+            let left = lease::time_left(server, record.lease).await?;
             Ok(left.map_or(Extension::Lost, |left| held.extended(left)))
         }
         _ => Ok(Extension::Lost),
@@ -60,12 +65,12 @@ pub(crate) fn extend<C: Commands>(
 /// # Errors
 ///
 /// As the server says.
-pub(crate) fn release<C: Commands>(
+pub(crate) async fn release<C: Commands>(
     server: &mut C,
     held: &Lease,
     earlier: Earlier,
 ) -> Result<ReleaseOutcome, DatastoreError> {
-    let is_ours = delete_owned(server, held.key(), held.owner())?;
+    let is_ours = delete_owned(server, held.key(), held.owner()).await?;
     if !is_ours && earlier.may_have_run() {
         let lost = Problem::ReplyLost;
         return Err(DatastoreError::maybe_executed(ErrorKind::Unreachable, lost));
@@ -74,16 +79,26 @@ pub(crate) fn release<C: Commands>(
 }
 
 /// Takes back a claim that may have been carried out, or may yet be: without its lease it cannot.
+/// `place` is that which it may have in the queue.
 ///
 /// # Errors
 ///
 /// As the server says.
-pub(crate) fn abandon<C: Commands>(server: &mut C, claim: &Claim) -> Result<(), DatastoreError> {
+pub(crate) async fn abandon<C: Commands>(
+    server: &mut C,
+    claim: &Claim,
+    place: Option<&Arc<str>>,
+) -> Result<(), DatastoreError> {
+    if let Some(place) = place {
+        queue::leave(server, slice::from_ref(place)).await?;
+    }
     for own in leases_of(claim.owner()) {
-        lease::end(server, own)?;
+        lease::end(server, own).await?;
     }
     // It may hold the key by another lease.
-    delete_owned(server, claim.key(), claim.owner()).map(|_| ())
+    delete_owned(server, claim.key(), claim.owner())
+        .await
+        .map(|_| ())
 }
 
 /// Who holds the key; `None` if nobody does.
@@ -91,14 +106,14 @@ pub(crate) fn abandon<C: Commands>(server: &mut C, claim: &Claim) -> Result<(), 
 /// # Errors
 ///
 /// Not executed.
-pub(crate) fn holder<C: Commands>(
+pub(crate) async fn holder<C: Commands>(
     server: &mut C,
     key: &str,
 ) -> Result<Option<HeldBy>, DatastoreError> {
-    match look(server, key)? {
+    match look(server, key).await? {
         Found::Nothing => Ok(None),
         Found::Foreign => Err(foreign_key()),
-        Found::Lock(record) => held_by(server, &record).map(Some),
+        Found::Lock(record) => held_by(server, &record).await.map(Some),
     }
 }
 
@@ -107,17 +122,17 @@ pub(crate) fn holder<C: Commands>(
 /// # Errors
 ///
 /// As the server says.
-pub(crate) fn delete_fenced<C: Commands>(
+pub(crate) async fn delete_fenced<C: Commands>(
     server: &mut C,
     key: &str,
     fence: FencingToken,
     earlier: Earlier,
 ) -> Result<ReleaseOutcome, DatastoreError> {
-    if look(server, key)? == Found::Foreign {
+    if look(server, key).await? == Found::Foreign {
         return Err(foreign_key());
     }
     let compare = is_created_at(key, &fence.get().to_string());
-    let is_done = delete_if(server, key, &compare)?;
+    let is_done = delete_if(server, key, &compare).await?;
     if !is_done && earlier.may_have_run() {
         let lost = Problem::ReplyLost;
         return Err(DatastoreError::maybe_executed(ErrorKind::Unreachable, lost));
@@ -125,33 +140,35 @@ pub(crate) fn delete_fenced<C: Commands>(
     Ok(ReleaseOutcome::from(is_done))
 }
 
-fn delete_owned<C: Commands>(
+async fn delete_owned<C: Commands>(
     server: &mut C,
     key: &str,
     owner: OwnerToken,
 ) -> Result<bool, DatastoreError> {
     let (low, high) = (record::below_all_of(owner), record::above_all_of(owner));
-    delete_if(server, key, &is_between(key, &low, &high))
+    delete_if(server, key, &is_between(key, &low, &high)).await
 }
 
 /// Deletes the key, and the lease that it had, if what is compared is so.
-fn delete_if<C: Commands>(
+async fn delete_if<C: Commands>(
     server: &mut C,
     key: &str,
     compare: &Value,
 ) -> Result<bool, DatastoreError> {
-    let answer = server.ask(Method::Txn, &txn(compare, &delete(key), None))?;
+    let answer = server
+        .ask(Method::Txn, &txn(compare, &delete(key), None))
+        .await?;
     let is_done = succeeded(&answer);
     if is_done {
         let deleted = &answer["responses"][0]["response_delete_range"]["prev_kvs"][0];
-        end_lease_of(server, deleted);
+        end_lease_of(server, deleted).await;
     }
     Ok(is_done)
 }
 
 /// Ends the lease of a record that is no more.
-fn end_lease_of<C: Commands>(server: &mut C, key: &Value) {
+async fn end_lease_of<C: Commands>(server: &mut C, key: &Value) {
     if let Some(record) = Record::of(key) {
-        lease::revoke(server, record.lease);
+        lease::revoke(server, record.lease).await;
     }
 }

@@ -6,7 +6,7 @@ use dlock_core::{DatastoreError, ErrorKind, OwnerToken};
 use serde_json::json;
 
 use super::commands::{Commands, Method};
-use super::requests::number;
+use super::requests::{bytes_of, number};
 
 /// etcd makes a lease last at least one and a half times its election timeout, in whole seconds.
 pub(crate) const TTL_MIN: Duration = Duration::from_secs(2);
@@ -14,6 +14,10 @@ pub(crate) const TTL_MIN: Duration = Duration::from_secs(2);
 pub(crate) const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// A lease is rounded up to whole seconds, and etcd takes its time to notice its end.
 pub(crate) const GRANULARITY: Duration = Duration::from_millis(2500);
+
+/// How long the places of a process's waiters stay when it has died. It is renewed four times
+/// meanwhile.
+pub(crate) const WAITERS_TTL: Duration = Duration::from_secs(4);
 
 /// The numbers of the leases that a claim takes first. They follow from the owner, so that a claim
 /// that is given up can be deprived of its lease though nobody knows whether there is one: a
@@ -28,7 +32,7 @@ pub(super) fn leases_of(owner: OwnerToken) -> [i64; 2] {
 }
 
 /// A number that no other lease has.
-pub(super) fn random_lease() -> Result<i64, DatastoreError> {
+pub(crate) fn random_lease() -> Result<i64, DatastoreError> {
     let random = getrandom::u64().map_err(|error| {
         let text = format!("no random numbers: {error}");
         DatastoreError::not_executed(ErrorKind::Refused, text)
@@ -46,20 +50,20 @@ fn positive(random: u64) -> i64 {
 /// # Errors
 ///
 /// Of kind `Stale` if there is a lease with this number.
-pub(super) fn grant<C: Commands>(
+pub(crate) async fn grant<C: Commands>(
     server: &mut C,
     number: i64,
     ttl: Duration,
 ) -> Result<(), DatastoreError> {
     let seconds = whole_seconds(ttl).to_string();
     let body = json!({"TTL": seconds, "ID": number.to_string()});
-    server.ask(Method::LeaseGrant, &body).map(|_| ())
+    server.ask(Method::LeaseGrant, &body).await.map(|_| ())
 }
 
 /// Ends a lease, and the key with it. It is not needed any more: if it cannot be ended, it ends by
 /// itself.
-pub(super) fn revoke<C: Commands>(server: &mut C, number: i64) {
-    let _ = end(server, number);
+pub(crate) async fn revoke<C: Commands>(server: &mut C, number: i64) {
+    let _ = end(server, number).await;
 }
 
 /// Ends a lease, and the key with it, if there is such a lease.
@@ -67,9 +71,9 @@ pub(super) fn revoke<C: Commands>(server: &mut C, number: i64) {
 /// # Errors
 ///
 /// As the server says.
-pub(super) fn end<C: Commands>(server: &mut C, number: i64) -> Result<(), DatastoreError> {
+pub(super) async fn end<C: Commands>(server: &mut C, number: i64) -> Result<(), DatastoreError> {
     let body = json!({"ID": number.to_string()});
-    match server.ask(Method::LeaseRevoke, &body) {
+    match server.ask(Method::LeaseRevoke, &body).await {
         // There is none.
         Err(error) if error.kind() == ErrorKind::Stale => Ok(()),
         answer => answer.map(|_| ()),
@@ -81,14 +85,46 @@ pub(super) fn end<C: Commands>(server: &mut C, number: i64) -> Result<(), Datast
 /// # Errors
 ///
 /// Not executed.
-pub(super) fn time_left<C: Commands>(
+pub(super) async fn time_left<C: Commands>(
     server: &mut C,
     lease: i64,
 ) -> Result<Option<Duration>, DatastoreError> {
     let body = json!({"ID": lease.to_string()});
-    let answer = server.ask(Method::LeaseTimeToLive, &body)?;
+    let answer = server.ask(Method::LeaseTimeToLive, &body).await?;
     let seconds = u64::try_from(number(&answer["TTL"]));
     Ok(seconds.ok().map(Duration::from_secs))
+}
+
+/// Lets a lease last for the time that was granted first, from now. Returns whether there is such a
+/// lease.
+///
+/// # Errors
+///
+/// As the server says.
+pub(crate) async fn keep_alive<C: Commands>(
+    server: &mut C,
+    lease: i64,
+) -> Result<bool, DatastoreError> {
+    let body = json!({"ID": lease.to_string()});
+    let answer = server.ask(Method::LeaseKeepAlive, &body).await?;
+    // Zeros are left out.
+    Ok(number(&answer["result"]["TTL"]) > 0)
+}
+
+/// The keys that end with a lease.
+///
+/// # Errors
+///
+/// Not executed.
+pub(crate) async fn keys_of<C: Commands>(
+    server: &mut C,
+    lease: i64,
+) -> Result<Vec<String>, DatastoreError> {
+    let body = json!({"ID": lease.to_string(), "keys": true});
+    let answer = server.ask(Method::LeaseTimeToLive, &body).await?;
+    let keys = answer["keys"].as_array().map_or(&[][..], Vec::as_slice);
+    let text = |key| String::from_utf8(bytes_of(key)).ok();
+    Ok(keys.iter().filter_map(text).collect())
 }
 
 fn whole_seconds(ttl: Duration) -> u64 {

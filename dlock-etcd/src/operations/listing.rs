@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::commands::{Commands, Method};
 use super::grant::held_by;
+use super::queue;
 use super::record::Record;
 use super::requests::{bytes, bytes_of};
 
@@ -23,28 +24,33 @@ pub(crate) struct Page {
 /// # Errors
 ///
 /// Not executed.
-pub(crate) fn page<C: Commands>(
+pub(crate) async fn page<C: Commands>(
     server: &mut C,
     prefix: &str,
     after: Option<&str>,
 ) -> Result<Page, DatastoreError> {
     let first = match after {
-        Some(after) => format!("{after}\0"),
+        // The places of its waiters are between it and the next key.
+        Some(after) => queue::after_places(after),
         None if prefix.is_empty() => "\0".to_owned(),
         None => prefix.to_owned(),
     };
     let body = json!({
         "key": bytes(&first), "range_end": bytes(&end_of(prefix)), "limit": PAGE.to_string(),
     });
-    let answer = server.ask(Method::Range, &body)?;
+    let answer = server.ask(Method::Range, &body).await?;
     let found = answer["kvs"].as_array().map_or(&[][..], Vec::as_slice);
     let (mut keys, mut last) = (Vec::with_capacity(found.len()), None);
     for key in found {
         let Ok(name) = String::from_utf8(bytes_of(&key["key"])) else {
             continue;
         };
+        if let Some(key) = queue::key_of(&name) {
+            last = Some(key.to_owned());
+            continue;
+        }
         if let Some(record) = Record::of(key) {
-            keys.push((name.clone(), held_by(server, &record)?));
+            keys.push((name.clone(), held_by(server, &record).await?));
         }
         last = Some(name);
     }

@@ -16,9 +16,9 @@ const OWNER: usize = 32;
 /// whether a key is an owner's; then the sequence, so that the same comparison says whether a call
 /// is newer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) owner: OwnerToken,
-    pub(super) value: String,
+pub(crate) struct Record {
+    pub(crate) owner: OwnerToken,
+    pub(crate) value: String,
     /// The revision of the grant: the fencing token.
     pub(super) created: i64,
     /// The revision of the last write.
@@ -28,7 +28,7 @@ pub(super) struct Record {
 
 /// What a key holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Nothing,
     Lock(Record),
     /// Something that dlock did not write.
@@ -37,7 +37,7 @@ pub(super) enum Found {
 
 impl Found {
     /// The only key of an answer to a range.
-    pub(super) fn of_range(range: &Value) -> Self {
+    pub(crate) fn of_range(range: &Value) -> Self {
         match &range["kvs"][0] {
             Value::Null => Found::Nothing,
             key => Record::of(key).map_or(Found::Foreign, Found::Lock),
@@ -65,7 +65,7 @@ impl Record {
         })
     }
 
-    pub(super) fn fence(&self) -> FencingToken {
+    pub(crate) fn fence(&self) -> FencingToken {
         fence(self.created)
     }
 
@@ -82,7 +82,7 @@ pub(super) fn fence(revision: i64) -> FencingToken {
     FencingToken::new(u64::try_from(revision).unwrap_or_default())
 }
 
-pub(super) fn value(owner: OwnerToken, sequence: u64, holder: &str) -> String {
+pub(crate) fn value(owner: OwnerToken, sequence: u64, holder: &str) -> String {
     format!("{} {holder}", start(owner, sequence))
 }
 

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 /// Bytes as etcd's JSON has them.
-pub(super) fn bytes(text: &str) -> String {
+pub(crate) fn bytes(text: &str) -> String {
     STANDARD.encode(text)
 }
 
@@ -17,7 +17,7 @@ pub(super) fn bytes_of(value: &Value) -> Vec<u8> {
 }
 
 /// A number of an answer. Zeros are left out there.
-pub(super) fn number(value: &Value) -> i64 {
+pub(crate) fn number(value: &Value) -> i64 {
     match value {
         Value::String(digits) => digits.parse().unwrap_or(0),
         other => other.as_i64().unwrap_or(0),
@@ -49,7 +49,7 @@ pub(super) fn is_free(key: &str) -> Value {
 }
 
 /// The key was created by the grant with this number.
-pub(super) fn is_created_at(key: &str, revision: &str) -> Value {
+pub(crate) fn is_created_at(key: &str, revision: &str) -> Value {
     json!([{"key": bytes(key), "target": "CREATE", "result": "EQUAL", "create_revision": revision}])
 }
 
@@ -76,6 +76,6 @@ pub(super) fn put(key: &str, value: &str, lease: i64) -> Value {
 }
 
 /// Deletes the key. The answer has what was there.
-pub(super) fn delete(key: &str) -> Value {
+pub(crate) fn delete(key: &str) -> Value {
     json!({"request_delete_range": {"key": bytes(key), "prev_kv": true}})
 }

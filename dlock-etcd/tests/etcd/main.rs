@@ -2,11 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[cfg(feature = "tokio")]
+mod aio;
+mod batches;
 mod cluster;
 mod conformance;
 mod costs;
 mod faults;
+mod findings;
 mod promises;
+mod queue;
+mod queue_faults;
 mod support;
 mod tls;
 mod users;

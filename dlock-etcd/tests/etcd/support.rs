@@ -143,6 +143,15 @@ pub(crate) fn read(server: &EtcdServer, key: &str) -> Option<Value> {
     answer["kvs"].as_array().map(|keys| keys[0].clone())
 }
 
+/// The places of the waiters of a key, in their order, as a foreign client reads them.
+pub(crate) fn places(server: &EtcdServer, key: &str) -> Vec<Value> {
+    let range = json!({
+        "key": base64(&format!("{key} ")), "range_end": base64(&format!("{key}!")),
+    });
+    let answer = ask(server, "/v3/kv/range", &range);
+    answer["kvs"].as_array().cloned().unwrap_or_default()
+}
+
 /// The numbers of all leases.
 pub(crate) fn leases(server: &EtcdServer) -> Vec<String> {
     let answer = ask(server, "/v3/lease/leases", &json!({}));

@@ -5,12 +5,13 @@ use dlock_etcd::EtcdDatastore;
 use dlock_test_servers::EtcdServer;
 use serde_json::{Value, json};
 
+use crate::queue::{granted_when_woken, refused};
 use crate::support::{
     LONG, ask, base64, call, claim, eventually, extended, key, ours, store, store_at, take,
 };
 
 /// A server on which `app` may use the keys that begin with `dlock:`, and nothing else.
-fn server_with_users() -> EtcdServer {
+pub(crate) fn server_with_users() -> EtcdServer {
     let server = EtcdServer::start();
     let permission = json!({
         "permType": "READWRITE", "key": base64("dlock:"), "range_end": base64("dlock;"),
@@ -31,7 +32,7 @@ fn server_with_users() -> EtcdServer {
     server
 }
 
-fn store_of(login: &str, server: &EtcdServer) -> EtcdDatastore {
+pub(crate) fn store_of(login: &str, server: &EtcdServer) -> EtcdDatastore {
     store_at(&format!("etcd://{login}@{}", server.address()))
 }
 
@@ -50,6 +51,19 @@ fn a_user_locks_within_its_rights_and_its_login_survives_a_restart() {
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     assert!(error.to_string().contains("permission denied"), "{error}");
     assert!(!error.may_have_executed());
+}
+
+#[test]
+fn a_user_waits_within_its_rights() {
+    let server = server_with_users();
+    let store = store_of("app:s3cret%2F%40", &server);
+    let key = key("waits");
+    let lease = take(&store, &key, LONG);
+    let (waiter, watch, signal) = refused(&store, &key);
+    ours(store.release(&call(&lease, 1)));
+    let lease = granted_when_woken(&store, &waiter, &signal);
+    drop(watch);
+    ours(store.release(&call(&lease, 1)));
 }
 
 #[test]

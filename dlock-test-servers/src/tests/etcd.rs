@@ -14,6 +14,8 @@ fn an_etcd_server_keeps_its_data_until_its_value_ends() {
     assert_eq!(server.url(), url);
     let answer = server.post("/v3/kv/range", RANGE);
     assert!(answer.contains(r#""value":"dg==""#), "{answer}");
+    assert_eq!(server.metric("etcd_debugging_mvcc_keys_total"), 1);
+    assert_eq!(server.metric("no_such_thing"), 0);
     let pid = server.pid().to_string();
     drop(server);
     assert!(!is_running(&pid));

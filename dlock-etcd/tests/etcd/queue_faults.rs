@@ -1,0 +1,146 @@
+//! What waiters lose when connections, nodes and leases do, and that they are served all the same.
+
+use std::thread;
+use std::time::Duration;
+
+use dlock_core::{Datastore, Lock, Store};
+use dlock_etcd::EtcdDatastore;
+use dlock_test_servers::faults::{Fault, Proxy};
+use dlock_test_servers::{EtcdCluster, EtcdServer};
+use serde_json::{Value, json};
+
+use crate::queue::{KEY, granted_when_woken, lock, refused, wait_for};
+use crate::support::{
+    LONG, again, ask, call, eventually, held, key, ours, places, server, store, store_at, take,
+};
+
+#[test]
+fn a_waiter_whose_connections_break_is_served() {
+    let server = server();
+    let proxy = Proxy::to(server.address());
+    let (direct, waits) = (
+        store(server),
+        store_at(&format!("etcd://{}", proxy.address())),
+    );
+    let key = key("broken");
+    let lease = take(&direct, &key, LONG);
+    let (waiter, watch, signal) = refused(&waits, &key);
+    proxy.refuse();
+    proxy.cut();
+    ours(direct.release(&lease));
+    proxy.heal();
+    let lease = granted_when_woken(&waits, &waiter, &signal);
+    drop(watch);
+    ours(waits.release(&call(&lease, 1)));
+}
+
+#[test]
+fn a_waiter_whose_connection_has_gone_silent_is_served() {
+    let server = server();
+    let proxy = Proxy::to(server.address());
+    let (direct, waits) = (
+        store(server),
+        store_at(&format!("etcd://{}", proxy.address())),
+    );
+    let key = key("silent");
+    let lease = take(&direct, &key, LONG);
+    let (waiter, watch, signal) = refused(&waits, &key);
+    // Its watch is among the connections whose answers are lost from now on.
+    proxy.replies(Fault::Lose);
+    ours(direct.release(&lease));
+    thread::sleep(Duration::from_secs(1));
+    proxy.cut();
+    proxy.heal();
+    let lease = granted_when_woken(&waits, &waiter, &signal);
+    drop(watch);
+    ours(waits.release(&call(&lease, 1)));
+}
+
+#[test]
+fn a_waiter_whose_history_was_compacted_meanwhile_is_served() {
+    let server = EtcdServer::start();
+    let proxy = Proxy::to(server.address());
+    let (direct, waits) = (
+        store(&server),
+        store_at(&format!("etcd://{}", proxy.address())),
+    );
+    let key = key("compacted");
+    let lease = take(&direct, &key, LONG);
+    let (waiter, watch, signal) = refused(&waits, &key);
+    proxy.refuse();
+    proxy.cut();
+    ours(direct.release(&lease));
+    let status = ask(&server, "/v3/maintenance/status", &json!({}));
+    let body = json!({"revision": status["header"]["revision"], "physical": true});
+    let answer = ask(&server, "/v3/kv/compaction", &body);
+    assert_eq!(answer["error"], Value::Null, "{answer}");
+    proxy.heal();
+    let lease = granted_when_woken(&waits, &waiter, &signal);
+    drop(watch);
+    ours(waits.release(&call(&lease, 1)));
+}
+
+#[test]
+fn waiters_whose_lease_has_ended_get_a_new_place() {
+    let server = EtcdServer::start();
+    let store = store(&server);
+    let key = key("lease");
+    let lease = take(&store, &key, LONG);
+    let (waiter, watch, signal) = refused(&store, &key);
+    let place = places(&server, &key).remove(0);
+    let answer = ask(&server, "/v3/lease/revoke", &json!({"ID": place["lease"]}));
+    assert!(answer.get("error").is_none(), "{answer}");
+    eventually("the waiter is woken, and has a place again", || {
+        if signal.take() {
+            held(store.acquire(&again(&waiter), LONG));
+        }
+        (!places(&server, &key).is_empty()).then_some(())
+    });
+    ours(store.release(&lease));
+    let lease = granted_when_woken(&store, &waiter, &signal);
+    drop(watch);
+    ours(store.release(&call(&lease, 1)));
+    assert!(places(&server, &key).is_empty());
+}
+
+#[test]
+fn a_server_that_restarts_keeps_the_queue() {
+    let mut server = EtcdServer::start();
+    let guard = lock(&server).try_acquire().unwrap();
+    let stores: Vec<_> = (0..2).map(|_| Store::new(store(&server))).collect();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = stores
+            .iter()
+            .enumerate()
+            .map(|(n, store)| {
+                let lock = Lock::new(store, "import");
+                let waiting = scope.spawn(move || lock.acquire_within(LONG).unwrap());
+                wait_for(&server, n + 1);
+                waiting
+            })
+            .collect();
+        server.restart();
+        assert_eq!(places(&server, KEY).len(), 2);
+        guard.release().unwrap();
+        for waiting in waiting {
+            waiting.join().unwrap().release().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_waiter_is_served_when_the_leader_and_the_holder_have_died() {
+    let mut cluster = EtcdCluster::start();
+    let store = EtcdDatastore::open(&cluster.url()).unwrap();
+    let key = key("leader");
+    // Nobody renews it.
+    take(&store, &key, Duration::from_secs(4));
+    let (waiter, watch, signal) = refused(&store, &key);
+    let leader = cluster.leader();
+    cluster.node_mut(leader).kill();
+    let lease = granted_when_woken(&store, &waiter, &signal);
+    drop(watch);
+    eventually("the lock is released", || {
+        store.release(&call(&lease, 1)).ok().map(|_| ())
+    });
+}

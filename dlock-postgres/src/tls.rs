@@ -302,7 +302,7 @@ mod tests {
     fn security(options: &[(&str, &str)]) -> Result<Security, UrlError> {
         let mut all = TlsOptions::default();
         for (name, value) in options {
-            *all.option(name).unwrap() = Some((*value).to_owned());
+            *all.option(name).expect("it is an option") = Some((*value).to_owned());
         }
         Security::new(all)
     }

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ CREATE FUNCTION public.acquire(k text, o text, t bigint, n bigint) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE r record;
 BEGIN
-  SELECT * INTO r FROM dlock.acquire(k, o, t, 'h', n, 600000);
+  SELECT * INTO r FROM dlock.acquire(k, o, t, 'h', n, 600000, NULL);
   RETURN format('acquire %s %s %s', r.o_outcome, r.o_fence, r.o_left);
 EXCEPTION WHEN SQLSTATE 'DL002' THEN
   RETURN 'acquire 2  ';
@@ -110,8 +110,10 @@ impl Real {
             session.pid
         );
         loop {
-            if let Ok(answer) = session.answers.recv_timeout(ASK_EVERY) {
-                return Some(answer);
+            match session.answers.recv_timeout(ASK_EVERY) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => panic!("the session has ended"),
             }
             if self.control.run(&waits) != "0" {
                 return None;

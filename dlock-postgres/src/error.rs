@@ -1,8 +1,12 @@
-//! What the server's errors mean.
+//! What the server's errors mean, and what can be wrong with a URL.
+
+mod url;
 
 use dlock_core::{DatastoreError, ErrorKind};
 use dlock_net::escaped;
 use thiserror::Error;
+
+pub use url::UrlError;
 
 /// PostgreSQL's texts are short. What is no PostgreSQL may answer anything, at any length.
 const LONGEST: usize = 1000;

@@ -4,8 +4,6 @@ use std::io;
 
 use bytes::BytesMut;
 use dlock_core::{DatastoreError, ErrorKind};
-#[cfg(feature = "tls")]
-use dlock_net::{Endpoint, Socket};
 use dlock_net::{NetError, Transport, Wire, failed_before_sending, nothing_was_done};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
@@ -18,33 +16,6 @@ use postgres_protocol::message::frontend;
 use crate::config::Login;
 use crate::tls::{Channel, ChannelBinding};
 use crate::wire::{no_reply, read_message, server_error};
-
-/// Asks a server for TLS, before anything else. Returns whether it has it: then the handshake of
-/// TLS is next.
-///
-/// # Errors
-///
-/// Not executed.
-#[cfg(feature = "tls")]
-pub(crate) fn offers_tls(socket: &mut Socket, host: &Endpoint) -> Result<bool, DatastoreError> {
-    use std::io::{Read, Write};
-
-    let mut request = BytesMut::new();
-    frontend::ssl_request(&mut request);
-    // One byte and no more: what comes behind it must be of TLS. Else somebody in between could put
-    // the first answers of the server there.
-    let mut answer = [0];
-    let asked = socket
-        .write_all(&request)
-        .and_then(|()| socket.read_exact(&mut answer));
-    let offered = asked.and_then(|()| match &answer {
-        b"S" => Ok(true),
-        b"N" => Ok(false),
-        // An error may stand there, in words that nobody vouches for.
-        _ => Err(no_reply()),
-    });
-    offered.map_err(|error| failed_before_sending(NetError::new(host, "ask for TLS", error)))
-}
 
 /// Logs in. The server is not asked yet what it is. Returns the number of the server's process by
 /// which this connection may be cancelled. A pooler states one of its own.

@@ -35,9 +35,9 @@ mod tls;
 mod waiting;
 mod wire;
 
-pub use config::{PostgresBuilder, UrlError};
+pub use config::PostgresBuilder;
 pub use connection::Connection;
-pub use error::ServerError;
+pub use error::{ServerError, UrlError};
 pub use pool::ConnectionManager;
 pub use store::{MIGRATION, PostgresDatastore};
 pub use tls::{ChannelBinding, SslMode};

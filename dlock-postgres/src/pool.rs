@@ -8,8 +8,9 @@ use std::time::Duration;
 use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
 use dlock_net::{Connect, Dialer, Link, Transport, Wire, deadline_in};
 
-use crate::config::{Address, Login, UrlError};
+use crate::config::{Address, Login};
 use crate::connection::Connection;
+use crate::error::UrlError;
 use crate::tls::{Channel, ChannelBinding, Security, SslMode};
 
 /// Opens connections to a PostgreSQL server: the manager of an [`r2d2::Pool`](crate::r2d2::Pool)

@@ -13,9 +13,9 @@ use dlock_net::{Earlier, Limits, Pool, call_deadline, deadline_in, lost_reply};
 
 #[cfg(feature = "tokio")]
 use crate::aio::Shares;
-use crate::config::{PostgresBuilder, UrlError};
+use crate::config::PostgresBuilder;
 use crate::connection::Connection;
-use crate::error::{stale, unexpected};
+use crate::error::{UrlError, stale, unexpected};
 use crate::findings;
 use crate::held;
 use crate::operations::{Answer, Call};

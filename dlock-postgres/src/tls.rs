@@ -3,9 +3,11 @@
 use dlock_core::{DatastoreError, Time};
 use dlock_net::{CertificateFiles, Dialer, Endpoint, Transport};
 
-use crate::config::UrlError;
+use crate::error::UrlError;
 #[cfg(feature = "tls")]
 use dlock_net::tls::{ServerCheck, Trust, Wording};
+#[cfg(feature = "tls")]
+use dlock_net::{NetError, Socket, failed_before_sending};
 
 /// How the URL says what an error of TLS advises.
 #[cfg(feature = "tls")]
@@ -210,6 +212,7 @@ impl Security {
     }
 
     /// A server whose authorities were named, and nothing else, must prove who it is.
+    #[cfg(feature = "tls")]
     fn mode(&self) -> SslMode {
         #[cfg(feature = "tls")]
         let unsaid = match self.roots {
@@ -278,12 +281,12 @@ impl Security {
     #[cfg(feature = "tls")]
     fn secured(
         &self,
-        mut socket: dlock_net::Socket,
+        mut socket: Socket,
         host: &Endpoint,
     ) -> Result<Opened, DatastoreError> {
         use dlock_net::tls::{TlsError, shake_hands};
 
-        if crate::handshake::offers_tls(&mut socket, host)? {
+        if offers_tls(&mut socket, host)? {
             let stream = shake_hands(&self.trust, socket, host)?;
             let end_point = stream.end_point();
             return Ok(self.opened(Box::new(stream), end_point));
@@ -293,6 +296,37 @@ impl Security {
         }
         Ok(self.opened(Box::new(socket), None))
     }
+}
+
+/// Asks a server for TLS, before anything else. Returns whether it has it: then the handshake of
+/// TLS is next.
+///
+/// # Errors
+///
+/// Not executed.
+#[cfg(feature = "tls")]
+fn offers_tls(socket: &mut Socket, host: &Endpoint) -> Result<bool, DatastoreError> {
+    use std::io::{Read as _, Write as _};
+
+    use postgres_protocol::message::frontend;
+
+    use crate::wire::no_reply;
+
+    let mut request = bytes::BytesMut::new();
+    frontend::ssl_request(&mut request);
+    // One byte and no more: what comes behind it must be of TLS. Else somebody in between could put
+    // the first answers of the server there.
+    let mut answer = [0];
+    let asked = socket
+        .write_all(&request)
+        .and_then(|()| socket.read_exact(&mut answer));
+    let offered = asked.and_then(|()| match &answer {
+        b"S" => Ok(true),
+        b"N" => Ok(false),
+        // An error may stand there, in words that nobody vouches for.
+        _ => Err(no_reply()),
+    });
+    offered.map_err(|error| failed_before_sending(NetError::new(host, "ask for TLS", error)))
 }
 
 #[cfg(all(test, feature = "tls"))]

@@ -177,7 +177,7 @@ fn copy(from: &Path, to: &Path, part: &str, changes: &[Change]) {
     let text = fs::read_to_string(&path).expect("a text");
     let text = match part {
         "dlock-model/Cargo.toml" => without(&text, "dlock-test-servers"),
-        "dlock-model/src/lib.rs" => without(&text, "mod twins;"),
+        "dlock-model/src/lib.rs" | "dlock-model/src/postgres.rs" => without(&text, "mod twins;"),
         _ => text,
     };
     let here = changes.iter().filter(|change| change.file == part);

@@ -279,11 +279,7 @@ impl Security {
     }
 
     #[cfg(feature = "tls")]
-    fn secured(
-        &self,
-        mut socket: Socket,
-        host: &Endpoint,
-    ) -> Result<Opened, DatastoreError> {
+    fn secured(&self, mut socket: Socket, host: &Endpoint) -> Result<Opened, DatastoreError> {
         use dlock_net::tls::{TlsError, shake_hands};
 
         if offers_tls(&mut socket, host)? {

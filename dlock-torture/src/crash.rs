@@ -36,9 +36,6 @@ const WARMS_UP: Duration = Duration::from_millis(LIVES.end);
 /// Beside crashing processes it must get the lock at least at one part in this many of the rate
 /// that it has alone. The machine may be busy: then each hand-over to another process takes long.
 const SHARE: u64 = 6;
-/// The same on etcd. Alone a process never waits there. Beside others it does, for a pause of up to
-/// a quarter of a second after each refusal, and each call takes several requests.
-const SHARE_ON_ETCD: u64 = 24;
 /// A process that dies after it was handed the lock keeps it for at most this time, as documented.
 const HANDED_FOR: Duration = Duration::from_millis(1200);
 /// It must get the lock again within this time after many waiters died. The documentation says
@@ -214,7 +211,7 @@ impl Crashes<'_> {
             // Who was killed in the last three seconds costs the others 1.2 seconds, as documented.
             // A grant may take longer than a turn of a few.
             Backend::Cluster => 1,
-            // A process that dies as the holder keeps the lock for longer than a turn of a few.
+            // What a process leaves that dies is there for longer than a turn of a few.
             Backend::Etcd | Backend::EtcdCluster => 1,
             _ => TURNS,
         }
@@ -225,7 +222,9 @@ impl Crashes<'_> {
             // A hand-over to a process that was killed a moment ago costs the others 1.2 seconds:
             // the nodes do not say who receives messages. One grant in all is enough.
             Backend::Cluster => u64::MAX,
-            Backend::Etcd | Backend::EtcdCluster => SHARE_ON_ETCD,
+            // The place of a process that was killed is there until its lease ends, up to five
+            // seconds later, as documented.
+            Backend::Etcd | Backend::EtcdCluster => u64::MAX,
             _ => SHARE,
         }
     }

@@ -58,7 +58,7 @@ impl EtcdServer {
     ///
     /// If it cannot be started.
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::start_in(folder(), arguments, false)
+        Self::start_in(process::folder_with_room(), arguments, false)
     }
 
     /// The same with a TLS port beside the plain one, and a certificate that is made for this
@@ -94,7 +94,7 @@ impl EtcdServer {
         certificate: crate::TlsCertificate,
         further: impl Fn(&dyn Fn(&str) -> String) -> Vec<String>,
     ) -> Self {
-        let folder = folder();
+        let folder = process::folder_with_room();
         crate::tls::write_certificates(folder.path(), certificate);
         let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         let mut arguments = further(&file);
@@ -136,7 +136,7 @@ impl EtcdServer {
         members: &[(&str, Ports)],
         arguments: &[&str],
     ) -> Option<Self> {
-        let folder = folder();
+        let folder = process::folder_with_room();
         let arguments = all_arguments(name, ports, members, arguments);
         let process = launch(&arguments, folder.path(), || connect(ports.peer).is_ok())?;
         Some(EtcdServer {
@@ -384,11 +384,6 @@ impl EtcdServer {
     fn running(&self) -> &Process {
         self.process.as_ref().expect("the server is running")
     }
-}
-
-/// A folder in memory, if there is such a thing.
-fn folder() -> TempDir {
-    process::folder_in_memory().unwrap_or_else(|_| process::folder())
 }
 
 fn all_arguments(

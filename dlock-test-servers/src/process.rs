@@ -27,6 +27,8 @@ const PORTS: std::ops::Range<u16> = 11_300..32_000;
 const BUS: u16 = 10_000;
 /// The folder in memory of Linux.
 const MEMORY: &str = "/dev/shm";
+/// In a container there may be far less than this, in bytes.
+const ROOM: u64 = 4 << 30;
 /// Ports that were free a moment ago are tried this often.
 const PORTS_TRIED: usize = 10;
 
@@ -369,6 +371,16 @@ pub(super) fn folder() -> tempfile::TempDir {
 /// The same in memory, where data costs no write to a disk, on Linux.
 pub(super) fn folder_in_memory() -> std::io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("dlk").tempdir_in(MEMORY)
+}
+
+/// In memory, if it has room for many servers; else on the disk, where it takes most of a second to
+/// make the thousand files of a database.
+pub(super) fn folder_with_room() -> tempfile::TempDir {
+    let room = rustix::fs::statvfs(MEMORY).map(|all| all.f_bavail.saturating_mul(all.f_frsize));
+    match room {
+        Ok(ROOM..) => folder_in_memory().unwrap_or_else(|_| folder()),
+        _ => folder(),
+    }
 }
 
 fn log_file(folder: &Path) -> PathBuf {

@@ -47,7 +47,7 @@ impl Programs {
 
     /// A folder in which that user may write.
     pub(super) fn folder(&self) -> TempDir {
-        self.owned(process::folder())
+        self.owned(process::folder_with_room())
     }
 
     /// The same in memory.

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -54,12 +55,14 @@ fn with_ca(server: &PostgresServer, options: &str) -> String {
 /// Whether what goes over the network can be read there.
 #[track_caller]
 fn is_encrypted(server: &PostgresServer, login: &str, options: &str) -> bool {
-    const KEY: &str = "dlock:encrypted";
+    // Tests beside this one ask the same server.
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    let key = format!("dlock:encrypted-{}", ASKED.fetch_add(1, Ordering::Relaxed));
     let sent = Arc::new(Mutex::new(Vec::new()));
     let store = patient(&url_at(recorded(server.address(), &sent), login, options));
-    assert!(released(&store, &acquired(&store, KEY)));
+    assert!(released(&store, &acquired(&store, &key)));
     let sent = sent.lock().unwrap();
-    !sent.windows(KEY.len()).any(|part| part == KEY.as_bytes())
+    !sent.windows(key.len()).any(|part| part == key.as_bytes())
 }
 
 /// Passes connections on to `server`, and keeps what clients send.

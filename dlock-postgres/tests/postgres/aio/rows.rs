@@ -15,6 +15,9 @@ use crate::support::{
 /// How many connections wait for a lock in the database.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
 
+/// How many locks are held.
+const HELD: &str = "SELECT count(*) FROM dlock.locks WHERE owner IS NOT NULL";
+
 async fn acquires_and_releases(store: &PostgresDatastore, key: &str) {
     let claim = claim(key);
     let grant = granted(AsyncDatastore::acquire(store, &claim, TTL).await);
@@ -70,7 +73,14 @@ fn the_connection_of_a_call_whose_future_was_dropped_holds_up_no_other_lock() {
             .unwrap();
         assert_eq!(server.sql(WAITING), "1", "it still waits at the server");
         drop(row);
-        // The claim that nobody waits for has won, and is undone.
+        // The claim that nobody waits for wins, and is undone. An abandon that comes before the end
+        // of its call may get the row before it.
+        let held = async {
+            while server.sql(HELD) != "1" {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, held).await.unwrap();
         AsyncDatastore::abandon(&store, &claim("dlock:x").owned_by(given_up.owner()))
             .await
             .unwrap();

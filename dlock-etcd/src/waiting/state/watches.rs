@@ -1,0 +1,125 @@
+//! What the cluster reports to be deleted, and whom that wakes.
+
+use std::mem;
+use std::sync::Arc;
+
+use dlock_core::{OwnerToken, Signal, Time};
+
+use super::{State, Watched};
+use crate::operations::queue::key_of;
+use crate::operations::watching;
+
+impl State {
+    /// What is to be sent on a new connection for watches.
+    pub(in crate::waiting) fn all_requests(&mut self) -> Vec<String> {
+        self.requests.clear();
+        let all = self.watched.iter();
+        let create = |(name, watched): (&Arc<str>, &Watched)| {
+            let watch = watched.watch.as_ref()?;
+            Some(watching::create(watch.id, name, watch.since))
+        };
+        all.filter_map(create).collect()
+    }
+
+    pub(in crate::waiting) fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// What is to be sent since.
+    pub(in crate::waiting) fn take_requests(&mut self) -> Vec<String> {
+        mem::take(&mut self.requests)
+    }
+
+    /// What a watch waits for was deleted.
+    pub(in crate::waiting) fn deleted(&mut self, id: i64, revision: i64, now: Time) {
+        let Some(name) = self.watches.get(&id).cloned() else {
+            return;
+        };
+        // A place never comes back.
+        let is_over = key_of(&name).is_some();
+        if let Some(watched) = self.watched.get_mut(&name) {
+            if let Some(watch) = &mut watched.watch {
+                (watch.since, watch.deleted) = (revision + 1, revision);
+            }
+            let waiters = mem::take(&mut watched.waiters);
+            match is_over {
+                true => self.next_in_turn(&name, &waiters, now),
+                false => self.wake_all(&waiters, now),
+            }
+        }
+        if is_over {
+            self.end_watch(id);
+        }
+    }
+
+    /// What a watch asked for is no longer in the history, so that its waiters must look.
+    pub(in crate::waiting) fn compacted(&mut self, id: i64, now: Time) {
+        let Some(name) = self.watches.remove(&id) else {
+            return;
+        };
+        if let Some(watched) = self.watched.remove(&name) {
+            self.wake_all(&watched.waiters, now);
+        }
+    }
+
+    /// Reports may have been lost, or will be.
+    pub(in crate::waiting) fn watches_lost(&mut self) {
+        let by_watch = self.watched.values().filter(|it| it.watch.is_some());
+        let waiters = by_watch.flat_map(|watched| &watched.waiters);
+        let waiters = waiters.filter_map(|owner| self.waiters.get(owner));
+        let signals = waiters.map(|waiter| waiter.signal.clone());
+        self.woken.extend(signals);
+    }
+
+    pub(super) fn end_watch(&mut self, id: i64) {
+        if let Some(name) = self.watches.remove(&id) {
+            self.watched.remove(&name);
+            self.requests.push(watching::cancel(id));
+        }
+    }
+
+    pub(super) fn end_unused_watches(&mut self) {
+        let unused = |watched: &Watched| match &watched.watch {
+            Some(watch) if watched.waiters.is_empty() => Some(watch.id),
+            _ => None,
+        };
+        let ids: Vec<_> = self.watched.values().filter_map(unused).collect();
+        for id in ids {
+            self.end_watch(id);
+        }
+    }
+
+    /// The place before these waiters is gone. They may be the first now: until they claim and
+    /// learn more, they are woken by the key too.
+    pub(super) fn next_in_turn(&mut self, place: &str, waiters: &[OwnerToken], now: Time) {
+        self.wake_all(waiters, now);
+        let Some(key) = key_of(place).map(Arc::<str>::from) else {
+            return;
+        };
+        for owner in waiters {
+            if let Some(waiter) = self.waiters.get(owner) {
+                let since = waiter.since;
+                self.waits_behind(*owner, Arc::clone(&key), since, now);
+            }
+        }
+    }
+
+    pub(super) fn wake_all(&mut self, waiters: &[OwnerToken], now: Time) {
+        for owner in waiters {
+            self.wake(*owner, now);
+        }
+    }
+
+    pub(super) fn wake(&mut self, owner: OwnerToken, now: Time) {
+        if let Some(waiter) = self.waiters.get_mut(&owner) {
+            waiter.woken_at.get_or_insert(now);
+            self.woken.push(waiter.signal.clone());
+        }
+    }
+
+    /// The signals to notify, once the state is not locked any more: what they wake may come back
+    /// to it.
+    pub(in crate::waiting) fn take_woken(&mut self) -> Vec<Signal> {
+        mem::take(&mut self.woken)
+    }
+}

@@ -141,7 +141,7 @@ impl Node {
         findings.into_iter().flatten().collect()
     }
 
-    /// What is so in the whole cluster, of which the URL has so many nodes.
+    /// What holds for the whole cluster. `named` is the number of nodes in the URL.
     fn of_cluster(&mut self, named: usize) -> Result<Vec<Finding>, DatastoreError> {
         let mut findings = Vec::new();
         findings.extend(self.users()?);

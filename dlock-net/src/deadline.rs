@@ -70,7 +70,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// How long a call may take, in a claim and with a timeout of so many seconds.
+    /// How long a call may take, in a claim and with a timeout of this number of seconds.
     fn ends_in(clock: &Clock, claim: u32, call_timeout: u32) -> Duration {
         let claim = Claim::new("dlock:x", clock, SECOND * claim).unwrap();
         let before = Clock::BOOTTIME.now();

@@ -69,7 +69,7 @@ fn carry_out(shared: &Shared, run: u64, work: Work) {
             .map(|leave| (leave.place, leave.leaving))
             .unzip();
         leave(shared, places);
-        // If this failed it is tried again, for nobody who waits for it.
+        // If this failed, it is tried again in the background: no caller waits for it.
         drop(leaving);
     }
     match work.lease {

@@ -11,7 +11,7 @@ use crate::support::{LONG, call, extended, key, lost, ours, server, store_at, ta
 
 const COUNT: usize = 20;
 
-/// So many leases, each ready for its call with this number.
+/// The leases, each ready for its call with this number.
 fn calls(leases: &[Lease], sequence: u64) -> Vec<(Lease, Duration)> {
     let leases = leases.iter();
     leases.map(|lease| (call(lease, sequence), LONG)).collect()

@@ -17,7 +17,7 @@ pub(super) struct Bounds {
     pub(super) ttl: u64,
     /// How long a call is waited for.
     pub(super) timeout: u64,
-    /// Ticks that pass while a call, which waits for nobody, is on its way, between two statements
+    /// Ticks that pass while a call that waits for no row is on its way, between two statements
     /// or before its commit. One for each such call.
     pub(super) slow: usize,
     /// Answers that are lost after the commit, and connections that break during an extend.

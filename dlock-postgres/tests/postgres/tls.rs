@@ -408,7 +408,7 @@ fn a_silent_server_costs_no_more_than_the_call_may_take() {
     silent.join().unwrap();
 }
 
-/// Lets in whoever has asked to prove a password, without the proof that it knows it.
+/// Accepts any login by SCRAM, without the server's own proof that it knows the password.
 #[test]
 fn a_server_that_lets_in_without_its_own_proof_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -12,7 +12,7 @@ use crate::operations::{Answer, Call, HEARTBEAT_EVERY};
 pub(super) fn run(shared: &Shared, run: u64) {
     while let Some(work) = wait(shared, run) {
         carry_out(shared, &work);
-        // If this failed it is tried again, for nobody who waits for it.
+        // If this failed, it is tried again in the background: no caller waits for it.
         drop(work.leaving);
     }
     shared.subscription_changed();

@@ -3,7 +3,7 @@ use super::*;
 const KEY: &str = "dlock:a";
 const NOW: Time = Time::from_nanos(1_000_000_000);
 
-/// A state with a lease, and so many waiters that have not claimed yet.
+/// A state with a lease, and this number of waiters that have not claimed yet.
 fn state(count: u64) -> (State, Vec<(OwnerToken, Signal)>) {
     let mut state = State::default();
     let run = state.start(NOW).unwrap();

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use dlock_core::{Clock, DatastoreError, Time};
 use dlock_net::mux::{Multiplexer, Open, Opened, Pinned};
-use dlock_net::{Pool, ServerClock, Transport as _};
+use dlock_net::{Pool, Transport as _};
 
-use crate::connection::{unsent, write_call};
+use crate::connection::{Server, unsent};
 use crate::error::unexpected;
 use crate::operations::{Answer, Call};
 use crate::pool::ConnectionManager;
@@ -76,32 +76,30 @@ async fn ask_once(
     connection: &mut Pinned<Opener>,
     call: &Call<'_>,
 ) -> Result<Answer, DatastoreError> {
-    let deadline = connection.deadline();
-    let clock = connection.with_writer(|server| server.clock);
-    let mut request = BytesMut::new();
-    write_call(&mut request, call, deadline, &clock)
-        .map_err(|error| unsent(connection.peer(), error))?;
-    let reply = connection.ask(|server, bytes, _| {
-        server.is_busy = true;
-        bytes.extend_from_slice(&request);
-    });
-    match reply.await? {
-        Ok(rows) => {
-            connection.with_writer(|server| server.is_busy = false);
-            let (answer, now) = call.read(&rows)?;
-            connection.with_writer(|server| server.clock.learn(now));
-            Ok(answer)
-        }
-        Err(error) => {
-            connection.with_writer(|server| server.is_busy = error.ends_connection());
-            Err(error.into())
+    loop {
+        let deadline = connection.deadline();
+        let mut request = BytesMut::new();
+        connection
+            .with_writer(|line| line.server.write(&mut request, call, deadline))
+            .map_err(|error| unsent(connection.peer(), error))?;
+        let reply = connection.ask(|line, bytes, _| {
+            line.is_busy = true;
+            bytes.extend_from_slice(&request);
+        });
+        let reply = reply.await?;
+        let answer = connection.with_writer(|line| {
+            line.is_busy = matches!(&reply, Err(error) if error.ends_connection());
+            line.server.read(call, reply)
+        });
+        if let Some(answer) = answer? {
+            return Ok(answer);
         }
     }
 }
 
-/// What a connection knows of its server.
-pub(crate) struct Server {
-    clock: ServerClock,
+/// The state of a connection between two requests.
+pub(crate) struct Line {
+    server: Server,
     /// Whether a call is under way. If its caller has gone, the next call goes over another
     /// connection: it would wait for what the server still does.
     is_busy: bool,
@@ -110,29 +108,29 @@ pub(crate) struct Server {
 pub(crate) struct Opener(Arc<Pool<ConnectionManager>>);
 
 impl Open for Opener {
-    type Writer = Server;
+    type Writer = Line;
     type Replies = PostgresReplies;
 
-    fn open(&self, deadline: Time) -> Result<Opened<Server, PostgresReplies>, DatastoreError> {
+    fn open(&self, deadline: Time) -> Result<Opened<Line, PostgresReplies>, DatastoreError> {
         let connection = self.0.open(deadline)?;
-        let parts = connection.into_parts().and_then(|(stream, peer, clock)| {
+        let parts = connection.into_parts().and_then(|(stream, peer, server)| {
             let (layer, socket) = Box::new(stream).into_shared()?;
-            Some((layer, socket, peer, clock))
+            Some((layer, socket, peer, server))
         });
-        let (layer, socket, peer, clock) = parts.ok_or_else(unexpected)?;
+        let (layer, socket, peer, server) = parts.ok_or_else(unexpected)?;
         Ok(Opened {
             socket,
             layer,
             peer,
-            writer: Server {
-                clock,
+            writer: Line {
+                server,
                 is_busy: false,
             },
             replies: PostgresReplies,
         })
     }
 
-    fn takes_more(&self, server: &mut Server) -> bool {
-        !server.is_busy
+    fn takes_more(&self, line: &mut Line) -> bool {
+        !line.is_busy
     }
 }

@@ -13,8 +13,9 @@ use dlock_net::{deadline_in, may_have_executed, nothing_was_done};
 use crate::config::Login;
 use crate::handshake;
 use crate::operations::{Answer, Call, Hello};
+use crate::statements::Statements;
 use crate::tls::Channel;
-use crate::wire::{self, Parameter, Row};
+use crate::wire::{self, Reply};
 
 /// The part of a call that it may wait for a row which another transaction has locked. So there is
 /// time for the answer, which says that nothing was done.
@@ -30,11 +31,46 @@ pub struct Connection<S: Transport = Box<dyn Transport>> {
     wire: Wire<S>,
     /// Its memory is kept from call to call.
     request: BytesMut,
-    clock: ServerClock,
+    server: Server,
     /// The number of the server's process, if this leads to it directly.
     backend: i32,
     /// What was notified and not taken yet.
     notified: Vec<String>,
+}
+
+/// What a connection knows of its server.
+#[derive(Debug, Default)]
+pub(crate) struct Server {
+    clock: ServerClock,
+    statements: Statements,
+}
+
+impl Server {
+    /// Writes the request of a call that ends at `deadline`.
+    pub(crate) fn write(
+        &self,
+        request: &mut BytesMut,
+        call: &Call<'_>,
+        deadline: Time,
+    ) -> io::Result<()> {
+        let left = Clock::BOOTTIME.now().until(deadline);
+        let parameters = call.parameters(self.clock.at(deadline), left / 8 * WAIT_EIGHTHS);
+        self.statements.push(request, call.statement(), &parameters)
+    }
+
+    /// Reads the reply to it; `None` if the call must be made again.
+    pub(crate) fn read(
+        &mut self,
+        call: &Call<'_>,
+        reply: Reply,
+    ) -> Result<Option<Answer>, DatastoreError> {
+        if self.statements.learn(call.statement(), &reply) {
+            return Ok(None);
+        }
+        let (answer, now) = call.read(&reply?)?;
+        self.clock.learn(now);
+        Ok(Some(answer))
+    }
 }
 
 impl<S: Transport> Link for Connection<S> {
@@ -58,7 +94,7 @@ impl<S: Transport> Connection<S> {
         Ok(Connection {
             wire,
             request: BytesMut::new(),
-            clock: ServerClock::default(),
+            server: Server::default(),
             backend,
             notified: Vec::new(),
         })
@@ -71,11 +107,20 @@ impl<S: Transport> Connection<S> {
         channel: Channel,
     ) -> Result<Self, DatastoreError> {
         let mut connection = Self::logged_in(wire, login, channel)?;
-        let rows = connection.rows(Hello::SQL, &[]).map_err(nothing_was_done)?;
+        let rows = connection.hello().map_err(nothing_was_done)?;
         let hello = Hello::read(&rows).map_err(nothing_was_done)?;
-        connection.clock.learn(Some(hello.now));
+        connection.server.clock.learn(Some(hello.now));
+        let is_direct = connection.is_direct_to(hello.backend);
+        connection.server.statements = Statements::of_connection(is_direct);
         hello.check(connection.wire.peer())?;
         Ok(connection)
+    }
+
+    fn hello(&mut self) -> Result<Vec<wire::Row>, DatastoreError> {
+        self.request.clear();
+        wire::push_statement(&mut self.request, Hello::SQL, &[])
+            .map_err(|error| self.unsent(error))?;
+        Ok(self.reply()??)
     }
 
     /// Makes a call.
@@ -89,31 +134,22 @@ impl<S: Transport> Connection<S> {
     }
 
     fn call_once(&mut self, call: &Call<'_>) -> Result<Answer, DatastoreError> {
-        self.request.clear();
-        let deadline = self.wire.deadline();
-        write_call(&mut self.request, call, deadline, &self.clock)
-            .map_err(|error| self.unsent(error))?;
-        let rows = self.answer()?;
-        let (answer, now) = call.read(&rows)?;
-        self.clock.learn(now);
-        Ok(answer)
-    }
-
-    fn rows(
-        &mut self,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, DatastoreError> {
-        self.request.clear();
-        wire::push_statement(&mut self.request, sql, parameters)
-            .map_err(|error| self.unsent(error))?;
-        self.answer()
+        loop {
+            self.request.clear();
+            let deadline = self.wire.deadline();
+            let written = self.server.write(&mut self.request, call, deadline);
+            written.map_err(|error| self.unsent(error))?;
+            let reply = self.reply()?;
+            if let Some(answer) = self.server.read(call, reply)? {
+                return Ok(answer);
+            }
+        }
     }
 
     /// Sends the request and reads the reply.
-    fn answer(&mut self) -> Result<Vec<Row>, DatastoreError> {
+    fn reply(&mut self) -> Result<Reply, DatastoreError> {
         self.wire.send(&self.request)?;
-        Ok(wire::read_reply(&mut self.wire, &mut self.notified)??)
+        wire::read_reply(&mut self.wire, &mut self.notified)
     }
 
     /// Runs a script of statements.
@@ -166,22 +202,10 @@ impl<S: Transport> Connection<S> {
     /// Gives the connection away, between two calls; `None` if something has arrived that was not
     /// asked for.
     #[cfg(feature = "tokio")]
-    pub(crate) fn into_parts(self) -> Option<(S, String, ServerClock)> {
+    pub(crate) fn into_parts(self) -> Option<(S, String, Server)> {
         let peer = self.wire.peer().to_owned();
-        Some((self.wire.into_transport()?, peer, self.clock))
+        Some((self.wire.into_transport()?, peer, self.server))
     }
-}
-
-/// Writes the request of a call that ends at `deadline`.
-pub(crate) fn write_call(
-    request: &mut BytesMut,
-    call: &Call<'_>,
-    deadline: Time,
-    clock: &ServerClock,
-) -> io::Result<()> {
-    let left = Clock::BOOTTIME.now().until(deadline);
-    let parameters = call.parameters(clock.at(deadline), left / 8 * WAIT_EIGHTHS);
-    wire::push_statement(request, call.sql(), &parameters)
 }
 
 /// The error of a call with a NUL in a text, which PostgreSQL does not have.

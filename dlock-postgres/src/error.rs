@@ -63,6 +63,12 @@ impl ServerError {
         self.severity != "ERROR" || self.code == "25006"
     }
 
+    /// Returns whether the server has no prepared statement of this name, or has it for other
+    /// columns than those of now. It did nothing.
+    pub(crate) fn is_of_prepared_statement(&self) -> bool {
+        matches!(self.code.as_str(), "26000" | "0A000")
+    }
+
     /// The kind, and whether the statement may have been carried out all the same. Each statement
     /// is a transaction of its own, which an error rolls back; but a commit may wait for a standby
     /// when the connection ends.

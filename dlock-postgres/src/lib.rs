@@ -30,6 +30,7 @@ mod handshake;
 mod held;
 mod operations;
 mod pool;
+mod statements;
 mod store;
 mod tls;
 mod waiting;

@@ -8,6 +8,7 @@ use dlock_core::{Claim, DatastoreError, ErrorKind, FencingToken, HeldBy, Lease, 
 
 use crate::error::unexpected;
 use crate::findings::Facts;
+use crate::statements::Statement;
 use crate::wire::{MOST_ROWS, Parameter, Row};
 
 /// A call of a function of the schema.
@@ -91,19 +92,52 @@ impl<'a> Call<'a> {
         }
     }
 
-    pub(crate) fn sql(&self) -> &'static str {
+    pub(crate) fn statement(&self) -> Statement {
         match self {
-            Call::Acquire(..) => "SELECT * FROM dlock.acquire($1, $2, $3, $4, $5, $6, $7)",
-            Call::Extend(..) => "SELECT * FROM dlock.extend($1, $2, $3, $4, $5, $6, $7)",
-            Call::Release(_) => "SELECT dlock.release($1, $2, $3)",
-            Call::Abandon(_) => "SELECT dlock.abandon($1, $2, $3)",
-            Call::Leave(_) => "SELECT dlock.leave($1, $2)",
-            Call::Heartbeat(..) => "SELECT * FROM dlock.heartbeat($1, $2)",
-            Call::Waiting(_) => "SELECT dlock.waiting($1)",
-            Call::Facts => Facts::SQL,
-            Call::Break(..) => "SELECT dlock.break($1, $2, $3)",
-            Call::Holder(_) => "SELECT * FROM dlock.holder($1)",
-            Call::Held(..) => "SELECT * FROM dlock.held($1, $2, $3)",
+            Call::Acquire(..) => Statement {
+                name: "dlock2_acquire",
+                sql: "SELECT * FROM dlock.acquire($1, $2, $3, $4, $5, $6, $7)",
+            },
+            Call::Extend(..) => Statement {
+                name: "dlock2_extend",
+                sql: "SELECT * FROM dlock.extend($1, $2, $3, $4, $5, $6, $7)",
+            },
+            Call::Release(_) => Statement {
+                name: "dlock2_release",
+                sql: "SELECT dlock.release($1, $2, $3)",
+            },
+            Call::Abandon(_) => Statement {
+                name: "dlock2_abandon",
+                sql: "SELECT dlock.abandon($1, $2, $3)",
+            },
+            Call::Leave(_) => Statement {
+                name: "dlock2_leave",
+                sql: "SELECT dlock.leave($1, $2)",
+            },
+            Call::Heartbeat(..) => Statement {
+                name: "dlock2_heartbeat",
+                sql: "SELECT * FROM dlock.heartbeat($1, $2)",
+            },
+            Call::Waiting(_) => Statement {
+                name: "dlock2_waiting",
+                sql: "SELECT dlock.waiting($1)",
+            },
+            Call::Facts => Statement {
+                name: "dlock2_facts",
+                sql: Facts::SQL,
+            },
+            Call::Break(..) => Statement {
+                name: "dlock2_break",
+                sql: "SELECT dlock.break($1, $2, $3)",
+            },
+            Call::Holder(_) => Statement {
+                name: "dlock2_holder",
+                sql: "SELECT * FROM dlock.holder($1)",
+            },
+            Call::Held(..) => Statement {
+                name: "dlock2_held",
+                sql: "SELECT * FROM dlock.held($1, $2, $3)",
+            },
         }
     }
 
@@ -261,19 +295,22 @@ pub(crate) struct Hello {
     /// The time on its clock in µs.
     pub(crate) now: i64,
     is_read_only: bool,
+    /// The number of its process.
+    pub(crate) backend: i32,
 }
 
 impl Hello {
-    pub(crate) const SQL: &str = "SELECT * FROM dlock.hello()";
+    pub(crate) const SQL: &str = "SELECT *, pg_backend_pid() FROM dlock.hello()";
     /// That of the schema which this crate knows.
     const VERSION: i64 = 2;
 
     pub(crate) fn read(rows: &[Row]) -> Result<Self, DatastoreError> {
         let read = || match one(rows)?.as_slice() {
-            [version, now, is_read_only] => Some(Hello {
+            [version, now, is_read_only, backend] => Some(Hello {
                 version: number(version)?,
                 now: number(now)?,
                 is_read_only: truth(is_read_only)?,
+                backend: text(backend)?.parse().ok()?,
             }),
             _ => None,
         };

@@ -36,20 +36,33 @@ pub(crate) type Reply = Result<Vec<Row>, ServerError>;
 /// A parameter, as text; `None` for NULL.
 pub(crate) type Parameter<'a> = Option<Cow<'a, str>>;
 
-/// Writes a request: one statement with its parameters, as a transaction of its own.
-///
-/// The statement has no name. A pooler may give each transaction another connection to the server,
-/// where a name would be missing or another's.
+/// Writes a request: one statement without a name and its parameters, as a transaction of its own.
 pub(crate) fn push_statement(
     request: &mut BytesMut,
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> io::Result<()> {
     frontend::parse("", sql, [], request)?;
+    push_execution(request, "", parameters)
+}
+
+/// Writes the part of a request that gives a statement this name, whatever had it before.
+pub(crate) fn push_preparation(request: &mut BytesMut, name: &str, sql: &str) -> io::Result<()> {
+    frontend::close(b'S', name, request)?;
+    frontend::parse(name, sql, [], request)
+}
+
+/// Writes the rest of a request: it executes the statement with this name, as a transaction of its
+/// own.
+pub(crate) fn push_execution(
+    request: &mut BytesMut,
+    name: &str,
+    parameters: &[Parameter<'_>],
+) -> io::Result<()> {
     let values = parameters.iter();
     let bound = frontend::bind(
         "",
-        "",
+        name,
         [],
         values,
         |value, buffer| {
@@ -154,7 +167,8 @@ impl ReplyReader {
             Message::NotificationResponse(notification) => {
                 notified.push(notification.message()?.to_owned());
             }
-            Message::ParseComplete
+            Message::CloseComplete
+            | Message::ParseComplete
             | Message::BindComplete
             | Message::NoData
             | Message::CommandComplete(_)

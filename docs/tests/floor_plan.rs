@@ -70,7 +70,7 @@ const PLANS: [Plan; 5] = [
     Plan {
         package: "dlock-postgres",
         lacks: &[],
-        own: &["tls"],
+        own: &["statements", "tls"],
     },
     Plan {
         package: "dlock-file",

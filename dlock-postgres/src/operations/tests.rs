@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use dlock_core::Clock;
 
 use super::*;
@@ -16,6 +18,7 @@ fn a_call_has_as_many_parameters_as_its_statement_has_places() {
     let claim = claim();
     let lease = Lease::new(claim.clone(), dlock_core::Grant::new(Duration::ZERO));
     let ttl = Duration::from_nanos(1_000_001);
+    let mut names = HashSet::new();
     for call in [
         Call::Acquire(&claim, ttl, None),
         Call::Leave(claim.owner()),
@@ -29,9 +32,13 @@ fn a_call_has_as_many_parameters_as_its_statement_has_places() {
         Call::Held("k", ""),
     ] {
         let count = call.parameters(7, Duration::from_millis(9)).len();
-        let (sql, last) = (call.sql(), format!("${count})"));
+        let (Statement { name, sql }, last) = (call.statement(), format!("${count})"));
         assert!(sql.ends_with(&last), "{sql}");
+        let version = format!("dlock{}_", Hello::VERSION);
+        assert!(name.starts_with(&version) && names.insert(name), "{name}");
     }
+    let (Statement { name, sql }, facts) = (Call::Facts.statement(), Facts::SQL);
+    assert!(sql == facts && names.insert(name), "{name}");
     let process = Some("5ca1ab1e");
     let parameters = Call::Acquire(&claim, ttl, process).parameters(7, Duration::from_millis(9));
     let parameters: Vec<_> = parameters.iter().map(Option::as_deref).collect();
@@ -83,13 +90,13 @@ fn other_rows_than_expected_are_an_error() {
 #[test]
 fn another_schema_and_a_standby_are_refused() {
     let hello = |columns: &[&str]| Hello::read(&[row(columns)]).unwrap().check("db:1");
-    assert!(hello(&["2", "5", "f"]).is_ok());
+    assert!(hello(&["2", "5", "f", "77"]).is_ok());
     for (version, advice) in [("1", "migration"), ("3", "too old")] {
-        let error = hello(&[version, "5", "f"]).unwrap_err();
+        let error = hello(&[version, "5", "f", "77"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains(advice), "{error}");
     }
-    let error = hello(&["2", "5", "t"]).unwrap_err();
+    let error = hello(&["2", "5", "t", "77"]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains("db:1"));
 }

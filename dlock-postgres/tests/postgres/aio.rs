@@ -1,4 +1,5 @@
 //! What the async form promises: the same as the blocking one.
 
 mod conformance;
+mod prepared;
 mod rows;

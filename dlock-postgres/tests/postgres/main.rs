@@ -11,6 +11,7 @@ mod conformance;
 mod failover;
 mod faults;
 mod findings;
+mod prepared;
 mod queue;
 mod schema;
 mod support;

@@ -56,8 +56,10 @@ CREATE UNLOGGED TABLE IF NOT EXISTS dlock.processes (
 );
 REVOKE ALL ON dlock.processes FROM PUBLIC;
 
--- Functions of version 1 that have other parameters now.
+-- Functions of older versions, with other parameters or another result.
 DROP FUNCTION IF EXISTS dlock.acquire(text, text, bigint, text, bigint, bigint);
+DROP FUNCTION IF EXISTS dlock.prepare(bigint);
+DROP FUNCTION IF EXISTS dlock.free(dlock.locks, bigint);
 
 CREATE OR REPLACE FUNCTION dlock.now_us() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
@@ -72,16 +74,15 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
 $$;
 
 -- Before a write that must not be lost, and that may wait for a row for so many milliseconds.
--- Without a limit, the server would go on waiting for a client that has given up.
-CREATE OR REPLACE FUNCTION dlock.prepare(a_wait_ms bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-  PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
-  -- Otherwise a grant could be forgotten if the server crashes.
-  IF current_setting('synchronous_commit') = 'off' THEN
-    PERFORM set_config('synchronous_commit', 'local', true);
-  END IF;
-END $$;
+-- Without a limit, the server would go on waiting for a client that has given up. This is called in
+-- an assignment, which is evaluated at once; PERFORM would make it a query.
+CREATE OR REPLACE FUNCTION dlock.limit_wait(a_wait_ms bigint) RETURNS text
+LANGUAGE sql VOLATILE AS $$
+  SELECT set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true)
+    -- Otherwise a grant could be forgotten if the server crashes.
+    || CASE current_setting('synchronous_commit')
+         WHEN 'off' THEN set_config('synchronous_commit', 'local', true) ELSE '' END
+$$;
 
 -- Deletes some of the rows that were not used for 7 days: of the next few in the order of keys,
 -- after the last of all the first. Each new row looks at more rows than one, so their number stays
@@ -148,12 +149,22 @@ BEGIN
 END $$;
 
 -- Frees a key: its next holder is the first waiter, or nobody. The caller has locked the row `l`.
-CREATE OR REPLACE FUNCTION dlock.free(l dlock.locks, a_now bigint) RETURNS void
+-- Returns true.
+CREATE OR REPLACE FUNCTION dlock.free(l dlock.locks, a_now bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  v_nobody_waits boolean := false;
 BEGIN
-  IF NOT dlock.hand_over(l, a_now, NULL) THEN
-    UPDATE dlock.locks t SET owner = NULL, expires_at = a_now, holder = '' WHERE t.key = l.key;
-  END IF;
+  LOOP
+    UPDATE dlock.locks t SET owner = NULL, expires_at = a_now, holder = ''
+      WHERE t.key = l.key AND (v_nobody_waits OR NOT EXISTS (
+        SELECT FROM dlock.waiters w WHERE w.key = l.key AND NOT w.handed));
+    IF FOUND OR dlock.hand_over(l, a_now, NULL) THEN
+      RETURN true;
+    END IF;
+    -- Those who waited were dead.
+    v_nobody_waits := true;
+  END LOOP;
 END $$;
 
 -- Whether an owner is the next in the queue; null if it is not in the queue.
@@ -198,30 +209,56 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   l dlock.locks;
   v_next boolean;
+  v_set text;
 BEGIN
-  o_now := dlock.now_us();
-  IF o_now >= a_not_after THEN
-    o_outcome := 2;
-    RETURN;
-  END IF;
-  -- A refusal reads, and neither locks the row nor writes.
-  SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key;
-  IF l.owner <> a_owner AND l.expires_at > o_now THEN
+  v_set := dlock.limit_wait(a_wait_ms);
+  LOOP
+    o_now := dlock.now_us();
+    IF o_now >= a_not_after THEN
+      o_outcome := 2;
+      RETURN;
+    END IF;
+    -- A row that somebody holds is not locked, and a refusal writes nothing.
+    --
+    -- Not FOR NO KEY UPDATE: a transaction in which `dlock.check` has approved the holder's token
+    -- ends before anybody else gets the lock.
+    SELECT * INTO l FROM dlock.locks t
+      WHERE t.key = a_key AND (t.owner IS NULL OR t.owner = a_owner OR t.expires_at <= o_now)
+      FOR UPDATE;
+    EXIT WHEN FOUND;
+
+    SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key;
+    IF NOT FOUND THEN
+      o_now := dlock.now_us();
+      INSERT INTO dlock.locks VALUES (a_key, a_owner, o_now, o_now + a_ttl, 0, a_holder)
+        ON CONFLICT DO NOTHING;
+      IF FOUND THEN
+        o_outcome := 1;
+        o_fence := o_now;
+        o_left := a_ttl;
+        PERFORM dlock.sweep(a_key, o_now);
+        -- The insert may have waited for another, which was rolled back.
+        IF dlock.now_us() >= a_not_after THEN
+          RAISE EXCEPTION 'the claim came too late' USING ERRCODE = 'DL002';
+        END IF;
+        RETURN;
+      END IF;
+      CONTINUE;
+    END IF;
+
     IF a_process IS NOT NULL THEN
       v_next := dlock.is_next(a_key, a_owner);
       IF v_next IS NULL THEN
         -- The first time it waits. The row is locked against a release, which must not miss it, and
         -- not against `dlock.check`.
-        PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
         SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
-        o_now := dlock.now_us();
-        IF o_now >= a_not_after THEN
-          o_outcome := 2;
-          RETURN;
-        END IF;
       END IF;
     END IF;
-    IF l.owner <> a_owner AND l.expires_at > o_now THEN
+    o_now := dlock.now_us();
+    IF o_now >= a_not_after THEN
+      o_outcome := 2;
+      RETURN;
+    ELSIF l.owner <> a_owner AND l.expires_at > o_now THEN
       IF a_process IS NOT NULL AND v_next IS NULL THEN
         v_next := dlock.enter(a_key, a_owner, a_process, a_holder, o_now);
       END IF;
@@ -229,28 +266,6 @@ BEGIN
       o_fence := l.fence;
       o_left := l.expires_at - o_now;
       o_holder := l.holder;
-      RETURN;
-    END IF;
-  END IF;
-
-  PERFORM dlock.prepare(a_wait_ms);
-  LOOP
-    -- Not FOR NO KEY UPDATE: a transaction in which `dlock.check` has approved the holder's token
-    -- ends before anybody else gets the lock.
-    SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR UPDATE;
-    EXIT WHEN FOUND;
-    o_now := dlock.now_us();
-    INSERT INTO dlock.locks VALUES (a_key, a_owner, o_now, o_now + a_ttl, 0, a_holder)
-      ON CONFLICT DO NOTHING;
-    IF FOUND THEN
-      o_outcome := 1;
-      o_fence := o_now;
-      o_left := a_ttl;
-      PERFORM dlock.sweep(a_key, o_now);
-      -- The insert may have waited for another, which was rolled back.
-      IF dlock.now_us() >= a_not_after THEN
-        RAISE EXCEPTION 'the claim came too late' USING ERRCODE = 'DL002';
-      END IF;
       RETURN;
     END IF;
   END LOOP;
@@ -277,20 +292,27 @@ BEGIN
     UPDATE dlock.locks t SET expires_at = o_now + o_left WHERE t.key = a_key;
     RETURN;
   ELSIF l.owner IS NULL OR l.expires_at <= o_now THEN
-    -- Nobody overtakes those who wait.
-    IF NOT dlock.hand_over(l, o_now, a_owner) THEN
-      o_outcome := 1;
-      o_fence := greatest(l.fence + 1, o_now);
-      o_left := a_ttl;
+    o_outcome := 1;
+    o_fence := greatest(l.fence + 1, o_now);
+    o_left := a_ttl;
+    v_next := false;
+    LOOP
+      -- Nobody overtakes those who wait.
       UPDATE dlock.locks t
         SET owner = a_owner, fence = o_fence, expires_at = o_now + a_ttl, sequence = 0,
           holder = a_holder
-        WHERE t.key = a_key;
-      IF a_process IS NOT NULL THEN
-        DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = a_key;
+        WHERE t.key = a_key AND (v_next OR NOT EXISTS (
+          SELECT FROM dlock.waiters w
+          WHERE w.key = a_key AND w.owner <> a_owner AND NOT w.handed));
+      IF FOUND THEN
+        IF a_process IS NOT NULL THEN
+          DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = a_key;
+        END IF;
+        RETURN;
       END IF;
-      RETURN;
-    END IF;
+      EXIT WHEN dlock.hand_over(l, o_now, a_owner);
+      v_next := true;
+    END LOOP;
     SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key;
   END IF;
 
@@ -312,8 +334,9 @@ CREATE OR REPLACE FUNCTION dlock.extend(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   l dlock.locks;
+  v_set text;
 BEGIN
-  PERFORM dlock.prepare(a_wait_ms);
+  v_set := dlock.limit_wait(a_wait_ms);
   -- First the row, then the clock: an UPDATE whose condition asks for the time asks before it waits
   -- for the row, and would revive a lease that ended meanwhile.
   SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
@@ -341,15 +364,15 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   l dlock.locks;
   v_now bigint;
+  v_set text;
 BEGIN
-  PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
+  v_set := set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
   SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key AND t.owner = a_owner FOR NO KEY UPDATE;
   v_now := dlock.now_us();
   IF NOT FOUND OR l.expires_at <= v_now THEN
     RETURN false;
   END IF;
-  PERFORM dlock.free(l, v_now);
-  RETURN true;
+  RETURN dlock.free(l, v_now);
 END $$;
 
 -- Takes an owner off the queue, and frees the key if its claim holds it, after the end of the
@@ -362,8 +385,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   l dlock.locks;
   v_now bigint;
+  v_set text;
 BEGIN
-  PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
+  v_set := set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
   LOOP
     SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
     EXIT WHEN FOUND;
@@ -379,8 +403,7 @@ BEGIN
   IF l.owner IS DISTINCT FROM a_owner OR l.expires_at <= v_now THEN
     RETURN false;
   END IF;
-  PERFORM dlock.free(l, v_now);
-  RETURN true;
+  RETURN dlock.free(l, v_now);
 END $$;
 
 -- Takes a waiter that gave up off the queue. If the lock was handed to it, the next one gets it.
@@ -401,8 +424,7 @@ BEGIN
   DELETE FROM dlock.waiters t WHERE t.owner = a_owner AND t.key = v_key;
   v_now := dlock.now_us();
   IF l.owner = a_owner AND l.sequence < 0 AND l.expires_at > v_now THEN
-    PERFORM dlock.free(l, v_now);
-    RETURN true;
+    RETURN dlock.free(l, v_now);
   END IF;
   RETURN false;
 END $$;
@@ -496,16 +518,16 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
   l dlock.locks;
   v_now bigint;
+  v_set text;
 BEGIN
-  PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
+  v_set := set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
   SELECT * INTO l FROM dlock.locks t
     WHERE t.key = a_key AND t.fence = a_fence AND t.owner IS NOT NULL FOR NO KEY UPDATE;
   v_now := dlock.now_us();
   IF NOT FOUND OR l.expires_at <= v_now THEN
     RETURN false;
   END IF;
-  PERFORM dlock.free(l, v_now);
-  RETURN true;
+  RETURN dlock.free(l, v_now);
 END $$;
 
 -- For the transactions of a holder: fails unless the lock is held under this fencing token, and

@@ -92,6 +92,8 @@ enum At {
     Lock {
         waits: bool,
     },
+    /// It reads what it could not lock.
+    Read,
     /// It has the row.
     Decide(Row),
     /// There is no row, and it inserts one.
@@ -163,6 +165,7 @@ impl Running {
         match self.at {
             At::Begin => self.begin(table, around, sequence),
             At::Lock { waits } => return self.lock(table, around, waits),
+            At::Read => self.read(table, around),
             At::Decide(row) => return self.decide(table, around, row),
             At::Insert => {
                 let row = self.new_row(around.now);
@@ -177,7 +180,9 @@ impl Running {
     /// Up to the first statement that locks.
     fn begin(&mut self, table: &Table, around: Around, sequence: &mut u64) {
         // What no function uses would only make more states.
-        if let Mistake::ExtendReadsClockFirst | Mistake::ClaimReadsClockFirst = around.mistake {
+        if matches!(self.call, Call::Acquire { .. })
+            || around.mistake == Mistake::ExtendReadsClockFirst
+        {
             self.began = around.now;
         }
         self.at = At::Lock { waits: false };
@@ -186,28 +191,41 @@ impl Running {
             Call::Acquire { not_after, .. } if around.now >= not_after => {
                 self.at = At::Done(Answer::TooLate);
             }
-            Call::Acquire { owner, .. } => {
-                if around.mistake == Mistake::FenceDrawnFirst {
+            Call::Acquire { owner, .. } => match around.mistake {
+                Mistake::FenceDrawnFirst => {
                     *sequence += 1;
                     self.drawn = *sequence;
                 }
-                // `l.owner <> a_owner AND l.expires_at > o_now`
-                let row = table.read();
-                if let Some(row) = row.filter(|row| row.is_held(around.now))
-                    && row.owner != Some(owner)
-                {
-                    self.at = At::Done(held(&row, around.now));
-                } else if around.mistake == Mistake::ClaimLocksNothing
-                    && let Some(row) = row
-                {
-                    self.at = At::Decide(row);
+                Mistake::ClaimLocksNothing => {
+                    let row = table.read();
+                    if let Some(row) = row.filter(|row| is_takeable(row, owner, around.now)) {
+                        self.at = At::Decide(row);
+                    }
                 }
-            }
+                _ => {}
+            },
             Call::Check { fence } if around.mistake == Mistake::CheckLocksNothing => {
                 self.at = At::Done(checked(table.read(), fence, around.now));
             }
             _ => {}
         }
+    }
+
+    /// The plain `SELECT` of a claim, and what follows.
+    fn read(&mut self, table: &Table, around: Around) {
+        let Call::Acquire {
+            owner, not_after, ..
+        } = self.call
+        else {
+            return;
+        };
+        self.began = around.now;
+        self.at = match table.read() {
+            None => At::Insert,
+            Some(_) if around.now >= not_after => At::Done(Answer::TooLate),
+            Some(row) if is_takeable(&row, owner, around.now) => At::Lock { waits: false },
+            Some(row) => At::Done(held(&row, around.now)),
+        };
     }
 
     /// `SELECT … FOR …`
@@ -224,7 +242,10 @@ impl Running {
             Call::Abandon { owner } if mistake == Mistake::AbandonDoesNotWait => Some(owner),
             _ => None,
         };
-        let condition = |row: &Row| owner.is_none() || row.owner == owner;
+        let condition = |row: &Row| match self.call {
+            Call::Acquire { owner, .. } => is_takeable(row, owner, self.began),
+            _ => owner.is_none() || row.owner == owner,
+        };
         self.at = match table.lock(around.transaction, (mode, waits), condition) {
             Found::Waits => {
                 self.at = At::Lock { waits: true };
@@ -232,7 +253,7 @@ impl Running {
             }
             Found::There(row) => At::Decide(row),
             Found::Nothing => match self.call {
-                Call::Acquire { .. } => At::Insert,
+                Call::Acquire { .. } => At::Read,
                 Call::Abandon { .. } if mistake == Mistake::AbandonDoesNotWait => {
                     At::Done(Answer::Freed(false))
                 }
@@ -310,6 +331,13 @@ impl Running {
             mistake,
             ..
         } = around;
+        let row = match table.read() {
+            // The `UPDATE` itself has the row as it is then.
+            Some(Row { fence, .. }) if mistake == Mistake::ClaimLocksNothing => {
+                Row { fence, ..row }
+            }
+            _ => row,
+        };
         let now = match self.call {
             Call::Extend { .. } if mistake == Mistake::ExtendReadsClockFirst => self.began,
             Call::Acquire { .. } if mistake == Mistake::ClaimReadsClockFirst => self.began,
@@ -405,6 +433,11 @@ impl Running {
         };
         (Answer::Granted { fence, left: ttl }, Some(granted))
     }
+}
+
+/// `t.owner IS NULL OR t.owner = a_owner OR t.expires_at <= o_now`
+fn is_takeable(row: &Row, owner: Owner, now: u64) -> bool {
+    row.owner == Some(owner) || !row.is_held(now)
 }
 
 fn held(row: &Row, now: u64) -> Answer {

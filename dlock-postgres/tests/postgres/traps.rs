@@ -190,7 +190,7 @@ fn locks_go_on_while_an_old_snapshot_is_open_and_where_transactions_are_serializ
 fn a_grant_waits_for_the_disk_where_other_commits_do_not() {
     let server = with_schema(PostgresServer::start_with(&[("synchronous_commit", "off")]));
     let answer =
-        server.sql("SELECT dlock.prepare(1000); SELECT current_setting('synchronous_commit')");
+        server.sql("SELECT dlock.limit_wait(1000); SELECT current_setting('synchronous_commit')");
     assert_eq!(answer.lines().last(), Some("local"), "{answer}");
 }
 

@@ -7,13 +7,13 @@ use super::requests::{bytes, number};
 /// The path on which watches are asked for.
 pub(crate) const PATH: &str = "/v3/watch";
 
-/// Asks for the deletion of `key`, at the revision `since` or later. `id` is not that of another
-/// watch on the same connection, and not 0.
-pub(crate) fn create(id: i64, key: &str, since: i64) -> String {
-    let create = json!({
-        "key": bytes(key), "start_revision": since.to_string(), "watch_id": id.to_string(),
-        "filters": ["NOPUT"],
-    });
+/// Asks for deletions of `key` from now on. `id` is not that of another watch on the same
+/// connection, and not 0.
+///
+/// Not from a revision of the past on: etcd reports to such a watch ten times a second only, until
+/// it has caught up.
+pub(crate) fn create(id: i64, key: &str) -> String {
+    let create = json!({"key": bytes(key), "watch_id": id.to_string(), "filters": ["NOPUT"]});
     json!({"create_request": create}).to_string()
 }
 
@@ -30,6 +30,8 @@ pub(crate) fn progress() -> String {
 /// What a line reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
+    /// This watch reports deletions after this revision.
+    Created { id: i64, revision: i64 },
     /// The key of this watch was deleted, at this revision.
     Deleted { id: i64, revision: i64 },
     /// What this watch asked for is no longer in the history: it is over.
@@ -51,6 +53,10 @@ impl Report {
         if report.get("cancel_reason").is_some() {
             return None;
         }
+        if report["created"] == true {
+            let revision = number(&report["header"]["revision"]);
+            return (revision > 0).then_some(Report::Created { id, revision });
+        }
         let events = report["events"].as_array().map_or(&[][..], Vec::as_slice);
         let deleted = events.iter().filter(|event| event["type"] == "DELETE");
         let revisions = deleted.map(|event| number(&event["kv"]["mod_revision"]));
@@ -69,8 +75,12 @@ mod tests {
     fn each_line_is_read() {
         for (line, report) in [
             (
+                json!({"result": {"header": {"revision": "5"}, "watch_id": "7", "created": true}}),
+                Some(Report::Created { id: 7, revision: 5 }),
+            ),
+            (
                 json!({"result": {"header": {}, "watch_id": "7", "created": true}}),
-                Some(Report::Alive),
+                None,
             ),
             (json!({"result": {"watch_id": "-1"}}), Some(Report::Alive)),
             (

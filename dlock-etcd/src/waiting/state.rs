@@ -95,6 +95,13 @@ struct Waiter {
     lacks_place: bool,
 }
 
+impl Waiter {
+    /// Whether a claim of it is under way.
+    fn claims_at(&self, now: Time) -> bool {
+        self.claims_until.is_some_and(|end| now < end)
+    }
+}
+
 /// Something whose deletion wakes waiters.
 #[derive(Default)]
 struct Watched {
@@ -105,10 +112,18 @@ struct Watched {
 
 struct Watch {
     id: i64,
-    /// The revision from which on deletions are reported.
-    since: i64,
+    /// The revision from which on deletions are reported, once the server has said so.
+    from: Option<i64>,
     /// That of the last deletion that was reported.
     deleted: i64,
+}
+
+impl Watch {
+    /// Whether something was deleted at the revision `since` or later, or may have been without
+    /// being reported.
+    fn may_have_missed(&self, since: i64) -> bool {
+        self.deleted >= since || self.from.is_some_and(|from| from > since)
+    }
 }
 
 /// A place that is to be deleted.
@@ -223,13 +238,27 @@ impl State {
         true
     }
 
-    /// The claim was answered. If it was granted, the place is gone.
+    /// The claim was answered. If it was granted, the place is gone. Otherwise it looks again if it
+    /// could not learn what a watch that began meanwhile has missed.
     pub(super) fn answered(&mut self, owner: OwnerToken, is_granted: bool, now: Time) {
-        if let Some(waiter) = self.waiters.get_mut(&owner) {
-            waiter.claims_until = None;
-            if is_granted && let Some(place) = waiter.place.take() {
+        let Some(waiter) = self.waiters.get_mut(&owner) else {
+            return;
+        };
+        waiter.claims_until = None;
+        if is_granted {
+            if let Some(place) = waiter.place.take() {
                 self.place_is_gone(&place, now);
             }
+            return;
+        }
+        if waiter.woken_at.is_some() {
+            return;
+        }
+        let since = waiter.since;
+        let behind = waiter.behind.as_ref().and_then(|it| self.watched.get(it));
+        let watch = behind.and_then(|watched| watched.watch.as_ref());
+        if watch.is_some_and(|watch| watch.may_have_missed(since)) {
+            self.wake(owner, now);
         }
     }
 
@@ -271,16 +300,16 @@ impl State {
         let entry = self.watched.entry(Arc::clone(&watched)).or_default();
         entry.waiters.push(owner);
         match &entry.watch {
-            Some(watch) if watch.deleted >= since => self.wake(owner, now),
+            Some(watch) if watch.may_have_missed(since) => self.wake(owner, now),
             Some(_) => {}
             None if is_own => {}
             None => {
                 self.last_watch += 1;
                 let id = self.last_watch;
-                self.requests.push(watching::create(id, &watched, since));
+                self.requests.push(watching::create(id, &watched));
                 entry.watch = Some(Watch {
                     id,
-                    since,
+                    from: None,
                     deleted: 0,
                 });
                 self.watches.insert(id, watched);
@@ -477,8 +506,7 @@ impl State {
         let mut passed = Vec::new();
         for waiter in self.waiters.values_mut() {
             let has_slept = waiter.woken_at.is_some_and(|at| at.until(now) > TURN);
-            let claims = waiter.claims_until.is_some_and(|end| now < end);
-            if has_slept && !claims {
+            if has_slept && !waiter.claims_at(now) {
                 passed.extend(waiter.place.take());
             }
         }

@@ -91,6 +91,7 @@ fn listen(shared: &Shared, run: u64, mut watching: Watching) -> bool {
 
 fn take(state: &mut super::State, report: Report, now: Time) {
     match report {
+        Report::Created { id, revision } => state.created(id, revision, now),
         Report::Deleted { id, revision } => state.deleted(id, revision, now),
         Report::Compacted { id } => state.compacted(id, now),
         Report::Alive => {}

@@ -48,7 +48,7 @@ fn one_watch_serves_all_that_wait_for_a_key_and_ends_when_nobody_does() {
     for (at, (owner, _)) in (1..).zip(&waiters) {
         refused(&mut state, *owner, at, KEY);
     }
-    assert_eq!(state.take_requests(), [watching::create(1, KEY, 100)]);
+    assert_eq!(state.take_requests(), [watching::create(1, KEY)]);
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 2);
     state.deleted(1, 130, NOW);
@@ -96,18 +96,58 @@ fn a_waiter_behind_a_place_that_is_gone_is_woken_by_the_key_too() {
     let (mut state, waiters) = state(1);
     let other = place(1);
     refused(&mut state, waiters[0].0, 2, &other);
-    assert_eq!(state.take_requests(), [watching::create(1, &other, 100)]);
+    assert_eq!(state.take_requests(), [watching::create(1, &other)]);
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 1);
-    // From when it looked.
-    let requests = [watching::create(2, KEY, 100), watching::cancel(1)];
+    let requests = [watching::create(2, KEY), watching::cancel(1)];
     assert_eq!(state.take_requests(), requests);
+    // It looked before that.
+    state.created(2, 120, NOW);
+    assert_eq!(woken(&mut state), 1);
     state.deleted(2, 121, NOW);
     assert_eq!(woken(&mut state), 1);
 }
 
 #[test]
-fn a_new_connection_asks_for_all_watches_from_where_the_old_one_ended() {
+fn who_looked_before_a_watch_began_looks_again_and_who_looked_after_it_does_not() {
+    let (mut state, waiters) = state(2);
+    refused(&mut state, waiters[0].0, 1, KEY);
+    state.created(1, 99, NOW);
+    assert_eq!(woken(&mut state), 0, "it looked at that revision");
+    // On a new connection.
+    assert_eq!(state.all_requests(), [watching::create(1, KEY)]);
+    state.created(1, 100, NOW);
+    assert_eq!(woken(&mut state), 1);
+    // And one that comes to such a watch.
+    refused(&mut state, waiters[1].0, 2, KEY);
+    assert!(woken(&mut state) > 0 && waiters[1].1.take());
+    state.waits_behind(waiters[1].0, KEY.into(), 101, NOW);
+    state.answered(waiters[1].0, false, NOW);
+    assert_eq!(woken(&mut state), 0);
+}
+
+#[test]
+fn who_claims_while_a_watch_begins_looks_again_only_if_the_claim_fails() {
+    let (mut state, waiters) = state(1);
+    let owner = waiters[0].0;
+    refused(&mut state, owner, 1, KEY);
+    for fails in [false, true] {
+        assert!(state.claims(owner, later(2)));
+        state.all_requests();
+        state.created(1, 120, NOW);
+        assert_eq!(woken(&mut state), 0, "it claims");
+        if !fails {
+            state.waits_behind(owner, KEY.into(), 121, NOW);
+        }
+        state.answered(owner, false, NOW);
+        assert_eq!(woken(&mut state), usize::from(fails));
+        state.waits_behind(owner, KEY.into(), 100, NOW);
+        woken(&mut state);
+    }
+}
+
+#[test]
+fn a_new_connection_asks_for_all_watches_anew() {
     let (mut state, waiters) = state(2);
     refused(&mut state, waiters[0].0, 1, KEY);
     state.deleted(1, 120, NOW);
@@ -117,10 +157,7 @@ fn a_new_connection_asks_for_all_watches_from_where_the_old_one_ended() {
     assert_eq!(woken(&mut state), 1, "only one waits");
     let mut requests = state.all_requests();
     requests.sort();
-    let mut all = [
-        watching::create(1, KEY, 121),
-        watching::create(2, "dlock:b", 100),
-    ];
+    let mut all = [watching::create(1, KEY), watching::create(2, "dlock:b")];
     all.sort();
     assert_eq!(requests, all);
     assert!(!state.has_requests());

@@ -13,10 +13,11 @@ impl State {
     /// What is to be sent on a new connection for watches.
     pub(in crate::waiting) fn all_requests(&mut self) -> Vec<String> {
         self.requests.clear();
-        let all = self.watched.iter();
-        let create = |(name, watched): (&Arc<str>, &Watched)| {
-            let watch = watched.watch.as_ref()?;
-            Some(watching::create(watch.id, name, watch.since))
+        let all = self.watched.iter_mut();
+        let create = |(name, watched): (&Arc<str>, &mut Watched)| {
+            let watch = watched.watch.as_mut()?;
+            watch.from = None;
+            Some(watching::create(watch.id, name))
         };
         all.filter_map(create).collect()
     }
@@ -30,6 +31,26 @@ impl State {
         mem::take(&mut self.requests)
     }
 
+    /// A watch reports deletions after this revision. Those of its waiters that looked before it
+    /// must look again, unless they do so just now.
+    pub(in crate::waiting) fn created(&mut self, id: i64, revision: i64, now: Time) {
+        let Some(name) = self.watches.get(&id) else {
+            return;
+        };
+        let Some(watched) = self.watched.get_mut(name) else {
+            return;
+        };
+        if let Some(watch) = &mut watched.watch {
+            watch.from = Some(revision + 1);
+        }
+        let must_look = |owner: &&OwnerToken| {
+            let waiter = self.waiters.get(owner);
+            waiter.is_some_and(|it| it.since <= revision && !it.claims_at(now))
+        };
+        let must_look: Vec<_> = watched.waiters.iter().filter(must_look).copied().collect();
+        self.wake_all(&must_look, now);
+    }
+
     /// What a watch waits for was deleted.
     pub(in crate::waiting) fn deleted(&mut self, id: i64, revision: i64, now: Time) {
         let Some(name) = self.watches.get(&id).cloned() else {
@@ -39,7 +60,7 @@ impl State {
         let is_over = key_of(&name).is_some();
         if let Some(watched) = self.watched.get_mut(&name) {
             if let Some(watch) = &mut watched.watch {
-                (watch.since, watch.deleted) = (revision + 1, revision);
+                watch.deleted = revision;
             }
             let waiters = mem::take(&mut watched.waiters);
             match is_over {

@@ -12,15 +12,14 @@ mod heartbeat;
 mod state;
 mod watcher;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use dlock_core::{
-    AcquireOutcome, Claim, Clock, DatastoreError, ErrorKind, ProcessId, Signal, Time, Watch,
-    at_once,
+    AcquireOutcome, Claim, Clock, DatastoreError, ErrorKind, Signal, Time, Watch, at_once,
 };
-use dlock_net::{Alert, Pool, deadline_in};
+use dlock_net::{Alert, OfProcess, Pool, deadline_in};
 
 use crate::ConnectionManager;
 use crate::operations::queue::{self, Queue};
@@ -29,9 +28,7 @@ use state::{Lease, State};
 /// The waiters of one store. In a forked child there are none: it polls.
 pub(crate) struct Waiters {
     pool: Arc<Pool<ConnectionManager>>,
-    pid: ProcessId,
-    /// Made by the first waiter.
-    shared: OnceLock<Arc<Shared>>,
+    shared: OfProcess<Shared>,
 }
 
 /// What the waiters and the two threads share.
@@ -56,8 +53,7 @@ impl Waiters {
     pub(crate) fn new(pool: Arc<Pool<ConnectionManager>>) -> Self {
         Waiters {
             pool,
-            pid: ProcessId::current(),
-            shared: OnceLock::new(),
+            shared: OfProcess::default(),
         }
     }
 
@@ -72,18 +68,15 @@ impl Waiters {
         signal: &Signal,
         call_timeout: Duration,
     ) -> Result<Option<Watch>, DatastoreError> {
-        if self.pid != ProcessId::current() {
+        let Some(shared) = self.shared()? else {
             return Ok(None);
-        }
-        let shared = self.shared()?;
+        };
         shared.enter(claim, signal)?;
-        let (shared, claim, pid) = (Arc::clone(shared), claim.clone(), self.pid);
-        Ok(Some(Watch::new(move || {
-            // In a forked child it is the parent that waits.
-            if pid == ProcessId::current() {
-                shared.leave(&claim, call_timeout);
-            }
-        })))
+        let (shared, claim) = (Arc::clone(shared), claim.clone());
+        let watch = self
+            .shared
+            .watch(move |_| shared.leave(&claim, call_timeout));
+        Ok(Some(watch))
     }
 
     /// What the claim, which is about to be made by a call that ends at `end`, must know of the
@@ -91,28 +84,22 @@ impl Waiters {
     pub(crate) fn turn<'a>(&'a self, claim: &'a Claim, end: Time) -> Option<Turn<'a>> {
         // Where nobody has waited yet, that is all.
         let shared = self.shared.get()?;
-        let waits = self.pid == ProcessId::current() && shared.state().claims(claim.owner(), end);
+        let waits = shared.state().claims(claim.owner(), end);
         waits.then_some(Turn { shared, claim })
     }
 
     /// The place of a claim that is given up, if it may have one.
     pub(crate) fn gives_up(&self, claim: &Claim) -> Option<Arc<str>> {
         let shared = self.shared.get()?;
-        if self.pid != ProcessId::current() {
-            return None;
-        }
         let now = Clock::BOOTTIME.now();
         shared.with_state(|state| state.gives_up(claim.owner(), now))
     }
 
-    fn shared(&self) -> Result<&Arc<Shared>, DatastoreError> {
-        if let Some(shared) = self.shared.get() {
-            return Ok(shared);
-        }
-        let alert = Alert::new()
-            .map_err(|error| DatastoreError::not_executed(ErrorKind::Refused, error))?;
-        Ok(self.shared.get_or_init(|| {
-            Arc::new(Shared {
+    fn shared(&self) -> Result<Option<&Arc<Shared>>, DatastoreError> {
+        self.shared.get_or_make(|| {
+            let alert = Alert::new()
+                .map_err(|error| DatastoreError::not_executed(ErrorKind::Refused, error))?;
+            Ok(Shared {
                 pool: Arc::clone(&self.pool),
                 state: Mutex::default(),
                 changed: Condvar::new(),
@@ -120,7 +107,7 @@ impl Waiters {
                 #[cfg(feature = "tokio")]
                 answered: tokio::sync::Notify::new(),
             })
-        }))
+        })
     }
 }
 
@@ -128,11 +115,7 @@ impl Drop for Waiters {
     fn drop(&mut self) {
         // The threads, which may be in the middle of a call, end by themselves, and the places with
         // their lease.
-        if let Some(shared) = self
-            .shared
-            .get()
-            .filter(|_| self.pid == ProcessId::current())
-        {
+        if let Some(shared) = self.shared.get() {
             let ended = shared.with_state(State::stop);
             shared.notify_threads();
             if let Some(lease) = ended.lease {

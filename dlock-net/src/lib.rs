@@ -75,6 +75,7 @@ mod limits;
 pub mod mux;
 #[cfg(feature = "tokio")]
 mod nonblocking;
+mod of_process;
 mod owners;
 mod places;
 mod pool;
@@ -105,6 +106,7 @@ pub use error::{
 };
 pub use lazy::{Connect, Lazy, Link};
 pub use limits::Limits;
+pub use of_process::OfProcess;
 pub use owners::{RecentOwners, SharedOwners};
 pub use pool::{Pool, PoolManager, PoolSettings};
 pub use repeat::Earlier;

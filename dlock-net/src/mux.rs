@@ -20,6 +20,6 @@ mod table;
 pub use crate::nonblocking::{Layer, Plain};
 pub use multiplexer::Multiplexer;
 pub use own_thread::on_own_thread;
-pub use process::{ready_by, sleep_until};
+pub use process::{ready_by, sleep_until, until};
 pub use protocol::{Answered, Open, Opened, Replied, Replies, Sending};
 pub use session::{Pinned, Session};

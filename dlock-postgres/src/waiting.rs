@@ -11,14 +11,12 @@ mod leaver;
 mod listener;
 mod state;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{
-    Claim, Clock, DatastoreError, ErrorKind, HeldBy, OwnerToken, ProcessId, Signal, Watch,
-};
-use dlock_net::{Pool, deadline_in};
+use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, HeldBy, OwnerToken, Signal, Watch};
+use dlock_net::{OfProcess, Pool, deadline_in};
 
 use crate::operations::{Call, HEARTBEAT_EVERY};
 use crate::pool::ConnectionManager;
@@ -34,9 +32,7 @@ const UNTIL_WOKEN: Duration = Duration::from_secs(20);
 /// The waiters of one store. In a forked child there are none: it polls.
 pub(crate) struct Waiters {
     pool: Arc<Pool<ConnectionManager>>,
-    pid: ProcessId,
-    /// Made by the first waiter.
-    shared: OnceLock<Arc<Shared>>,
+    shared: OfProcess<Shared>,
 }
 
 /// What the waiters and the thread share.
@@ -55,8 +51,7 @@ impl Waiters {
     pub(crate) fn new(pool: Arc<Pool<ConnectionManager>>) -> Self {
         Waiters {
             pool,
-            pid: ProcessId::current(),
-            shared: OnceLock::new(),
+            shared: OfProcess::default(),
         }
     }
 
@@ -72,18 +67,15 @@ impl Waiters {
         signal: &Signal,
         call_timeout: Duration,
     ) -> Result<Option<Watch>, DatastoreError> {
-        if self.pid != ProcessId::current() {
+        let Some(shared) = self.shared()? else {
             return Ok(None);
-        }
-        let shared = self.shared()?;
+        };
         shared.enter(claim, signal)?;
-        let (shared, owner, pid) = (Arc::clone(shared), claim.owner(), self.pid);
-        Ok(Some(Watch::new(move || {
-            // In a forked child it is the parent that waits.
-            if pid == ProcessId::current() {
-                shared.leave(owner, call_timeout);
-            }
-        })))
+        let (shared, owner) = (Arc::clone(shared), claim.owner());
+        let watch = self
+            .shared
+            .watch(move |_| shared.leave(owner, call_timeout));
+        Ok(Some(watch))
     }
 
     /// The name of this process for a claim that waits and is about to be made. With it, a refusal
@@ -118,18 +110,14 @@ impl Waiters {
         // A claim that only tries, which is most of them, finds that out without a look at anything
         // shared.
         claim.deadline()?;
-        let shared = self.shared.get()?;
-        (self.pid == ProcessId::current()).then_some(shared)
+        self.shared.get().map(|shared| &**shared)
     }
 
-    fn shared(&self) -> Result<&Arc<Shared>, DatastoreError> {
-        if let Some(shared) = self.shared.get() {
-            return Ok(shared);
-        }
-        let mut process = OwnerToken::random()?.to_string();
-        process.truncate(PROCESS);
-        Ok(self.shared.get_or_init(|| {
-            Arc::new(Shared {
+    fn shared(&self) -> Result<Option<&Arc<Shared>>, DatastoreError> {
+        self.shared.get_or_make(|| {
+            let mut process = OwnerToken::random()?.to_string();
+            process.truncate(PROCESS);
+            Ok(Shared {
                 pool: Arc::clone(&self.pool),
                 process,
                 state: Mutex::default(),
@@ -137,15 +125,14 @@ impl Waiters {
                 #[cfg(feature = "tokio")]
                 left: tokio::sync::Notify::new(),
             })
-        }))
+        })
     }
 }
 
 impl Drop for Waiters {
     fn drop(&mut self) {
         // The thread, which may be in the middle of a call, ends by itself.
-        let shared = self.shared.get();
-        if let Some(shared) = shared.filter(|_| self.pid == ProcessId::current()) {
+        if let Some(shared) = self.shared.get() {
             shared.state().stop();
             shared.changed.notify_all();
         }

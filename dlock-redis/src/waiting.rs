@@ -12,14 +12,12 @@ mod heartbeat;
 mod state;
 mod subscriber;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{
-    Claim, Clock, DatastoreError, ErrorKind, Lease, OwnerToken, ProcessId, Signal, Watch,
-};
-use dlock_net::deadline_in;
+use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, Lease, OwnerToken, Signal, Watch};
+use dlock_net::{OfProcess, deadline_in};
 
 use crate::operations::{Call, Keys, QueuePlace};
 use crate::servers::Servers;
@@ -32,9 +30,7 @@ const PROCESS: usize = 16;
 /// The waiters of one store. In a forked child there are none: it polls.
 pub(crate) struct Waiters {
     servers: Servers,
-    pid: ProcessId,
-    /// Made by the first waiter.
-    shared: OnceLock<Arc<Shared>>,
+    shared: OfProcess<Shared>,
 }
 
 /// What the waiters and the two threads share.
@@ -53,8 +49,7 @@ impl Waiters {
     pub(crate) fn new(servers: Servers) -> Self {
         Waiters {
             servers,
-            pid: ProcessId::current(),
-            shared: OnceLock::new(),
+            shared: OfProcess::default(),
         }
     }
 
@@ -70,20 +65,17 @@ impl Waiters {
         signal: &Signal,
         call_timeout: Duration,
     ) -> Result<Option<Watch>, DatastoreError> {
-        if self.pid != ProcessId::current() {
+        let Some(shared) = self.shared()? else {
             return Ok(None);
-        }
-        let shared = self.shared()?;
+        };
         if !shared.enter(claim, signal)? {
             return Ok(None);
         }
-        let (shared, claim, pid) = (Arc::clone(shared), claim.clone(), self.pid);
-        Ok(Some(Watch::new(move || {
-            // In a forked child it is the parent that waits.
-            if pid == ProcessId::current() {
-                shared.leave(&claim, call_timeout);
-            }
-        })))
+        let (shared, claim) = (Arc::clone(shared), claim.clone());
+        let watch = self
+            .shared
+            .watch(move |_| shared.leave(&claim, call_timeout));
+        Ok(Some(watch))
     }
 
     /// The name of this process for a claim that waits and is about to be made, if this process
@@ -165,18 +157,14 @@ impl Waiters {
         // A claim that only tries, which is most of them, finds that out without a look at anything
         // shared.
         claim.deadline()?;
-        let shared = self.shared.get()?;
-        (self.pid == ProcessId::current()).then_some(shared)
+        self.shared.get().map(|shared| &**shared)
     }
 
-    fn shared(&self) -> Result<&Arc<Shared>, DatastoreError> {
-        if let Some(shared) = self.shared.get() {
-            return Ok(shared);
-        }
-        let mut process = OwnerToken::random()?.to_string();
-        process.truncate(PROCESS + usize::from(self.servers.are_many()));
-        Ok(self.shared.get_or_init(|| {
-            Arc::new(Shared {
+    fn shared(&self) -> Result<Option<&Arc<Shared>>, DatastoreError> {
+        self.shared.get_or_make(|| {
+            let mut process = OwnerToken::random()?.to_string();
+            process.truncate(PROCESS + usize::from(self.servers.are_many()));
+            Ok(Shared {
                 servers: self.servers.clone(),
                 process,
                 state: Mutex::default(),
@@ -184,18 +172,14 @@ impl Waiters {
                 #[cfg(feature = "tokio")]
                 answered: tokio::sync::Notify::new(),
             })
-        }))
+        })
     }
 }
 
 impl Drop for Waiters {
     fn drop(&mut self) {
         // The threads, which may be in the middle of a call, end by themselves.
-        if let Some(shared) = self
-            .shared
-            .get()
-            .filter(|_| self.pid == ProcessId::current())
-        {
+        if let Some(shared) = self.shared.get() {
             drop(shared.with_state(State::stop));
             shared.changed.notify_all();
         }

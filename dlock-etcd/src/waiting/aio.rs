@@ -1,11 +1,10 @@
 //! Waiters in async code, in which neither coming nor going may block.
 
-use std::pin::pin;
 use std::sync::Arc;
 
-use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, Leaving, ProcessId, Signal, Watch};
+use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, Leaving, Signal, Watch};
 use dlock_net::deadline_in;
-use dlock_net::mux::ready_by;
+use dlock_net::mux::{ready_by, until};
 
 use super::state::Lease;
 use super::{Shared, Waiters};
@@ -21,21 +20,16 @@ impl Waiters {
         claim: &Claim,
         signal: &Signal,
     ) -> Result<Option<Watch>, DatastoreError> {
-        if self.pid != ProcessId::current() {
+        let Some(shared) = self.shared()? else {
             return Ok(None);
-        }
-        let shared = self.shared()?;
+        };
         drop(shared.start(claim, signal)?);
-        let (left, pid) = (Arc::clone(shared), self.pid);
-        let claim = claim.clone();
+        let (left, claim) = (Arc::clone(shared), claim.clone());
         let time_left = claim.time_left();
         // Made before the wait, in which the future may be dropped.
-        let watch = Watch::leaving(move |leaving| {
-            // In a forked child it is the parent that waits.
-            if pid == ProcessId::current() {
-                left.leave_without_blocking(&claim, leaving);
-            }
-        });
+        let watch = self
+            .shared
+            .watch(move |leaving| left.leave_without_blocking(&claim, leaving));
         ready_by(deadline_in(time_left), shared.answered())
             .await
             .map_err(|error| DatastoreError::not_executed(ErrorKind::Refused, error))?;
@@ -46,19 +40,11 @@ impl Waiters {
 impl Shared {
     /// Waits until the lease of the places is answered.
     async fn answered(&self) {
-        loop {
-            let mut changed = pin!(self.answered.notified());
-            // Before the check, so that no change is missed.
-            changed.as_mut().enable();
-            let is_open = {
-                let state = self.state();
-                state.lease == Lease::Unknown && state.is_running()
-            };
-            if !is_open {
-                return;
-            }
-            changed.await;
-        }
+        let answered = || {
+            let state = self.state();
+            (state.lease != Lease::Unknown || !state.is_running()).then_some(())
+        };
+        until(&self.answered, answered).await;
     }
 
     /// Removes the waiter here; the heartbeat thread deletes its place, together with those of all

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use dlock_core::{Clock, ProcessId, Time};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::Notify;
 
 /// The condition variable's clock stops while the machine sleeps; that of deadlines does not.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -183,6 +184,20 @@ pub async fn ready_by<T>(time: Time, future: impl Future<Output = T>) -> io::Res
         Poll::Pending => sleep.as_mut().poll(cx).map_ok(|()| None),
     })
     .await
+}
+
+/// Looks, and again after each change that `changed` is notified of, until there is something.
+/// Returns what there is.
+pub async fn until<T>(changed: &Notify, mut look: impl FnMut() -> Option<T>) -> T {
+    loop {
+        let mut next = pin!(changed.notified());
+        // Before the look, so that no change is missed.
+        next.as_mut().enable();
+        if let Some(found) = look() {
+            return found;
+        }
+        next.await;
+    }
 }
 
 #[derive(Default)]

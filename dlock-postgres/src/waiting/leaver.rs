@@ -2,13 +2,12 @@
 //! block.
 
 use std::mem;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Claim, DatastoreError, ProcessId, Signal, Time, Watch};
-use dlock_net::mux::ready_by;
+use dlock_core::{Claim, DatastoreError, Signal, Time, Watch};
+use dlock_net::mux::{ready_by, until};
 
 use super::state::Leave;
 use super::{Shared, Waiters};
@@ -25,23 +24,19 @@ impl Waiters {
         signal: &Signal,
         call_timeout: Duration,
     ) -> Result<Option<Watch>, DatastoreError> {
-        if self.pid != ProcessId::current() {
+        let Some(shared) = self.shared()? else {
             return Ok(None);
-        }
-        let shared = self.shared()?;
+        };
         shared.enter(claim, signal)?;
-        let (shared, pid) = (Arc::clone(shared), self.pid);
+        let shared = Arc::clone(shared);
         let (key, owner) = (Arc::from(claim.key()), claim.owner());
-        Ok(Some(Watch::leaving(move |leaving| {
-            // In a forked child it is the parent that waits.
-            if pid == ProcessId::current() {
-                let leave = Leave {
-                    key,
-                    owner,
-                    leaving,
-                };
-                leave_soon(&shared, leave, call_timeout);
-            }
+        Ok(Some(self.shared.watch(move |leaving| {
+            let leave = Leave {
+                key,
+                owner,
+                leaving,
+            };
+            leave_soon(&shared, leave, call_timeout);
         })))
     }
 
@@ -49,8 +44,7 @@ impl Waiters {
     /// `deadline`. What frees the key after that is not handed to one of them, as it would be if it
     /// overtook their leaves on another connection.
     pub(crate) async fn have_left(&self, key: &str, deadline: Time) {
-        let shared = self.shared.get();
-        let Some(shared) = shared.filter(|_| self.pid == ProcessId::current()) else {
+        let Some(shared) = self.shared.get() else {
             return;
         };
         if shared.state().leaving.contains_key(key) {
@@ -62,15 +56,8 @@ impl Waiters {
 
 impl Shared {
     async fn have_left(&self, key: &str) {
-        loop {
-            let mut left = pin!(self.left.notified());
-            // Before the check, so that no change is missed.
-            left.as_mut().enable();
-            if !self.state().leaving.contains_key(key) {
-                return;
-            }
-            left.await;
-        }
+        let has_left = || (!self.state().leaving.contains_key(key)).then_some(());
+        until(&self.left, has_left).await;
     }
 }
 

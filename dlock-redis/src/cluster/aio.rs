@@ -1,12 +1,12 @@
 //! Calls to a cluster from async code.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use dlock_core::{DatastoreError, ErrorKind, Time};
-use dlock_net::mux::{ready_by, sleep_until};
+use dlock_net::mux::{ready_by, sleep_until, until};
 
 use super::map::Node;
 use super::walk::Walk;
@@ -133,22 +133,14 @@ impl Cluster {
         walk: &Walk<'_>,
         deadline: Time,
     ) -> Result<Arc<Node>, DatastoreError> {
-        loop {
-            let mut renewed = pin!(self.renewed.notified());
-            // Before the check, so that no renewal is missed.
-            renewed.as_mut().enable();
-            if let Some(node) = self.target(slot, walk)? {
-                return Ok(node);
-            }
-            if let Some(error) = self.why_no_map() {
-                return Err(error);
-            }
-            let in_time = ready_by(deadline, renewed).await;
-            let refused = |error| DatastoreError::not_executed(ErrorKind::Refused, error);
-            if in_time.map_err(refused)?.is_none() {
-                return Err(self.refreshing().no_map_in_time());
-            }
-        }
+        let find = || match self.target(slot, walk) {
+            Ok(None) => self.why_no_map().map(Err),
+            found => found.transpose(),
+        };
+        let found = ready_by(deadline, until(&self.renewed, find)).await;
+        found
+            .map_err(|error| DatastoreError::not_executed(ErrorKind::Refused, error))?
+            .unwrap_or_else(|| Err(self.refreshing().no_map_in_time()))
     }
 }
 

@@ -1,13 +1,12 @@
 //! Waiters in async code, in which neither coming nor going may block.
 
 use std::mem;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dlock_core::{Claim, DatastoreError, ErrorKind, Leaving, ProcessId, Signal, Watch};
+use dlock_core::{Claim, DatastoreError, ErrorKind, Leaving, Signal, Watch};
 use dlock_net::deadline_in;
-use dlock_net::mux::ready_by;
+use dlock_net::mux::{ready_by, until};
 use tokio::runtime::Handle;
 
 use super::state::{State, SubscriptionState};
@@ -26,21 +25,17 @@ impl Waiters {
         signal: &Signal,
         call_timeout: Duration,
     ) -> Result<Option<Watch>, DatastoreError> {
-        if self.pid != ProcessId::current() {
+        let Some(shared) = self.shared()? else {
             return Ok(None);
-        }
-        let shared = self.shared()?;
+        };
         if !shared.enter_without_blocking(claim, signal).await? {
             return Ok(None);
         }
-        let (shared, claim, pid) = (Arc::clone(shared), claim.clone(), self.pid);
+        let (shared, claim) = (Arc::clone(shared), claim.clone());
         let came_on = Handle::try_current().ok();
-        Ok(Some(Watch::leaving(move |leaving| {
-            // In a forked child it is the parent that waits.
-            if pid == ProcessId::current() {
-                let runtime = Handle::try_current().ok().or(came_on);
-                shared.leave_without_blocking(&claim, leaving, runtime, call_timeout);
-            }
+        Ok(Some(self.shared.watch(move |leaving| {
+            let runtime = Handle::try_current().ok().or(came_on);
+            shared.leave_without_blocking(&claim, leaving, runtime, call_timeout);
         })))
     }
 }
@@ -60,15 +55,9 @@ impl Shared {
 
     /// Waits until the subscription is answered.
     async fn answered(&self) {
-        loop {
-            let mut changed = pin!(self.answered.notified());
-            // Before the check, so that no change is missed.
-            changed.as_mut().enable();
-            if self.state().subscription != SubscriptionState::Starting {
-                return;
-            }
-            changed.await;
-        }
+        let answered =
+            || (self.state().subscription != SubscriptionState::Starting).then_some(());
+        until(&self.answered, answered).await;
     }
 
     /// Removes the waiter here, and sends that it left: before what this process sends next over

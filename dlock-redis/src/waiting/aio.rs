@@ -55,8 +55,7 @@ impl Shared {
 
     /// Waits until the subscription is answered.
     async fn answered(&self) {
-        let answered =
-            || (self.state().subscription != SubscriptionState::Starting).then_some(());
+        let answered = || (self.state().subscription != SubscriptionState::Starting).then_some(());
         until(&self.answered, answered).await;
     }
 

@@ -29,6 +29,8 @@ pub mod guarantees {}
 pub mod memcache {}
 #[doc = include_str!("src/metrics.md")]
 pub mod metrics {}
+#[doc = include_str!("src/moving.md")]
+pub mod moving {}
 #[doc = include_str!("src/observe.md")]
 pub mod observe {}
 #[doc = include_str!("src/performance.md")]

@@ -7,7 +7,7 @@
 //! ```
 //! use dlock_core::{Lock, MemoryDatastore};
 //!
-//! let store = MemoryDatastore::new(); // or RedisDatastore, MemcacheDatastore, FileDatastore from their crates
+//! let store = MemoryDatastore::new(); // or RedisDatastore, PostgresDatastore, … from their crates
 //! let lock = Lock::new(store, "hourly-import");
 //! let rows = lock.locked(|_guard| 42)?;
 //! # assert_eq!(rows, 42);

@@ -62,9 +62,9 @@ macro_rules! impl_limit_setters {
                 self
             }
 
-            /// The most connections at a time; 0 means 1. Default 10. One more is opened when a
-            /// lock is first renewed. While all are in use, releases and extends open up to as many
-            /// again.
+            /// The most connections at a time; 0 means 1. Default 10. A store that renews many
+            /// locks in one round trip has one more for that. While all are in use, releases and
+            /// extends open up to as many again.
             pub fn max_connections(mut self, connections: u32) -> Self {
                 self.limits.pool = self.limits.pool.with_max_size(connections);
                 self

@@ -36,8 +36,8 @@ pub const MIGRATION: &str = include_str!("schema.sql");
 
 /// Locks kept in PostgreSQL (13 or newer), in a table of their own. Clones share connections.
 ///
-/// Each call is one transaction of one statement without a name, so a pooler such as PgBouncer may
-/// give each call another connection. The server decides with its own clock.
+/// Each call is one transaction of one statement, so a pooler such as PgBouncer may give each call
+/// another connection. The server decides with its own clock.
 ///
 /// # The schema
 ///

@@ -27,7 +27,8 @@
 //!     &dlock:wake:* +exists +subscribe +publish +zadd +zrem +zrange +zscore +zcard +hget +hset +hdel +hlen +hgetall
 //! ```
 //!
-//! In a cluster also `+cluster|slots +asking`.
+//! In a cluster also `+cluster|slots +asking`, with sentinels `+role`, with `wait_replicas`
+//! `+wait`, and in a database other than 0 `+select`.
 
 #![forbid(unsafe_code)]
 

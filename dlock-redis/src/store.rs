@@ -48,9 +48,9 @@ const FENCING_SCOPE: &str = "until the server loses the fence key (data lost, or
 ///
 /// # What it does not promise
 ///
-/// One server decides alone: in a cluster, that which has the slot of the key. Whoever fails over
-/// to a replica, restores a backup, evicts keys (use `maxmemory-policy noeviction`) or sets the
-/// server's clock forward may give a lock to a second holder while the first still believes in its
+/// One server decides alone: in a cluster, that which has the slot of the key. A failover to a
+/// replica, a restored backup, the eviction of keys (use `maxmemory-policy noeviction`) or a clock
+/// that is set forward may give a lock to a second holder while the first still believes in its
 /// lease. Fencing tokens rise through all of these; only if the data is lost *and* the clock is set
 /// back may they go back. [`RedisBuilder::wait_replicas`] closes the gap of a failover, as long as
 /// the replicas keep what they have acknowledged.

@@ -3,7 +3,7 @@
 //!
 //! A case returns whether the promise was kept or does not apply, and panics if it was broken; the
 //! message begins with the law's number and name. [`conformance!`](crate::conformance) makes a
-//! `#[test]` of each. They are public for whoever wants to run one by itself.
+//! `#[test]` of each. They are public, so that one can be run by itself.
 
 #[cfg(feature = "tokio")]
 pub mod async_loss;

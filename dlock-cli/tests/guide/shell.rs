@@ -25,7 +25,7 @@ const KINDS: [(&str, &str); 5] = [
 ];
 
 /// The blocks that are only parsed: the page, how they begin, and why nothing runs them here.
-const NOT_RUN: [(&str, &str, &str); 10] = [
+const NOT_RUN: [(&str, &str, &str); 11] = [
     (
         "README.md",
         "scripts/test\n",
@@ -70,6 +70,11 @@ const NOT_RUN: [(&str, &str, &str); 10] = [
         "docs/src/install.md",
         "cargo install --locked --path dlock-cli",
         "it would compile the command again, and install it for this user",
+    ),
+    (
+        "docs/src/install.md",
+        "cargo add --path",
+        "it is for a program beside a clone",
     ),
     (
         "docs/src/performance.md",

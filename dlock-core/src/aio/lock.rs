@@ -141,8 +141,8 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Held`] if somebody else holds the lock; the other kinds if the store cannot
-    /// tell.
+    /// [`AcquireError::Held`] if somebody else holds the lock; another variant if the store cannot
+    /// answer.
     pub fn try_acquire(&self) -> Acquire {
         self.acquire_with(&Wait::none())
     }

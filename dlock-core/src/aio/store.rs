@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Waits until nothing goes on in the background: what dropped guards and dropped futures left
-    /// to do, and what ended waits still tell the store, so that no place in a queue is kept for
+    /// to do, and what ended waits still send to the store, so that no place in a queue is kept for
     /// them.
     ///
     /// Call it at the end of a graceful shutdown, when all tasks that use locks have ended. What is

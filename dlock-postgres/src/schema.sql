@@ -246,28 +246,37 @@ BEGIN
       CONTINUE;
     END IF;
 
+    o_now := dlock.now_us();
+    CONTINUE WHEN l.owner IS NULL OR l.owner = a_owner OR l.expires_at <= o_now;
     IF a_process IS NOT NULL THEN
       v_next := dlock.is_next(a_key, a_owner);
       IF v_next IS NULL THEN
-        -- The first time it waits. The row is locked against a release, which must not miss it, and
-        -- not against `dlock.check`.
-        SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
+        BEGIN
+          -- The first time it waits. The row is locked against a release, which must not miss it,
+          -- and not against `dlock.check`.
+          SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
+          o_now := dlock.now_us();
+          IF o_now >= a_not_after THEN
+            o_outcome := 2;
+            RETURN;
+          ELSIF l.owner IS NULL OR l.owner = a_owner OR l.expires_at <= o_now THEN
+            RAISE EXCEPTION USING ERRCODE = 'DL003';
+          END IF;
+          v_next := dlock.enter(a_key, a_owner, a_process, a_holder, o_now);
+        EXCEPTION WHEN SQLSTATE 'DL003' THEN
+          -- This lock is given back, before the row is locked FOR UPDATE. A transaction that has
+          -- locked it in both modes, while another one had it FOR KEY SHARE, would leave a grant
+          -- that PostgreSQL does not hold against a `dlock.check` with an older snapshot: that
+          -- would approve the token of before.
+          CONTINUE;
+        END;
       END IF;
     END IF;
-    o_now := dlock.now_us();
-    IF o_now >= a_not_after THEN
-      o_outcome := 2;
-      RETURN;
-    ELSIF l.owner <> a_owner AND l.expires_at > o_now THEN
-      IF a_process IS NOT NULL AND v_next IS NULL THEN
-        v_next := dlock.enter(a_key, a_owner, a_process, a_holder, o_now);
-      END IF;
-      o_outcome := CASE v_next WHEN true THEN 4 WHEN false THEN 3 ELSE 0 END;
-      o_fence := l.fence;
-      o_left := l.expires_at - o_now;
-      o_holder := l.holder;
-      RETURN;
-    END IF;
+    o_outcome := CASE v_next WHEN true THEN 4 WHEN false THEN 3 ELSE 0 END;
+    o_fence := l.fence;
+    o_left := l.expires_at - o_now;
+    o_holder := l.holder;
+    RETURN;
   END LOOP;
 
   -- The time before the wait for the row says nothing any more.

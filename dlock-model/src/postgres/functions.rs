@@ -222,9 +222,11 @@ impl Running {
         self.began = around.now;
         self.at = match table.read() {
             None => At::Insert,
+            Some(row) if !is_takeable(&row, owner, around.now) => {
+                At::Done(held(&row, around.now))
+            }
             Some(_) if around.now >= not_after => At::Done(Answer::TooLate),
-            Some(row) if is_takeable(&row, owner, around.now) => At::Lock { waits: false },
-            Some(row) => At::Done(held(&row, around.now)),
+            Some(_) => At::Lock { waits: false },
         };
     }
 

@@ -180,17 +180,12 @@ impl Running {
     /// Up to the first statement that locks.
     fn begin(&mut self, table: &Table, around: Around, sequence: &mut u64) {
         // What no function uses would only make more states.
-        if matches!(self.call, Call::Acquire { .. })
-            || around.mistake == Mistake::ExtendReadsClockFirst
-        {
+        if around.mistake == Mistake::ExtendReadsClockFirst {
             self.began = around.now;
         }
-        self.at = At::Lock { waits: false };
+        self.at = self.top(around);
         match self.call {
-            // `o_now >= a_not_after`
-            Call::Acquire { not_after, .. } if around.now >= not_after => {
-                self.at = At::Done(Answer::TooLate);
-            }
+            Call::Acquire { .. } if matches!(self.at, At::Done(_)) => {}
             Call::Acquire { owner, .. } => match around.mistake {
                 Mistake::FenceDrawnFirst => {
                     *sequence += 1;
@@ -213,21 +208,26 @@ impl Running {
 
     /// The plain `SELECT` of a claim, and what follows.
     fn read(&mut self, table: &Table, around: Around) {
-        let Call::Acquire {
-            owner, not_after, ..
-        } = self.call
-        else {
+        let Call::Acquire { owner, .. } = self.call else {
             return;
         };
-        self.began = around.now;
         self.at = match table.read() {
             None => At::Insert,
-            Some(row) if !is_takeable(&row, owner, around.now) => {
-                At::Done(held(&row, around.now))
-            }
-            Some(_) if around.now >= not_after => At::Done(Answer::TooLate),
-            Some(_) => At::Lock { waits: false },
+            Some(row) if !is_takeable(&row, owner, around.now) => At::Done(held(&row, around.now)),
+            Some(_) => self.top(around),
         };
+    }
+
+    /// The top of the loop of a claim and of an abandon.
+    fn top(&mut self, around: Around) -> At {
+        if let Call::Acquire { not_after, .. } = self.call {
+            self.began = around.now;
+            // `o_now >= a_not_after`
+            if around.now >= not_after {
+                return At::Done(Answer::TooLate);
+            }
+        }
+        At::Lock { waits: false }
     }
 
     /// `SELECT … FOR …`
@@ -304,7 +304,7 @@ impl Running {
                 self.at = At::InsertWaits(row);
                 return !waited;
             }
-            Found::Nothing => At::Lock { waits: false },
+            Found::Nothing => self.top(around),
             Found::There(()) => match self.call {
                 Call::Acquire { ttl, not_after, .. } => {
                     let is_late = around.now >= not_after;

@@ -51,6 +51,8 @@ pub(crate) enum Problem {
     ReplyLost,
     #[error("the connection broke after the claim was sent, so the claim may still be carried out")]
     LostCopy,
+    #[error("the leader has changed, and does not know yet how long leases last")]
+    LeaderChanges,
     #[error("the lease ended before the key was written")]
     LeaseEnded,
     #[error("the key changed its holder again and again during the call")]

@@ -7,11 +7,14 @@ use serde_json::json;
 
 use super::commands::{Commands, Method};
 use super::requests::{bytes_of, number};
+use crate::error::Problem;
 
 /// etcd makes a lease last at least one and a half times its election timeout, in whole seconds.
 pub(crate) const TTL_MIN: Duration = Duration::from_secs(2);
 /// The default of all stores. etcd itself would keep a key for 285 years.
 pub(crate) const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// No lease of etcd can be longer.
+const LONGEST: Duration = Duration::from_secs(9_000_000_000);
 /// A lease is rounded up to whole seconds, and etcd takes its time to notice its end.
 pub(crate) const GRANULARITY: Duration = Duration::from_millis(2500);
 
@@ -82,6 +85,9 @@ pub(super) async fn end<C: Commands>(server: &mut C, number: i64) -> Result<(), 
 
 /// How long a lease lasts at least, in whole seconds; `None` if it has ended.
 ///
+/// A node that is the leader, and has not taken over the leases yet, says of each that it lasts for
+/// ever (up to etcd 3.5.13). A holder that believed it would never renew its lease.
+///
 /// # Errors
 ///
 /// Not executed.
@@ -91,8 +97,14 @@ pub(super) async fn time_left<C: Commands>(
 ) -> Result<Option<Duration>, DatastoreError> {
     let body = json!({"ID": lease.to_string()});
     let answer = server.ask(Method::LeaseTimeToLive, &body).await?;
-    let seconds = u64::try_from(number(&answer["TTL"]));
-    Ok(seconds.ok().map(Duration::from_secs))
+    let seconds = u64::try_from(number(&answer["TTL"])).ok();
+    match seconds.map(Duration::from_secs) {
+        Some(left) if left > LONGEST => Err(DatastoreError::not_executed(
+            ErrorKind::Unreachable,
+            Problem::LeaderChanges,
+        )),
+        left => Ok(left),
+    }
 }
 
 /// Lets a lease last for the time that was granted first, from now. Returns whether there is such a

@@ -1,5 +1,6 @@
 //! etcd's leases, which the keys of locks end with.
 
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dlock_core::{DatastoreError, ErrorKind, OwnerToken};
@@ -32,6 +33,33 @@ pub(super) fn leases_of(owner: OwnerToken) -> [i64; 2] {
     // The token has 32 hex digits.
     let (high, low) = digits.split_at(digits.len() / 2);
     [low, high].map(|half| positive(u64::from_str_radix(half, 16).unwrap_or(1)))
+}
+
+/// Owners of whom a request to end a lease may yet be carried out, since it was not answered; each
+/// by the first of its numbers. Those beyond this many are forgotten, the oldest first.
+static IN_DOUBT: [AtomicI64; 256] = [const { AtomicI64::new(0) }; 256];
+static NEXT_IN_DOUBT: AtomicUsize = AtomicUsize::new(0);
+
+/// The numbers of [`leases_of`] that a lease for this owner's claim may have. There are none if a
+/// request to end one of them may yet be carried out: it would end a later grant.
+pub(super) fn free_leases_of(owner: OwnerToken) -> impl Iterator<Item = i64> {
+    let numbers = leases_of(owner);
+    let is_owner = |doubt: &AtomicI64| doubt.load(Ordering::Relaxed) == numbers[0];
+    let in_doubt = IN_DOUBT.iter().any(is_owner);
+    numbers.into_iter().filter(move |_| !in_doubt)
+}
+
+/// Ends a lease that a claim of this owner took and does not need, as [`revoke`] does.
+pub(super) async fn give_back<C: Commands>(server: &mut C, owner: OwnerToken, number: i64) {
+    if end(server, number).await.is_err() {
+        doubt(owner);
+    }
+}
+
+/// A request to end a lease of this owner may yet be carried out.
+pub(super) fn doubt(owner: OwnerToken) {
+    let at = NEXT_IN_DOUBT.fetch_add(1, Ordering::Relaxed) % IN_DOUBT.len();
+    IN_DOUBT[at].store(leases_of(owner)[0], Ordering::Relaxed);
 }
 
 /// A number that no other lease has.
@@ -160,5 +188,15 @@ mod tests {
         let owner = OwnerToken::from_hex("000000000000010000000000000000ff").unwrap();
         assert_eq!(leases_of(owner), [127, 128]);
         assert_eq!((positive(0), positive(u64::MAX)), (1, i64::MAX));
+    }
+
+    #[test]
+    fn an_owner_in_doubt_takes_none_of_its_leases_again() {
+        let owner = OwnerToken::random().unwrap();
+        assert_eq!(free_leases_of(owner).collect::<Vec<_>>(), leases_of(owner));
+        doubt(owner);
+        assert_eq!(free_leases_of(owner).next(), None);
+        let other = OwnerToken::random().unwrap();
+        assert_eq!(free_leases_of(other).count(), 2);
     }
 }

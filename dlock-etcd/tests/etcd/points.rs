@@ -1,13 +1,25 @@
 //! What goes wrong with one request of a call, and what the call makes of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
-use dlock_core::{Datastore, Extension};
+use dlock_core::{Datastore, ErrorKind, Extension};
+use dlock_test_servers::EtcdServer;
 use serde_json::json;
 
-use crate::gate::{Fate, Gate};
-use crate::support::{LONG, call, extended, key, leases, ours, server, store, store_at, take};
+use crate::gate::{Fate, Gate, Request};
+use crate::support::{
+    LONG, again, base64, call, claim, claim_within, eventually, extended, granted, held, key,
+    leases, ours, read, server, store, store_at, take,
+};
+use crate::users::{server_with_users, store_of};
+
+/// Whether the request would take a key.
+fn takes(request: &Request) -> bool {
+    request.path == "kv/txn" && request.body["compare"][0]["target"] == "CREATE"
+}
 
 /// A switch that a test and the gate share.
 #[derive(Clone, Default)]
@@ -62,4 +74,105 @@ fn a_new_leader_is_not_believed_that_a_lease_lasts_for_ever() {
     let grant = extended(store.extend(&call(&lease, 1), LONG));
     assert!(grant.ttl <= LONG);
     ours(store.release(&call(&lease, 3)));
+}
+
+#[test]
+fn a_request_to_end_a_lease_that_is_late_does_not_end_a_later_grant_of_the_same_claim() {
+    const TTL: Duration = Duration::from_secs(2);
+    let server = EtcdServer::start();
+    let (other, key) = (store(&server), key("late-revoke"));
+    let [races, is_held, goes_on, is_over] = [(); 4].map(|()| Switch::default());
+    races.set(true);
+    let taken = Arc::new(Mutex::new(None));
+    let gate = {
+        let (races, is_held, goes_on) = (races.clone(), is_held.clone(), goes_on.clone());
+        let (is_over, taken) = (is_over.clone(), Arc::clone(&taken));
+        let (other, key) = (other.clone(), key.clone());
+        Gate::to(&server, move |request| {
+            if takes(request) && races.take() {
+                // Somebody is quicker.
+                *taken.lock().unwrap() = Some(take(&other, &key, LONG));
+            }
+            if request.path == "lease/revoke" && !is_held.is_on() {
+                is_held.set(true);
+                while !goes_on.is_on() {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                is_over.set(true);
+            }
+            Fate::Passes
+        })
+    };
+    let store = store_at(&gate.url());
+    let late = claim_within(&key, Duration::from_secs(1));
+    let _ = store.acquire(&late, TTL);
+    assert!(
+        is_held.is_on(),
+        "the lease of the claim that lost is to end"
+    );
+    let lease = taken.lock().unwrap().take().unwrap();
+    ours(other.release(&call(&lease, 1)));
+    eventually("the lease has ended by itself", || {
+        leases(&server).is_empty().then_some(())
+    });
+    let grant = granted(store.acquire(&again(&late), LONG));
+    goes_on.set(true);
+    eventually("the late request arrives", || is_over.is_on().then_some(()));
+    thread::sleep(Duration::from_millis(500));
+    let refusal = held(other.acquire(&claim(&key), LONG));
+    assert_eq!(refusal.fence(), grant.fence);
+}
+
+#[test]
+fn a_claim_that_is_refused_for_lack_of_space_after_it_was_carried_out_leaves_nothing() {
+    let server = EtcdServer::start();
+    let gate = Gate::to(&server, |request| match takes(request) {
+        // The server finds out that it is full when it has written.
+        true => {
+            let text = "etcdserver: mvcc: database space exceeded";
+            Fate::Replaced(429, json!({"error": text, "message": text, "code": 8}))
+        }
+        false => Fate::Passes,
+    });
+    let (store, key) = (store_at(&gate.url()), key("full"));
+    let error = store.acquire(&claim(&key), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    if !error.may_have_executed() {
+        assert_eq!(read(&server, &key), None, "{error}");
+        assert!(leases(&server).is_empty());
+    }
+}
+
+#[test]
+fn a_claim_without_the_right_to_write_leaves_no_lease() {
+    let server = server_with_users();
+    let token = |user: &str, password: &str| {
+        let login = json!({"name": user, "password": password}).to_string();
+        let answer = server.post("/v3/auth/authenticate", &login);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        answer["token"].as_str().unwrap().to_owned()
+    };
+    let root = token("root", "r00t");
+    let permission = json!({
+        "permType": "READ", "key": base64("dlock:"),
+        "range_end": base64("dlock;"),
+    });
+    for (path, body) in [
+        ("user/add", json!({"name": "reader", "password": "s3cret"})),
+        ("role/add", json!({"name": "reads"})),
+        ("role/grant", json!({"name": "reads", "perm": permission})),
+        ("user/grant", json!({"user": "reader", "role": "reads"})),
+    ] {
+        let answer = server.post_as(&root, &format!("/v3/auth/{path}"), &body.to_string());
+        assert!(!answer.contains("error"), "{path}: {answer}");
+    }
+    let store = store_of("reader:s3cret", &server);
+    let reader = claim(&key("reads"));
+    for _ in 0..4 {
+        let error = store.acquire(&again(&reader), LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(!error.may_have_executed());
+    }
+    let leases = server.post_as(&token("root", "r00t"), "/v3/lease/leases", "{}");
+    assert!(!leases.contains("ID"), "{leases}");
 }

@@ -246,12 +246,15 @@ impl State {
             waiter.place.replace(Arc::clone(&place)),
             waiter.claims_until,
         );
-        self.places.insert(place, owner);
         // The server has lost it, or does not have it yet.
         if let Some(before) = before {
-            self.place_is_gone(&before, now);
+            // If nothing was written since, the new one has the same name.
+            if before != place {
+                self.place_is_gone(&before, now);
+            }
             self.doubt = self.doubt.max(end);
         }
+        self.places.insert(place, owner);
     }
 
     /// The waiter sleeps until `watched` is deleted, at the revision `since` or later.
@@ -400,7 +403,8 @@ impl State {
     fn forget_places(&mut self) {
         self.places.clear();
         for waiter in self.waiters.values_mut() {
-            waiter.lacks_place |= waiter.place.take().is_some();
+            // One that has none yet may be about to be refused, and to get none for lack of a lease.
+            (waiter.place, waiter.lacks_place) = (None, true);
         }
     }
 

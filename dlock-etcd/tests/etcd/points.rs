@@ -5,20 +5,27 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Datastore, ErrorKind, Extension};
+use dlock_core::{Datastore, ErrorKind, Extension, Signal, Time};
 use dlock_test_servers::EtcdServer;
 use serde_json::json;
 
 use crate::gate::{Fate, Gate, Request};
+use crate::queue::granted_when_woken;
 use crate::support::{
-    LONG, again, base64, call, claim, claim_within, eventually, extended, granted, held, key,
-    leases, ours, read, server, store, store_at, take,
+    LONG, again, ask, base64, call, claim, claim_within, eventually, extended, granted, held, key,
+    leases, ours, places, read, server, store, store_at, take,
 };
 use crate::users::{server_with_users, store_of};
 
 /// Whether the request would take a key.
 fn takes(request: &Request) -> bool {
     request.path == "kv/txn" && request.body["compare"][0]["target"] == "CREATE"
+}
+
+/// Whether the request would put a waiter into the queue.
+fn enters(request: &Request) -> bool {
+    let puts = !request.body["success"][0]["request_put"].is_null();
+    request.path == "kv/txn" && puts && request.body["compare"].is_null()
 }
 
 /// A switch that a test and the gate share.
@@ -175,4 +182,89 @@ fn a_claim_without_the_right_to_write_leaves_no_lease() {
     }
     let leases = server.post_as(&token("root", "r00t"), "/v3/lease/leases", "{}");
     assert!(!leases.contains("ID"), "{leases}");
+}
+
+#[test]
+fn a_waiter_whose_way_into_the_queue_was_cut_keeps_the_place_that_it_gets_then() {
+    let server = EtcdServer::start();
+    let cuts = Switch::default();
+    let gate = {
+        let cuts = cuts.clone();
+        Gate::to(&server, move |request| {
+            match enters(request) && cuts.take() {
+                true => Fate::Cut,
+                false => Fate::Passes,
+            }
+        })
+    };
+    let (direct, waits, key) = (store(&server), store_at(&gate.url()), key("cut"));
+    let lease = take(&direct, &key, LONG);
+    // A connection that was used before is replaced when it breaks.
+    held(waits.acquire(&claim(&key), LONG));
+    let signal = Signal::new();
+    let waiter = claim(&key).with_deadline(Time::MAX);
+    let watch = waits.watch(&waiter, &signal).unwrap().unwrap();
+    cuts.set(true);
+    let _ = waits.acquire(&waiter, LONG);
+    held(waits.acquire(&again(&waiter), LONG));
+    assert!(!cuts.is_on());
+    let place = places(&server, &key);
+    assert_eq!(place.len(), 1);
+    // Longer than it takes to look for places that nobody waits at.
+    thread::sleep(Duration::from_secs(12));
+    assert_eq!(places(&server, &key), place);
+    ours(direct.release(&call(&lease, 1)));
+    let lease = granted_when_woken(&waits, &waiter, &signal);
+    drop(watch);
+    ours(waits.release(&call(&lease, 1)));
+}
+
+#[test]
+fn a_waiter_whose_first_claim_finds_no_lease_for_its_place_is_woken_when_there_is_one() {
+    let server = EtcdServer::start();
+    let [looks, grants_none, first_is_over] = [(); 3].map(|()| Switch::default());
+    let gate = {
+        let (looks, grants_none) = (looks.clone(), grants_none.clone());
+        let first_is_over = first_is_over.clone();
+        Gate::to(&server, move |request| {
+            if request.path == "kv/txn" && looks.take() {
+                while !first_is_over.is_on() {
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+            match request.path == "lease/grant" && grants_none.is_on() {
+                true => {
+                    // The process knows by now that its lease has ended.
+                    first_is_over.set(true);
+                    Fate::Cut
+                }
+                false => Fate::Passes,
+            }
+        })
+    };
+    let (direct, waits, key) = (store(&server), store_at(&gate.url()), key("lease"));
+    let lease = take(&direct, &key, LONG);
+    let before = leases(&server);
+    let signal = Signal::new();
+    let waiter = claim(&key).with_deadline(Time::MAX);
+    let watch = waits.watch(&waiter, &signal).unwrap().unwrap();
+    looks.set(true);
+    grants_none.set(true);
+    let own = leases(&server);
+    let own = own.iter().find(|lease| !before.contains(lease)).unwrap();
+    let answer = ask(&server, "/v3/lease/revoke", &json!({"ID": own}));
+    assert!(answer.get("error").is_none(), "{answer}");
+    held(waits.acquire(&waiter, LONG));
+    assert!(
+        places(&server, &key).is_empty(),
+        "there was no lease for it"
+    );
+    grants_none.set(false);
+    eventually("the waiter is woken", || signal.take().then_some(()));
+    held(waits.acquire(&again(&waiter), LONG));
+    assert_eq!(places(&server, &key).len(), 1);
+    ours(direct.release(&call(&lease, 1)));
+    let lease = granted_when_woken(&waits, &waiter, &signal);
+    drop(watch);
+    ours(waits.release(&call(&lease, 1)));
 }

@@ -143,7 +143,7 @@ async fn waits<C: Commands, Q: Queue>(
         Some(before) => before.place.clone(),
         None => claim.key().into(),
     };
-    queue.waits_behind(watched, seen.revision + 1);
+    queue.waits_behind(watched, seen.revision.saturating_add(1));
     check_first(earlier)?;
     let held = holder(server, seen).await?;
     let retry_in = match held.expires_in() {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use dlock_core::{Leaving, OwnerToken, Signal, Time};
 
 use crate::operations::queue::{BATCH, owner_of};
-use crate::operations::watching;
 
 /// How often the lease of the waiters is renewed.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
@@ -33,7 +32,7 @@ pub(super) struct State {
     /// The names of the watches, by their numbers.
     watches: HashMap<i64, Arc<str>>,
     last_watch: i64,
-    /// What is to be sent to the server, see [`watching`].
+    /// What is to be sent to the server, see [`watching`](crate::operations::watching).
     requests: Vec<String>,
     pub(super) lease: Lease,
     /// Places that were given up.
@@ -105,6 +104,8 @@ struct Watched {
 
 struct Watch {
     id: i64,
+    /// The revision from which on it has seen all deletions.
+    from: i64,
     /// The revision from which on deletions are reported.
     since: i64,
     /// That of the last deletion that was reported.
@@ -257,54 +258,6 @@ impl State {
         self.places.insert(place, owner);
     }
 
-    /// The waiter sleeps until `watched` is deleted, at the revision `since` or later.
-    pub(super) fn waits_behind(
-        &mut self,
-        owner: OwnerToken,
-        watched: Arc<str>,
-        since: i64,
-        now: Time,
-    ) {
-        self.waits_no_more(owner);
-        let Some(waiter) = self.waiters.get_mut(&owner) else {
-            return;
-        };
-        (waiter.behind, waiter.since) = (Some(Arc::clone(&watched)), since);
-        let is_own = self.places.contains_key(&watched);
-        let entry = self.watched.entry(Arc::clone(&watched)).or_default();
-        entry.waiters.push(owner);
-        match &entry.watch {
-            Some(watch) if watch.deleted >= since => self.wake(owner, now),
-            Some(_) => {}
-            None if is_own => {}
-            None => {
-                self.last_watch += 1;
-                let id = self.last_watch;
-                self.requests.push(watching::create(id, &watched, since));
-                entry.watch = Some(Watch {
-                    id,
-                    since,
-                    deleted: 0,
-                });
-                self.watches.insert(id, watched);
-            }
-        }
-    }
-
-    fn waits_no_more(&mut self, owner: OwnerToken) {
-        let waiter = self.waiters.get_mut(&owner);
-        let Some(behind) = waiter.and_then(|waiter| waiter.behind.take()) else {
-            return;
-        };
-        if let Some(watched) = self.watched.get_mut(&behind) {
-            watched.waiters.retain(|other| *other != owner);
-            // A watch stays for a while: the next waiter probably needs the same.
-            if watched.waiters.is_empty() && watched.watch.is_none() {
-                self.watched.remove(&behind);
-            }
-        }
-    }
-
     /// Removes the waiter. Returns the place that it may have.
     pub(super) fn leave(&mut self, owner: OwnerToken, now: Time) -> Option<Arc<str>> {
         self.waits_no_more(owner);
@@ -403,7 +356,7 @@ impl State {
     fn forget_places(&mut self) {
         self.places.clear();
         for waiter in self.waiters.values_mut() {
-            // One that has none yet may be about to be refused, and to get none for lack of a lease.
+            // One without a place may be about to be refused, and to get none for lack of a lease.
             (waiter.place, waiter.lacks_place) = (None, true);
         }
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::operations::watching;
 
 const KEY: &str = "dlock:a";
 const NOW: Time = Time::from_nanos(1_000_000_000);
@@ -48,7 +49,7 @@ fn one_watch_serves_all_that_wait_for_a_key_and_ends_when_nobody_does() {
     for (at, (owner, _)) in (1..).zip(&waiters) {
         refused(&mut state, *owner, at, KEY);
     }
-    assert_eq!(state.take_requests(), [watching::create(1, KEY, 100)]);
+    assert_eq!(state.take_requests(1), [watching::create(1, KEY, 100)]);
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 2);
     state.deleted(1, 130, NOW);
@@ -59,7 +60,7 @@ fn one_watch_serves_all_that_wait_for_a_key_and_ends_when_nobody_does() {
         panic!("a heartbeat is due")
     };
     assert_eq!(work.lease, Some(LeaseWork::KeepAlive(7)));
-    assert_eq!(state.take_requests(), [watching::cancel(1)]);
+    assert_eq!(state.take_requests(1), [watching::cancel(1)]);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_place_of_this_process_needs_no_watch() {
     refused(&mut state, waiters[0].0, 1, KEY);
     refused(&mut state, waiters[1].0, 2, &place(1));
     refused(&mut state, waiters[2].0, 3, &place(2));
-    assert_eq!(state.take_requests().len(), 1, "that of the key");
+    assert_eq!(state.take_requests(1).len(), 1, "that of the key");
 
     state.answered(waiters[0].0, true, NOW);
     assert_eq!(woken(&mut state), 1);
@@ -96,12 +97,12 @@ fn a_waiter_behind_a_place_that_is_gone_is_woken_by_the_key_too() {
     let (mut state, waiters) = state(1);
     let other = place(1);
     refused(&mut state, waiters[0].0, 2, &other);
-    assert_eq!(state.take_requests(), [watching::create(1, &other, 100)]);
+    assert_eq!(state.take_requests(1), [watching::create(1, &other, 100)]);
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 1);
     // From when it looked.
     let requests = [watching::create(2, KEY, 100), watching::cancel(1)];
-    assert_eq!(state.take_requests(), requests);
+    assert_eq!(state.take_requests(1), requests);
     state.deleted(2, 121, NOW);
     assert_eq!(woken(&mut state), 1);
 }
@@ -115,7 +116,7 @@ fn a_new_connection_asks_for_all_watches_from_where_the_old_one_ended() {
     woken(&mut state);
     state.watches_lost();
     assert_eq!(woken(&mut state), 1, "only one waits");
-    let mut requests = state.all_requests();
+    let mut requests = state.all_requests(1);
     requests.sort();
     let mut all = [
         watching::create(1, KEY, 121),
@@ -126,7 +127,7 @@ fn a_new_connection_asks_for_all_watches_from_where_the_old_one_ended() {
     assert!(!state.has_requests());
     state.compacted(2, NOW);
     assert_eq!(woken(&mut state), 1, "it must look");
-    assert_eq!(state.all_requests().len(), 1);
+    assert_eq!(state.all_requests(1).len(), 1);
 }
 
 #[test]
@@ -209,4 +210,32 @@ fn a_claim_that_is_given_up_while_its_place_is_to_be_deleted_deletes_it_itself()
     assert_eq!(state.leave(owner, NOW), Some(own.clone()));
     state.left(&[own]);
     assert_eq!(state.gives_up(owner, NOW), None, "it is deleted");
+}
+
+#[test]
+fn the_watcher_of_a_run_that_is_over_takes_nothing_from_the_next() {
+    let (mut state, waiters) = state(1);
+    assert!(state.leave(waiters[0].0, NOW).is_none());
+    assert!(matches!(state.next(1, later(1)), Next::Work(_)));
+    assert!(matches!(state.next(1, later(12)), Next::End(_)));
+    assert_eq!(state.start(later(12)), Some(2));
+    state.enter(waiters[0].0, &waiters[0].1);
+    state.lease_granted(2, 8, later(12));
+    refused(&mut state, waiters[0].0, 1, KEY);
+    assert!(state.take_requests(1).is_empty() && state.all_requests(1).is_empty());
+    assert_eq!(state.take_requests(2), [watching::create(1, KEY, 100)]);
+}
+
+#[test]
+fn a_waiter_that_looked_before_the_watch_began_learns_of_what_was_deleted_between() {
+    let (mut state, waiters) = state(2);
+    refused(&mut state, waiters[0].0, 1, KEY);
+    assert_eq!(state.take_requests(1), [watching::create(1, KEY, 100)]);
+    state.waits_behind(waiters[1].0, KEY.into(), 90, NOW);
+    let requests = [watching::cancel(1), watching::create(2, KEY, 90)];
+    assert_eq!(state.take_requests(1), requests);
+    state.deleted(1, 95, NOW);
+    assert_eq!(woken(&mut state), 0, "that watch is over");
+    state.deleted(2, 95, NOW);
+    assert_eq!(woken(&mut state), 2);
 }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use dlock_core::{OwnerToken, Signal, Time};
 
-use super::{State, Watched};
+use super::{State, Watch, Watched};
 use crate::operations::queue::key_of;
 use crate::operations::watching;
 
 impl State {
-    /// What is to be sent on a new connection for watches.
-    pub(in crate::waiting) fn all_requests(&mut self) -> Vec<String> {
+    /// What this run has to send on a new connection for watches.
+    pub(in crate::waiting) fn all_requests(&mut self, run: u64) -> Vec<String> {
+        if !self.runs(run) {
+            return Vec::new();
+        }
         self.requests.clear();
         let all = self.watched.iter();
         let create = |(name, watched): (&Arc<str>, &Watched)| {
@@ -25,9 +28,13 @@ impl State {
         !self.requests.is_empty()
     }
 
-    /// What is to be sent since.
-    pub(in crate::waiting) fn take_requests(&mut self) -> Vec<String> {
-        mem::take(&mut self.requests)
+    /// What this run has to send since. The watcher of a run that is over may still be about to end
+    /// while another one has begun.
+    pub(in crate::waiting) fn take_requests(&mut self, run: u64) -> Vec<String> {
+        match self.runs(run) {
+            true => mem::take(&mut self.requests),
+            false => Vec::new(),
+        }
     }
 
     /// What a watch waits for was deleted.
@@ -39,7 +46,7 @@ impl State {
         let is_over = key_of(&name).is_some();
         if let Some(watched) = self.watched.get_mut(&name) {
             if let Some(watch) = &mut watched.watch {
-                (watch.since, watch.deleted) = (revision + 1, revision);
+                (watch.since, watch.deleted) = (revision.saturating_add(1), revision);
             }
             let waiters = mem::take(&mut watched.waiters);
             match is_over {
@@ -69,6 +76,59 @@ impl State {
         let waiters = waiters.filter_map(|owner| self.waiters.get(owner));
         let signals = waiters.map(|waiter| waiter.signal.clone());
         self.woken.extend(signals);
+    }
+
+    /// The waiter sleeps until `watched` is deleted, at the revision `since` or later.
+    pub(in crate::waiting) fn waits_behind(
+        &mut self,
+        owner: OwnerToken,
+        watched: Arc<str>,
+        since: i64,
+        now: Time,
+    ) {
+        self.waits_no_more(owner);
+        let Some(waiter) = self.waiters.get_mut(&owner) else {
+            return;
+        };
+        (waiter.behind, waiter.since) = (Some(Arc::clone(&watched)), since);
+        let is_own = self.places.contains_key(&watched);
+        let entry = self.watched.entry(Arc::clone(&watched)).or_default();
+        entry.waiters.push(owner);
+        match &entry.watch {
+            Some(watch) if watch.deleted >= since => return self.wake(owner, now),
+            // The waiter may have looked before the one for whom the watch began.
+            Some(watch) if since < watch.from => {
+                self.watches.remove(&watch.id);
+                self.requests.push(watching::cancel(watch.id));
+            }
+            Some(_) => return,
+            None if is_own => return,
+            None => {}
+        }
+        self.last_watch += 1;
+        let id = self.last_watch;
+        self.requests.push(watching::create(id, &watched, since));
+        entry.watch = Some(Watch {
+            id,
+            from: since,
+            since,
+            deleted: 0,
+        });
+        self.watches.insert(id, watched);
+    }
+
+    pub(super) fn waits_no_more(&mut self, owner: OwnerToken) {
+        let waiter = self.waiters.get_mut(&owner);
+        let Some(behind) = waiter.and_then(|waiter| waiter.behind.take()) else {
+            return;
+        };
+        if let Some(watched) = self.watched.get_mut(&behind) {
+            watched.waiters.retain(|other| *other != owner);
+            // A watch stays for a while: the next waiter probably needs the same.
+            if watched.waiters.is_empty() && watched.watch.is_none() {
+                self.watched.remove(&behind);
+            }
+        }
     }
 
     pub(super) fn end_watch(&mut self, id: i64) {

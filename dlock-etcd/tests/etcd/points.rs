@@ -268,3 +268,34 @@ fn a_waiter_whose_first_claim_finds_no_lease_for_its_place_is_woken_when_there_i
     drop(watch);
     ours(waits.release(&call(&lease, 1)));
 }
+
+#[test]
+fn a_node_of_another_cluster_is_refused_though_it_tells_only_users_who_it_is() {
+    let (one, other) = (server_with_users(), server_with_users());
+    let cut = Switch::default();
+    let hides = |server: &EtcdServer, cut: Switch| {
+        Gate::to(server, move |request| {
+            let hidden = request.path == "maintenance/status" && !request.has_login;
+            let text = "etcdserver: user name is empty";
+            match (cut.is_on(), hidden) {
+                (true, _) => Fate::Cut,
+                (_, true) => {
+                    Fate::Answered(400, json!({"error": text, "message": text, "code": 3}))
+                }
+                _ => Fate::Passes,
+            }
+        })
+    };
+    let (first, second) = (hides(&one, cut.clone()), hides(&other, Switch::default()));
+    let url = format!(
+        "etcd://app:s3cret%2F%40@{},{}",
+        first.address(),
+        second.address()
+    );
+    let (store, key) = (store_at(&url), key("two"));
+    take(&store, &key, LONG);
+    cut.set(true);
+    let error = store.acquire(&claim(&key), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("another cluster"), "{error}");
+}

@@ -103,9 +103,7 @@ pub(crate) fn answered(peer: &str, status: u16, answer: &Value) -> Option<Answer
     Some(match code {
         // The token has expired, or users were changed since: a new login helps.
         code::UNAUTHENTICATED => refused(true, problem),
-        code::INVALID_ARGUMENT if names("auth: revision in header is old") => {
-            refused(true, problem)
-        }
+        code::INVALID_ARGUMENT if names("revision of auth store is old") => refused(true, problem),
         code::PERMISSION_DENIED => refused(false, no_login(peer, text)),
         code::INVALID_ARGUMENT if names("user name") || names("authentication failed") => {
             refused(false, no_login(peer, text))
@@ -227,6 +225,12 @@ mod tests {
             (
                 3,
                 "etcdserver: user name is empty",
+                ErrorKind::Refused,
+                false,
+            ),
+            (
+                3,
+                "etcdserver: revision of auth store is old",
                 ErrorKind::Refused,
                 false,
             ),

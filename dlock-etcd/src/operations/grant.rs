@@ -44,6 +44,7 @@ pub(crate) async fn acquire<C: Commands, Q: Queue>(
                     None => queue::look(server, claim.key(), place.as_deref()).await?,
                 }
             }
+            _ if seen.has_foreign_place() => return Err(foreign_key()),
             Found::Nothing if seen.before.is_none() => {
                 match take(server, claim, ttl, place.as_deref()).await? {
                     Taken::Granted(grant) => return Ok(granted(grant, earlier)),

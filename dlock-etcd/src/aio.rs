@@ -14,6 +14,7 @@ use dlock_net::mux::{Multiplexer, Open, Opened};
 
 use crate::ConnectionManager;
 use crate::connection::Parts;
+use crate::endpoints::Endpoints;
 use replies::EtcdReplies;
 
 /// How many connections a runtime has. A connection carries out one request after the other, so a
@@ -67,12 +68,24 @@ impl fmt::Debug for Shares {
     }
 }
 
+impl RequestWriter {
+    /// A request was not answered in time. What comes after it would wait for that answer too, so
+    /// the next call goes over another connection, and to another node if there is one.
+    fn timed_out(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+        self.endpoints.failed(self.number);
+    }
+}
+
 pub(crate) struct Opener(Arc<Pool<ConnectionManager>>);
 
 /// What writes the requests of a connection.
 pub(crate) struct RequestWriter {
     peer: String,
     token: Option<String>,
+    /// The node, in the order of the URL.
+    number: usize,
+    endpoints: Arc<Endpoints>,
     /// Whether the next call must use another connection.
     has_ended: Arc<AtomicBool>,
 }
@@ -98,13 +111,15 @@ impl Open for Opener {
             replies: EtcdReplies {
                 peer: peer.clone(),
                 number,
-                endpoints,
+                endpoints: Arc::clone(&endpoints),
                 has_ended: Arc::clone(&has_ended),
             },
             peer: peer.clone(),
             writer: RequestWriter {
                 peer,
                 token,
+                number,
+                endpoints,
                 has_ended,
             },
         })

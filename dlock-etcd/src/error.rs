@@ -51,6 +51,8 @@ pub(crate) enum Problem {
     ReplyLost,
     #[error("the connection broke after the claim was sent, so the claim may still be carried out")]
     LostCopy,
+    #[error("the leader has changed, and does not know yet how long leases last")]
+    LeaderChanges,
     #[error("the lease ended before the key was written")]
     LeaseEnded,
     #[error("the key changed its holder again and again during the call")]
@@ -101,9 +103,7 @@ pub(crate) fn answered(peer: &str, status: u16, answer: &Value) -> Option<Answer
     Some(match code {
         // The token has expired, or users were changed since: a new login helps.
         code::UNAUTHENTICATED => refused(true, problem),
-        code::INVALID_ARGUMENT if names("auth: revision in header is old") => {
-            refused(true, problem)
-        }
+        code::INVALID_ARGUMENT if names("revision of auth store is old") => refused(true, problem),
         code::PERMISSION_DENIED => refused(false, no_login(peer, text)),
         code::INVALID_ARGUMENT if names("user name") || names("authentication failed") => {
             refused(false, no_login(peer, text))
@@ -225,6 +225,12 @@ mod tests {
             (
                 3,
                 "etcdserver: user name is empty",
+                ErrorKind::Refused,
+                false,
+            ),
+            (
+                3,
+                "etcdserver: revision of auth store is old",
                 ErrorKind::Refused,
                 false,
             ),

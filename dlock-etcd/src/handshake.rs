@@ -11,18 +11,18 @@ use crate::error::Problem;
 use crate::operations::commands::{Commands, Method};
 
 /// Refuses a node that has no leader, which could not carry out a call, and one of another cluster.
+/// Returns whether the node said what it is: some versions tell it only those who have logged in.
 ///
 /// # Errors
 ///
 /// Not executed.
 pub(crate) fn check_node(
     connection: &mut Connection,
-    has_login: bool,
-) -> Result<(), DatastoreError> {
+    may_log_in: bool,
+) -> Result<bool, DatastoreError> {
     let status = match at_once(connection.ask(Method::Status, &json!({}))) {
         Ok(status) => status,
-        // Some versions say this only to those who have logged in; the calls find out the rest.
-        Err(error) if error.kind() == ErrorKind::Refused && has_login => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::Refused && may_log_in => return Ok(false),
         Err(error) => return Err(error),
     };
     let peer = connection.peer().to_owned();
@@ -36,7 +36,7 @@ pub(crate) fn check_node(
         let problem = Problem::NoLeader { peer };
         return Err(DatastoreError::not_executed(ErrorKind::Refused, problem));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Logs in. A cluster without users takes any login.

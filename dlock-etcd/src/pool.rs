@@ -130,12 +130,15 @@ impl ConnectionManager {
     ) -> Result<Connection, DatastoreError> {
         let mut connection = self.dial(node, node_deadline)?;
         let checked = handshake::check_node(&mut connection, self.has_login());
-        match self.speaks_tls {
+        let is_checked = match self.speaks_tls {
             true => checked,
             false => checked.map_err(perhaps_tls),
         }?;
         connection.set_deadline(deadline);
         self.log_in(&mut connection)?;
+        if !is_checked {
+            handshake::check_node(&mut connection, false)?;
+        }
         Ok(connection)
     }
 

@@ -14,6 +14,8 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
 /// The most bytes of the body: a page of held keys has a tenth of that.
 const MAX_BODY: usize = 4 * 1024 * 1024;
+/// The most bytes of an answer in chunks, with what is around them.
+const MAX_CHUNKED: usize = 2 * MAX_BODY;
 /// The most bytes of a line between two chunks.
 const MAX_LINE: usize = 1024;
 
@@ -141,6 +143,9 @@ fn walk(received: &[u8], mut part: impl FnMut(&[u8])) -> io::Result<Option<(Head
                     return Ok(None);
                 };
                 at += taken;
+                if at > MAX_CHUNKED {
+                    return Err(too_long());
+                }
                 let Chunk::Data(data) = chunk else { break };
                 length += data.len();
                 part(data);
@@ -318,6 +323,12 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Protocol, "{text:.60}: {error}");
             assert!(error.may_have_executed());
         }
+        // Much more around the chunks than in them.
+        let mut around = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+        let chunk = format!("1;{}\r\nx\r\n", "x".repeat(MAX_LINE - 10));
+        around.push_str(&chunk.repeat(MAX_CHUNKED / chunk.len() + 1));
+        let error = parse(around.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let cut = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\"";
         let error = answer(&mut wire(cut, 0)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable);

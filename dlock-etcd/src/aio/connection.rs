@@ -1,6 +1,6 @@
 //! The requests of a conversation, over a connection that other calls share.
 
-use dlock_core::DatastoreError;
+use dlock_core::{DatastoreError, ErrorKind};
 use dlock_net::mux::Pinned;
 use dlock_net::nothing_was_done;
 use serde_json::Value;
@@ -26,7 +26,13 @@ impl Commands for SharedConnection<'_> {
             let place = (writer.peer.as_str(), method.path());
             push_post(request, place, writer.token.as_deref(), &body);
         };
-        let answer = self.0.ask(write).await.and_then(|answer| answer);
+        let answer = self.0.ask(write).await.inspect_err(|error| {
+            // Not if the time was over before it was sent.
+            if error.kind() == ErrorKind::Timeout && error.may_have_executed() {
+                self.0.with_writer(|writer| writer.timed_out());
+            }
+        });
+        let answer = answer.and_then(|answer| answer);
         match method.changes_something() {
             true => answer,
             false => answer.map_err(nothing_was_done),

@@ -7,7 +7,7 @@ use dlock_net::Earlier;
 use serde_json::json;
 
 use super::commands::{Commands, Method};
-use super::lease::{self, leases_of, random_lease};
+use super::lease::{self, random_lease};
 use super::queue::{self, Queue, Seen, is_first};
 use super::record::{self, Found, Record};
 use super::requests::{is_free, is_unchanged_since, number, put, range, succeeded, txn};
@@ -44,6 +44,7 @@ pub(crate) async fn acquire<C: Commands, Q: Queue>(
                     None => queue::look(server, claim.key(), place.as_deref()).await?,
                 }
             }
+            _ if seen.has_foreign_place() => return Err(foreign_key()),
             Found::Nothing if seen.before.is_none() => {
                 match take(server, claim, ttl, place.as_deref()).await? {
                     Taken::Granted(grant) => return Ok(granted(grant, earlier)),
@@ -143,7 +144,7 @@ async fn waits<C: Commands, Q: Queue>(
         Some(before) => before.place.clone(),
         None => claim.key().into(),
     };
-    queue.waits_behind(watched, seen.revision + 1);
+    queue.waits_behind(watched, seen.revision.saturating_add(1));
     check_first(earlier)?;
     let held = holder(server, seen).await?;
     let retry_in = match held.expires_in() {
@@ -188,9 +189,12 @@ async fn take<C: Commands>(
         "success": success,
         "failure": queue::reads(key, place),
     });
-    let answer = server.ask(Method::Txn, &body).await.map_err(lease_ended)?;
+    let answer = match server.ask(Method::Txn, &body).await {
+        Ok(answer) => answer,
+        Err(error) => return Err(not_taken(server, claim, lease, lease_ended(error)).await),
+    };
     if !succeeded(&answer) {
-        lease::revoke(server, lease).await;
+        lease::give_back(server, claim.owner(), lease).await;
         return Ok(Taken::Seen(Seen::of(&answer, place)));
     }
     let revision = number(&answer["header"]["revision"]);
@@ -201,13 +205,30 @@ async fn take<C: Commands>(
     Ok(Taken::Granted(grant))
 }
 
+/// The error of a transaction that was to take the key with this lease, which has ended if the
+/// server refused. That also undoes what a server did that found out too late that it is full: it
+/// says so when it has written.
+async fn not_taken<C: Commands>(
+    server: &mut C,
+    claim: &Claim,
+    lease: i64,
+    error: DatastoreError,
+) -> DatastoreError {
+    let is_refused = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid);
+    if !is_refused || lease::end(server, lease).await.is_ok() {
+        return error;
+    }
+    lease::doubt(claim.owner());
+    error.with_execution(true)
+}
+
 /// A lease for a claim: its own, or another one if earlier copies of the claim have those.
 async fn lease_for<C: Commands>(
     server: &mut C,
     claim: &Claim,
     ttl: Duration,
 ) -> Result<i64, DatastoreError> {
-    for own in leases_of(claim.owner()) {
+    for own in lease::free_leases_of(claim.owner()) {
         match lease::grant(server, own, ttl).await {
             Ok(()) => return Ok(own),
             Err(error) if error.kind() == ErrorKind::Stale => {}
@@ -237,7 +258,8 @@ async fn repeat<C: Commands>(
     let body = txn(&compare, &put(key, &record.value, fresh), None);
     let answer = server.ask(Method::Txn, &body).await.map_err(lease_ended)?;
     let is_done = succeeded(&answer);
-    lease::revoke(server, if is_done { record.lease } else { fresh }).await;
+    let needless = if is_done { record.lease } else { fresh };
+    lease::give_back(server, claim.owner(), needless).await;
     let grant = Grant::new(ttl.max(left)).with_fence(record.fence());
     Ok(is_done.then_some(grant))
 }

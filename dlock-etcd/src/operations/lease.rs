@@ -1,5 +1,6 @@
 //! etcd's leases, which the keys of locks end with.
 
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dlock_core::{DatastoreError, ErrorKind, OwnerToken};
@@ -7,11 +8,14 @@ use serde_json::json;
 
 use super::commands::{Commands, Method};
 use super::requests::{bytes_of, number};
+use crate::error::Problem;
 
 /// etcd makes a lease last at least one and a half times its election timeout, in whole seconds.
 pub(crate) const TTL_MIN: Duration = Duration::from_secs(2);
 /// The default of all stores. etcd itself would keep a key for 285 years.
 pub(crate) const TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// No lease of etcd can be longer.
+const LONGEST: Duration = Duration::from_secs(9_000_000_000);
 /// A lease is rounded up to whole seconds, and etcd takes its time to notice its end.
 pub(crate) const GRANULARITY: Duration = Duration::from_millis(2500);
 
@@ -29,6 +33,33 @@ pub(super) fn leases_of(owner: OwnerToken) -> [i64; 2] {
     // The token has 32 hex digits.
     let (high, low) = digits.split_at(digits.len() / 2);
     [low, high].map(|half| positive(u64::from_str_radix(half, 16).unwrap_or(1)))
+}
+
+/// Owners of whom a request to end a lease may yet be carried out, since it was not answered; each
+/// by the first of its numbers. Those beyond this many are forgotten, the oldest first.
+static IN_DOUBT: [AtomicI64; 256] = [const { AtomicI64::new(0) }; 256];
+static NEXT_IN_DOUBT: AtomicUsize = AtomicUsize::new(0);
+
+/// The numbers of [`leases_of`] that a lease for this owner's claim may have. There are none if a
+/// request to end one of them may yet be carried out: it would end a later grant.
+pub(super) fn free_leases_of(owner: OwnerToken) -> impl Iterator<Item = i64> {
+    let numbers = leases_of(owner);
+    let is_owner = |doubt: &AtomicI64| doubt.load(Ordering::Relaxed) == numbers[0];
+    let in_doubt = IN_DOUBT.iter().any(is_owner);
+    numbers.into_iter().filter(move |_| !in_doubt)
+}
+
+/// Ends a lease that a claim of this owner took and does not need, as [`revoke`] does.
+pub(super) async fn give_back<C: Commands>(server: &mut C, owner: OwnerToken, number: i64) {
+    if end(server, number).await.is_err() {
+        doubt(owner);
+    }
+}
+
+/// A request to end a lease of this owner may yet be carried out.
+pub(super) fn doubt(owner: OwnerToken) {
+    let at = NEXT_IN_DOUBT.fetch_add(1, Ordering::Relaxed) % IN_DOUBT.len();
+    IN_DOUBT[at].store(leases_of(owner)[0], Ordering::Relaxed);
 }
 
 /// A number that no other lease has.
@@ -82,6 +113,9 @@ pub(super) async fn end<C: Commands>(server: &mut C, number: i64) -> Result<(), 
 
 /// How long a lease lasts at least, in whole seconds; `None` if it has ended.
 ///
+/// A node that is the leader, and has not taken over the leases yet, says of each that it lasts for
+/// ever (up to etcd 3.5.13). A holder that believed it would never renew its lease.
+///
 /// # Errors
 ///
 /// Not executed.
@@ -91,8 +125,14 @@ pub(super) async fn time_left<C: Commands>(
 ) -> Result<Option<Duration>, DatastoreError> {
     let body = json!({"ID": lease.to_string()});
     let answer = server.ask(Method::LeaseTimeToLive, &body).await?;
-    let seconds = u64::try_from(number(&answer["TTL"]));
-    Ok(seconds.ok().map(Duration::from_secs))
+    let seconds = u64::try_from(number(&answer["TTL"])).ok();
+    match seconds.map(Duration::from_secs) {
+        Some(left) if left > LONGEST => Err(DatastoreError::not_executed(
+            ErrorKind::Unreachable,
+            Problem::LeaderChanges,
+        )),
+        left => Ok(left),
+    }
 }
 
 /// Lets a lease last for the time that was granted first, from now. Returns whether there is such a
@@ -148,5 +188,15 @@ mod tests {
         let owner = OwnerToken::from_hex("000000000000010000000000000000ff").unwrap();
         assert_eq!(leases_of(owner), [127, 128]);
         assert_eq!((positive(0), positive(u64::MAX)), (1, i64::MAX));
+    }
+
+    #[test]
+    fn an_owner_in_doubt_takes_none_of_its_leases_again() {
+        let owner = OwnerToken::random().unwrap();
+        assert_eq!(free_leases_of(owner).collect::<Vec<_>>(), leases_of(owner));
+        doubt(owner);
+        assert_eq!(free_leases_of(owner).next(), None);
+        let other = OwnerToken::random().unwrap();
+        assert_eq!(free_leases_of(other).count(), 2);
     }
 }

@@ -80,6 +80,8 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) place: Arc<str>,
+    /// Whether dlock did not write it: it ends with no lease, so it would stay for ever.
+    is_foreign: bool,
     holder: String,
 }
 
@@ -125,6 +127,11 @@ pub(super) fn is_first(key: &str, place: Option<&str>) -> Value {
 }
 
 impl Seen {
+    /// Whether what is before the claim is none of ours.
+    pub(super) fn has_foreign_place(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| before.is_foreign)
+    }
+
     /// From the last of the responses of a transaction, which are those to [`reads`].
     pub(super) fn of(answer: &Value, place: Option<&str>) -> Self {
         let count = if place.is_some() { 3 } else { 2 };
@@ -155,6 +162,7 @@ impl Before {
         let value = text("value");
         Some(Before {
             place: text("key").into(),
+            is_foreign: number(&key["lease"]) == 0,
             holder: value.strip_prefix(VALUE).unwrap_or_default().to_owned(),
         })
     }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use dlock_core::{Leaving, OwnerToken, Signal, Time};
 
 use crate::operations::queue::{BATCH, owner_of};
-use crate::operations::watching;
 
 /// How often the lease of the waiters is renewed.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
@@ -33,7 +32,7 @@ pub(super) struct State {
     /// The names of the watches, by their numbers.
     watches: HashMap<i64, Arc<str>>,
     last_watch: i64,
-    /// What is to be sent to the server, see [`watching`].
+    /// What is to be sent to the server, see [`watching`](crate::operations::watching).
     requests: Vec<String>,
     pub(super) lease: Lease,
     /// Places that were given up.
@@ -275,60 +274,15 @@ impl State {
             waiter.place.replace(Arc::clone(&place)),
             waiter.claims_until,
         );
-        self.places.insert(place, owner);
         // The server has lost it, or does not have it yet.
         if let Some(before) = before {
-            self.place_is_gone(&before, now);
+            // If nothing was written since, the new one has the same name.
+            if before != place {
+                self.place_is_gone(&before, now);
+            }
             self.doubt = self.doubt.max(end);
         }
-    }
-
-    /// The waiter sleeps until `watched` is deleted, at the revision `since` or later.
-    pub(super) fn waits_behind(
-        &mut self,
-        owner: OwnerToken,
-        watched: Arc<str>,
-        since: i64,
-        now: Time,
-    ) {
-        self.waits_no_more(owner);
-        let Some(waiter) = self.waiters.get_mut(&owner) else {
-            return;
-        };
-        (waiter.behind, waiter.since) = (Some(Arc::clone(&watched)), since);
-        let is_own = self.places.contains_key(&watched);
-        let entry = self.watched.entry(Arc::clone(&watched)).or_default();
-        entry.waiters.push(owner);
-        match &entry.watch {
-            Some(watch) if watch.may_have_missed(since) => self.wake(owner, now),
-            Some(_) => {}
-            None if is_own => {}
-            None => {
-                self.last_watch += 1;
-                let id = self.last_watch;
-                self.requests.push(watching::create(id, &watched));
-                entry.watch = Some(Watch {
-                    id,
-                    from: None,
-                    deleted: 0,
-                });
-                self.watches.insert(id, watched);
-            }
-        }
-    }
-
-    fn waits_no_more(&mut self, owner: OwnerToken) {
-        let waiter = self.waiters.get_mut(&owner);
-        let Some(behind) = waiter.and_then(|waiter| waiter.behind.take()) else {
-            return;
-        };
-        if let Some(watched) = self.watched.get_mut(&behind) {
-            watched.waiters.retain(|other| *other != owner);
-            // A watch stays for a while: the next waiter probably needs the same.
-            if watched.waiters.is_empty() && watched.watch.is_none() {
-                self.watched.remove(&behind);
-            }
-        }
+        self.places.insert(place, owner);
     }
 
     /// Removes the waiter. Returns the place that it may have.
@@ -429,7 +383,8 @@ impl State {
     fn forget_places(&mut self) {
         self.places.clear();
         for waiter in self.waiters.values_mut() {
-            waiter.lacks_place |= waiter.place.take().is_some();
+            // One without a place may be about to be refused, and to get none for lack of a lease.
+            (waiter.place, waiter.lacks_place) = (None, true);
         }
     }
 

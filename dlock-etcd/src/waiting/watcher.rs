@@ -21,7 +21,7 @@ const TRY_AGAIN_LATER: Duration = Duration::from_secs(5);
 pub(super) fn run(shared: &Shared, run: u64) {
     let mut try_again = TRY_AGAIN;
     while shared.state().runs(run) {
-        let has_heard = open(shared).is_ok_and(|connection| listen(shared, run, connection));
+        let has_heard = open(shared, run).is_ok_and(|connection| listen(shared, run, connection));
         if has_heard {
             try_again = TRY_AGAIN;
         }
@@ -34,12 +34,14 @@ pub(super) fn run(shared: &Shared, run: u64) {
         pause(shared, run, try_again);
         try_again = TRY_AGAIN_LATER.min(try_again * 2);
     }
+    // It may have been woken in place of the watcher of a later run.
+    shared.alert.raise();
 }
 
-fn open(shared: &Shared) -> Result<Watching, DatastoreError> {
+fn open(shared: &Shared, run: u64) -> Result<Watching, DatastoreError> {
     let connection = shared.pool.open(deadline_in(ANSWER_WITHIN))?;
     let mut watching = connection.into_watching();
-    let mut requests = shared.state().all_requests();
+    let mut requests = shared.state().all_requests(run);
     // So that the answer begins, whether anything is watched or not.
     requests.push(progress());
     watching.send(&requests, deadline_in(ANSWER_WITHIN))?;
@@ -73,7 +75,7 @@ fn listen(shared: &Shared, run: u64, mut watching: Watching) -> bool {
             for report in reports {
                 take(state, report, now);
             }
-            requests.extend(state.take_requests());
+            requests.extend(state.take_requests(run));
             state.runs(run)
         });
         if !goes_on {

@@ -9,10 +9,14 @@ use super::{Chunk, Length, MAX_BODY, chunk, head, malformed, push_start, too_lon
 const OK: u16 = 200;
 
 /// Writes the head of the request. It is the last on its connection: otherwise the server would
-/// wait for the end of the request before it answers.
+/// wait for the end of the request before it answers. It demands a leader: a node that is cut off
+/// from the majority would go on to give signs of life, and learn of nothing to report.
 pub(crate) fn push_head(request: &mut Vec<u8>, place: (&str, &str), token: Option<&str>) {
     push_start(request, place, token);
-    request.extend_from_slice(b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+    request.extend_from_slice(
+        b"Grpc-Metadata-hasleader: true\r\nConnection: close\r\n\
+          Transfer-Encoding: chunked\r\n\r\n",
+    );
 }
 
 /// Writes one line of the body.
@@ -139,8 +143,9 @@ mod tests {
         assert_eq!(
             String::from_utf8(request).unwrap(),
             "POST /v3/watch HTTP/1.1\r\nHost: a:1\r\nAuthorization: t.1\r\n\
-             Content-Type: application/json\r\nConnection: close\r\n\
-             Transfer-Encoding: chunked\r\n\r\n18\r\n{\"progress_request\":{}}\n\r\n"
+             Content-Type: application/json\r\nGrpc-Metadata-hasleader: true\r\n\
+             Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+             18\r\n{\"progress_request\":{}}\n\r\n"
         );
     }
 }

@@ -10,6 +10,8 @@ mod conformance;
 mod costs;
 mod faults;
 mod findings;
+mod gate;
+mod points;
 mod promises;
 mod queue;
 mod queue_faults;

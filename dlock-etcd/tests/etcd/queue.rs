@@ -5,14 +5,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{AcquireOutcome, Datastore, Inspect, Lease, Lock, Signal, Store, Watch};
+use dlock_core::{
+    AcquireOutcome, Datastore, ErrorKind, Inspect, Lease, Lock, Signal, Store, Time, Watch,
+};
 use dlock_etcd::EtcdDatastore;
 use dlock_test_servers::EtcdServer;
 use serde_json::json;
 
 use crate::support::{
     LONG, again, ask, base64, call, claim, eventually, granted, held, key, leases, ours, places,
-    read, server, store, take,
+    put_foreign, read, server, store, take,
 };
 
 /// The key of [`lock`].
@@ -31,7 +33,7 @@ pub(crate) fn wait_for(server: &EtcdServer, count: usize) {
 /// A claim that was refused and has its place, as core makes it.
 pub(crate) fn refused(store: &EtcdDatastore, key: &str) -> (dlock_core::Claim, Watch, Signal) {
     let signal = Signal::new();
-    let claim = claim(key).with_deadline(dlock_core::Time::MAX);
+    let claim = claim(key).with_deadline(Time::MAX);
     let watch = store.watch(&claim, &signal).unwrap().unwrap();
     held(store.acquire(&claim, LONG));
     signal.take();
@@ -194,6 +196,20 @@ fn who_only_tries_is_refused_while_the_key_is_free_for_the_first_waiter() {
     drop(watch);
     ours(store.release(&call(&lease, 1)));
     granted(other.acquire(&claim(&key), LONG));
+}
+
+#[test]
+fn a_place_that_ends_with_no_lease_is_not_waited_for() {
+    let server = server();
+    let (store, key) = (store(server), key("foreign-place"));
+    // As a copy of the cluster has them that was made without the leases.
+    put_foreign(server, &format!("{key} waits 00000000000000000001 x"));
+    for claim in [claim(&key), claim(&key).with_deadline(Time::MAX)] {
+        let error = store.acquire(&claim, LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ForeignKey, "{error}");
+    }
+    assert_eq!(read(server, &key), None);
+    assert_eq!(places(server, &key).len(), 1);
 }
 
 #[test]

@@ -144,3 +144,30 @@ fn a_waiter_is_served_when_the_leader_and_the_holder_have_died() {
         store.release(&call(&lease, 1)).ok().map(|_| ())
     });
 }
+
+#[test]
+fn a_node_that_is_cut_off_is_not_listened_to_any_longer() {
+    let cluster = EtcdCluster::start();
+    let store = EtcdDatastore::open(&cluster.url()).unwrap();
+    let key = key("cut-off");
+    let lease = take(&store, &key, LONG);
+    let (waiter, watch, signal) = refused(&store, &key);
+    let streams = |node: &EtcdServer| node.metric("etcd_debugging_mvcc_watch_stream_total");
+    let listened = eventually("the waiter listens to a node", || {
+        cluster.nodes().iter().position(|node| streams(node) == 1)
+    });
+    let others = || (0..3).filter(|number| *number != listened);
+    others().for_each(|number| cluster.nodes()[number].pause());
+    eventually("the node that is cut off is left", || {
+        (streams(&cluster.nodes()[listened]) == 0).then_some(())
+    });
+    others().for_each(|number| cluster.nodes()[number].resume());
+    eventually("the lock is released", || {
+        store.release(&call(&lease, 1)).ok().map(|_| ())
+    });
+    let lease = granted_when_woken(&store, &waiter, &signal);
+    drop(watch);
+    eventually("the lock is released", || {
+        store.release(&call(&lease, 1)).ok().map(|_| ())
+    });
+}

@@ -12,7 +12,10 @@ use crate::support::{
 
 /// A server on which `app` may use the keys that begin with `dlock:`, and nothing else.
 pub(crate) fn server_with_users() -> EtcdServer {
-    let server = EtcdServer::start();
+    with_users(EtcdServer::start())
+}
+
+fn with_users(server: EtcdServer) -> EtcdServer {
     let permission = json!({
         "permType": "READWRITE", "key": base64("dlock:"), "range_end": base64("dlock;"),
     });
@@ -78,6 +81,24 @@ fn a_token_that_the_server_no_longer_knows_is_replaced() {
     let answer = server.post_as(token.as_str().unwrap(), "/v3/auth/role/add", &role);
     assert!(!answer.contains("error"), "{answer}");
     ours(store.release(&call(&lease, 1)));
+}
+
+#[test]
+fn a_token_from_before_a_change_of_users_is_replaced() {
+    let key_file = std::env::temp_dir().join(key("jwt").replace(':', "-"));
+    std::fs::write(&key_file, "a key of nobody").unwrap();
+    let tokens = format!("jwt,sign-method=HS256,priv-key={}", key_file.display());
+    let server = with_users(EtcdServer::start_with(&["--auth-token", &tokens]));
+    let store = store_of("app:s3cret%2F%40", &server);
+    let lease = take(&store, &key("jwt"), LONG);
+    let root = json!({"name": "root", "password": "r00t"});
+    let token = ask(&server, "/v3/auth/authenticate", &root)["token"].clone();
+    let role = json!({"name": "another"}).to_string();
+    let answer = server.post_as(token.as_str().unwrap(), "/v3/auth/role/add", &role);
+    assert!(!answer.contains("error"), "{answer}");
+    extended(store.extend(&call(&lease, 1), LONG));
+    ours(store.release(&call(&lease, 2)));
+    std::fs::remove_file(key_file).unwrap();
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::operations::watching;
 
 const KEY: &str = "dlock:a";
 const NOW: Time = Time::from_nanos(1_000_000_000);
@@ -48,7 +49,7 @@ fn one_watch_serves_all_that_wait_for_a_key_and_ends_when_nobody_does() {
     for (at, (owner, _)) in (1..).zip(&waiters) {
         refused(&mut state, *owner, at, KEY);
     }
-    assert_eq!(state.take_requests(), [watching::create(1, KEY)]);
+    assert_eq!(state.take_requests(1), [watching::create(1, KEY)]);
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 2);
     state.deleted(1, 130, NOW);
@@ -59,7 +60,7 @@ fn one_watch_serves_all_that_wait_for_a_key_and_ends_when_nobody_does() {
         panic!("a heartbeat is due")
     };
     assert_eq!(work.lease, Some(LeaseWork::KeepAlive(7)));
-    assert_eq!(state.take_requests(), [watching::cancel(1)]);
+    assert_eq!(state.take_requests(1), [watching::cancel(1)]);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_place_of_this_process_needs_no_watch() {
     refused(&mut state, waiters[0].0, 1, KEY);
     refused(&mut state, waiters[1].0, 2, &place(1));
     refused(&mut state, waiters[2].0, 3, &place(2));
-    assert_eq!(state.take_requests().len(), 1, "that of the key");
+    assert_eq!(state.take_requests(1).len(), 1, "that of the key");
 
     state.answered(waiters[0].0, true, NOW);
     assert_eq!(woken(&mut state), 1);
@@ -96,11 +97,11 @@ fn a_waiter_behind_a_place_that_is_gone_is_woken_by_the_key_too() {
     let (mut state, waiters) = state(1);
     let other = place(1);
     refused(&mut state, waiters[0].0, 2, &other);
-    assert_eq!(state.take_requests(), [watching::create(1, &other)]);
+    assert_eq!(state.take_requests(1), [watching::create(1, &other)]);
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 1);
     let requests = [watching::create(2, KEY), watching::cancel(1)];
-    assert_eq!(state.take_requests(), requests);
+    assert_eq!(state.take_requests(1), requests);
     // It looked before that.
     state.created(2, 120, NOW);
     assert_eq!(woken(&mut state), 1);
@@ -115,7 +116,7 @@ fn who_looked_before_a_watch_began_looks_again_and_who_looked_after_it_does_not(
     state.created(1, 99, NOW);
     assert_eq!(woken(&mut state), 0, "it looked at that revision");
     // On a new connection.
-    assert_eq!(state.all_requests(), [watching::create(1, KEY)]);
+    assert_eq!(state.all_requests(1), [watching::create(1, KEY)]);
     state.created(1, 100, NOW);
     assert_eq!(woken(&mut state), 1);
     // And one that comes to such a watch.
@@ -133,7 +134,7 @@ fn who_claims_while_a_watch_begins_looks_again_only_if_the_claim_fails() {
     refused(&mut state, owner, 1, KEY);
     for fails in [false, true] {
         assert!(state.claims(owner, later(2)));
-        state.all_requests();
+        state.all_requests(1);
         state.created(1, 120, NOW);
         assert_eq!(woken(&mut state), 0, "it claims");
         if !fails {
@@ -155,7 +156,7 @@ fn a_new_connection_asks_for_all_watches_anew() {
     woken(&mut state);
     state.watches_lost();
     assert_eq!(woken(&mut state), 1, "only one waits");
-    let mut requests = state.all_requests();
+    let mut requests = state.all_requests(1);
     requests.sort();
     let mut all = [watching::create(1, KEY), watching::create(2, "dlock:b")];
     all.sort();
@@ -163,7 +164,7 @@ fn a_new_connection_asks_for_all_watches_anew() {
     assert!(!state.has_requests());
     state.compacted(2, NOW);
     assert_eq!(woken(&mut state), 1, "it must look");
-    assert_eq!(state.all_requests().len(), 1);
+    assert_eq!(state.all_requests(1).len(), 1);
 }
 
 #[test]
@@ -246,4 +247,18 @@ fn a_claim_that_is_given_up_while_its_place_is_to_be_deleted_deletes_it_itself()
     assert_eq!(state.leave(owner, NOW), Some(own.clone()));
     state.left(&[own]);
     assert_eq!(state.gives_up(owner, NOW), None, "it is deleted");
+}
+
+#[test]
+fn the_watcher_of_a_run_that_is_over_takes_nothing_from_the_next() {
+    let (mut state, waiters) = state(1);
+    assert!(state.leave(waiters[0].0, NOW).is_none());
+    assert!(matches!(state.next(1, later(1)), Next::Work(_)));
+    assert!(matches!(state.next(1, later(12)), Next::End(_)));
+    assert_eq!(state.start(later(12)), Some(2));
+    state.enter(waiters[0].0, &waiters[0].1);
+    state.lease_granted(2, 8, later(12));
+    refused(&mut state, waiters[0].0, 1, KEY);
+    assert!(state.take_requests(1).is_empty() && state.all_requests(1).is_empty());
+    assert_eq!(state.take_requests(2), [watching::create(1, KEY)]);
 }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use dlock_core::{OwnerToken, Signal, Time};
 
-use super::{State, Watched};
+use super::{State, Watch, Watched};
 use crate::operations::queue::key_of;
 use crate::operations::watching;
 
 impl State {
-    /// What is to be sent on a new connection for watches.
-    pub(in crate::waiting) fn all_requests(&mut self) -> Vec<String> {
+    /// What this run has to send on a new connection for watches.
+    pub(in crate::waiting) fn all_requests(&mut self, run: u64) -> Vec<String> {
+        if !self.runs(run) {
+            return Vec::new();
+        }
         self.requests.clear();
         let all = self.watched.iter_mut();
         let create = |(name, watched): (&Arc<str>, &mut Watched)| {
@@ -26,9 +29,13 @@ impl State {
         !self.requests.is_empty()
     }
 
-    /// What is to be sent since.
-    pub(in crate::waiting) fn take_requests(&mut self) -> Vec<String> {
-        mem::take(&mut self.requests)
+    /// What this run has to send since. The watcher of a run that is over may still be about to end
+    /// while another one has begun.
+    pub(in crate::waiting) fn take_requests(&mut self, run: u64) -> Vec<String> {
+        match self.runs(run) {
+            true => mem::take(&mut self.requests),
+            false => Vec::new(),
+        }
     }
 
     /// A watch reports deletions after this revision. Those of its waiters that looked before it
@@ -41,7 +48,7 @@ impl State {
             return;
         };
         if let Some(watch) = &mut watched.watch {
-            watch.from = Some(revision + 1);
+            watch.from = Some(revision.saturating_add(1));
         }
         let must_look = |owner: &&OwnerToken| {
             let waiter = self.waiters.get(owner);
@@ -90,6 +97,53 @@ impl State {
         let waiters = waiters.filter_map(|owner| self.waiters.get(owner));
         let signals = waiters.map(|waiter| waiter.signal.clone());
         self.woken.extend(signals);
+    }
+
+    /// The waiter sleeps until `watched` is deleted, at the revision `since` or later.
+    pub(in crate::waiting) fn waits_behind(
+        &mut self,
+        owner: OwnerToken,
+        watched: Arc<str>,
+        since: i64,
+        now: Time,
+    ) {
+        self.waits_no_more(owner);
+        let Some(waiter) = self.waiters.get_mut(&owner) else {
+            return;
+        };
+        (waiter.behind, waiter.since) = (Some(Arc::clone(&watched)), since);
+        let is_own = self.places.contains_key(&watched);
+        let entry = self.watched.entry(Arc::clone(&watched)).or_default();
+        entry.waiters.push(owner);
+        match &entry.watch {
+            Some(watch) if watch.may_have_missed(since) => return self.wake(owner, now),
+            Some(_) => return,
+            None if is_own => return,
+            None => {}
+        }
+        self.last_watch += 1;
+        let id = self.last_watch;
+        self.requests.push(watching::create(id, &watched));
+        entry.watch = Some(Watch {
+            id,
+            from: None,
+            deleted: 0,
+        });
+        self.watches.insert(id, watched);
+    }
+
+    pub(super) fn waits_no_more(&mut self, owner: OwnerToken) {
+        let waiter = self.waiters.get_mut(&owner);
+        let Some(behind) = waiter.and_then(|waiter| waiter.behind.take()) else {
+            return;
+        };
+        if let Some(watched) = self.watched.get_mut(&behind) {
+            watched.waiters.retain(|other| *other != owner);
+            // A watch stays for a while: the next waiter probably needs the same.
+            if watched.waiters.is_empty() && watched.watch.is_none() {
+                self.watched.remove(&behind);
+            }
+        }
     }
 
     pub(super) fn end_watch(&mut self, id: i64) {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use dlock_core::{Clock, Datastore, ErrorKind};
+use dlock_test_servers::EtcdCluster;
 use dlock_test_servers::faults::Fault;
 
 use super::*;
@@ -135,4 +136,31 @@ fn a_call_that_is_dropped_leaves_its_answer_to_nobody() {
         ours(AsyncDatastore::release(&store, &call(&lease, 21)).await);
         assert!(proxy.counts().connections <= 8);
     });
+}
+
+#[test]
+fn a_call_after_one_that_a_node_did_not_answer_goes_to_another_node() {
+    const TIME: Duration = Duration::from_secs(3);
+    let cluster = EtcdCluster::start();
+    // Not the leader, so that no election takes place meanwhile.
+    let follower = (cluster.leader() + 1) % 3;
+    let mut addresses = cluster.addresses();
+    addresses.rotate_left(follower);
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let url = format!("etcd://{}", addresses.join(","));
+    let store = EtcdDatastore::builder(&url).unwrap().call_timeout(TIME);
+    let store = store.build();
+    current_thread().block_on(async {
+        let lease = taken(&store, &key("aio-stops")).await;
+        cluster.nodes()[follower].pause();
+        let extend = async |sequence| {
+            let end = Clock::BOOTTIME.now().saturating_add(TIME);
+            AsyncDatastore::extend(&store, &lease.for_call(sequence, end), LONG).await
+        };
+        let error = extend(1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        extended(extend(2).await);
+        ours(releases(&store, &lease).await);
+    });
+    cluster.nodes()[follower].resume();
 }

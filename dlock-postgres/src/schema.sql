@@ -213,18 +213,27 @@ BEGIN
         -- The first time it waits. The row is locked against a release, which must not miss it, and
         -- not against `dlock.check`.
         PERFORM set_config('lock_timeout', greatest(a_wait_ms, 1)::text, true);
-        SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
-        o_now := dlock.now_us();
-        IF o_now >= a_not_after THEN
-          o_outcome := 2;
-          RETURN;
-        END IF;
+        BEGIN
+          SELECT * INTO l FROM dlock.locks t WHERE t.key = a_key FOR NO KEY UPDATE;
+          o_now := dlock.now_us();
+          IF o_now >= a_not_after THEN
+            o_outcome := 2;
+            RETURN;
+          ELSIF l.owner <> a_owner AND l.expires_at > o_now THEN
+            v_next := dlock.enter(a_key, a_owner, a_process, a_holder, o_now);
+          ELSE
+            RAISE EXCEPTION USING ERRCODE = 'DL003';
+          END IF;
+        EXCEPTION WHEN SQLSTATE 'DL003' THEN
+          -- It is free by now, or ours. This lock is given back, before the row is locked FOR
+          -- UPDATE below. A transaction that has locked it in both modes, while another one had it
+          -- FOR KEY SHARE, would leave a grant that PostgreSQL does not hold against a
+          -- `dlock.check` with an older snapshot: that would approve the token of before.
+          NULL;
+        END;
       END IF;
     END IF;
     IF l.owner <> a_owner AND l.expires_at > o_now THEN
-      IF a_process IS NOT NULL AND v_next IS NULL THEN
-        v_next := dlock.enter(a_key, a_owner, a_process, a_holder, o_now);
-      END IF;
       o_outcome := CASE v_next WHEN true THEN 4 WHEN false THEN 3 ELSE 0 END;
       o_fence := l.fence;
       o_left := l.expires_at - o_now;

@@ -113,16 +113,20 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 
 -- Hands a lock that is free to the first waiter that is alive, unless that is `a_claimant`, who is
--- here. Returns whether there was one. Takes the dead before it off the queue. The caller has
--- locked the row `l`, and has read the clock after that.
+-- here. Returns whether it was handed to one. Takes the dead before it off the queue. The caller
+-- has locked the row `l`, and has read the clock after that.
 --
 -- The waiter must claim the lock within 1.2 s, which is longer than the time between two
--- heartbeats. To claim it is to repeat a claim that was granted.
+-- heartbeats. To claim it is to repeat a claim that was granted. It could not claim it while
+-- another transaction has locked the row, as `dlock.check` does: its turn would be over, and the
+-- lock would go round the queue. So the lock stays free then, and the waiter's process looks for
+-- the end of that transaction. A caller that has locked the row FOR UPDATE is not affected.
 CREATE OR REPLACE FUNCTION dlock.hand_over(l dlock.locks, a_now bigint, a_claimant text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   w dlock.waiters;
+  v_can_claim boolean;
 BEGIN
   FOR w IN
     SELECT * FROM dlock.waiters t WHERE t.key = l.key AND NOT t.handed ORDER BY t.place
@@ -130,17 +134,22 @@ BEGIN
     IF w.owner = a_claimant THEN
       RETURN false;
     ELSIF dlock.is_alive(w.process, a_now) THEN
-      UPDATE dlock.locks t
-        SET owner = w.owner, fence = greatest(l.fence + 1, a_now), expires_at = a_now + 1200000,
-          sequence = -1, holder = w.holder
-        WHERE t.key = l.key;
-      UPDATE dlock.waiters t SET handed = true WHERE t.owner = w.owner AND t.key = w.key;
-      -- Commits that notify somebody come one after the other. The owner is a secret, so the
-      -- message has a part of it.
-      IF EXISTS (SELECT FROM dlock.processes p WHERE p.process = w.process AND p.backend <> 0) THEN
-        PERFORM pg_notify('dlock_' || w.process, left(w.owner, 16));
+      PERFORM FROM dlock.locks t WHERE t.key = l.key FOR UPDATE SKIP LOCKED;
+      v_can_claim := FOUND;
+      IF v_can_claim THEN
+        UPDATE dlock.locks t
+          SET owner = w.owner, fence = greatest(l.fence + 1, a_now), expires_at = a_now + 1200000,
+            sequence = -1, holder = w.holder
+          WHERE t.key = l.key;
+        UPDATE dlock.waiters t SET handed = true WHERE t.owner = w.owner AND t.key = w.key;
       END IF;
-      RETURN true;
+      -- Commits that notify somebody come one after the other. The owner is a secret, so the
+      -- message has a part of it. A message without one leads to a heartbeat.
+      IF EXISTS (SELECT FROM dlock.processes p WHERE p.process = w.process AND p.backend <> 0) THEN
+        PERFORM pg_notify('dlock_' || w.process,
+          CASE WHEN v_can_claim THEN left(w.owner, 16) ELSE '' END);
+      END IF;
+      RETURN v_can_claim;
     END IF;
     DELETE FROM dlock.waiters t WHERE t.owner = w.owner AND t.key = w.key;
   END LOOP;
@@ -421,7 +430,8 @@ END $$;
 --
 -- o_backend: the server's process that has run this. o_is_known: false if its waiters may have been
 -- taken off their queues. o_next: when the next lock for which they wait is free, in µs from now,
--- if nobody extends it. o_handed: the owners to which locks were handed.
+-- if nobody extends it, or sooner if the row of a free one is locked. o_handed: the owners to which
+-- locks were handed.
 CREATE OR REPLACE FUNCTION dlock.heartbeat(
   a_process text, a_listens boolean,
   OUT o_backend int, OUT o_is_known boolean, OUT o_next bigint, OUT o_handed text)
@@ -439,9 +449,17 @@ BEGIN
     JOIN dlock.locks t ON t.key = w.key
   LOOP
     IF k.owner IS NULL OR k.expires_at <= v_now THEN
-      -- Without waiting: who has locked the row decides about the lock.
-      SELECT * INTO l FROM dlock.locks t WHERE t.key = k.key FOR NO KEY UPDATE SKIP LOCKED;
-      IF FOUND AND (l.owner IS NULL OR l.expires_at <= dlock.now_us()) THEN
+      -- Without waiting for the row. Nobody is handed a lock that a transaction has locked: in that
+      -- `dlock.check` may have approved a token, and nobody could claim the lock before its end.
+      SELECT * INTO l FROM dlock.locks t WHERE t.key = k.key FOR UPDATE SKIP LOCKED;
+      IF NOT FOUND THEN
+        IF EXISTS (
+          SELECT FROM dlock.waiters w
+          WHERE w.key = k.key AND w.process = a_process AND dlock.is_next(w.key, w.owner))
+        THEN
+          o_next := least(o_next, 50000);
+        END IF;
+      ELSIF l.owner IS NULL OR l.expires_at <= dlock.now_us() THEN
         PERFORM dlock.hand_over(l, dlock.now_us(), NULL);
       END IF;
     ELSE

@@ -9,7 +9,7 @@ use dlock_core::{Cancel, Datastore, Lock, Signal, Wait};
 use dlock_test_servers::{PostgresPooler, PostgresServer};
 
 use crate::faults::imposter;
-use crate::support::{LONG, acquired_for, claim, patient, until, with_schema};
+use crate::support::{LONG, RowLock, acquired_for, claim, patient, until, with_schema};
 
 /// With this set, the test of the same name as a function below is a process that waits until it is
 /// killed.
@@ -384,4 +384,54 @@ fn waiters_are_handed_a_lock_whose_lease_has_ended() {
         }
     });
     assert_eq!(count(&server, "dlock.waiters"), 0);
+}
+
+#[test]
+fn the_queue_keeps_its_order_while_a_transaction_with_a_checked_token_is_open() {
+    let server = with_schema(PostgresServer::start());
+    let guard = lock(&server).try_acquire().unwrap();
+    let token = guard.fencing_token().unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| lock(&server).acquire_within(LONG));
+        until("the first waits and listens", || {
+            waiting(&server) == 1 && server.sql(LISTENING) == "1"
+        });
+        let second = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
+        until("the second waits and listens", || {
+            waiting(&server) == 2 && server.sql(LISTENING) == "2"
+        });
+        let mut writer = server.session();
+        writer.run(&format!(
+            "BEGIN; SELECT dlock.check('dlock:import', {token})"
+        ));
+        guard.release().unwrap();
+        // Longer than a waiter has to claim what it was handed.
+        thread::sleep(Duration::from_millis(1800));
+        assert!(!first.is_finished() && !second.is_finished());
+        writer.run("COMMIT");
+        let guard = first.join().unwrap().unwrap();
+        assert!(!second.is_finished());
+        guard.release().unwrap();
+        second.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_heartbeat_that_finds_the_row_locked_looks_again_soon() {
+    let server = with_schema(PostgresServer::start());
+    server.sql("INSERT INTO dlock.locks VALUES ('dlock:import', NULL, 1, 1, 0, '')");
+    for digit in ['a', 'b'] {
+        enters(&server, digit, &format!("process-{digit}"));
+    }
+    let row = RowLock::on(&server, "dlock:import");
+    let next = |process: &str| {
+        let beat = format!("SELECT coalesce(o_next, 0) FROM dlock.heartbeat('{process}', false)");
+        server.sql(&beat).parse::<u64>().unwrap()
+    };
+    let soon = next("process-a");
+    assert!((1..=100_000).contains(&soon), "{soon}");
+    assert_eq!(next("process-b"), 0, "it is not the next");
+    drop(row);
+    assert_eq!(next("process-b"), 0);
+    assert_eq!(owner(&server), "a".repeat(32));
 }

@@ -173,6 +173,26 @@ LANGUAGE sql VOLATILE AS $$
   FROM dlock.waiters w WHERE w.owner = a_owner AND w.key = a_key AND NOT w.handed
 $$;
 
+-- Deletes some of the processes that ended hours ago, and what they have left in the queues. It
+-- waits for nobody: its caller has locked a key's row or a process's.
+CREATE OR REPLACE FUNCTION dlock.forget(a_now bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  v_gone text[];
+BEGIN
+  v_gone := ARRAY(
+    SELECT p.process FROM dlock.processes p WHERE p.alive_until < a_now - 3600000000
+    LIMIT 16 FOR UPDATE SKIP LOCKED);
+  IF cardinality(v_gone) > 0 THEN
+    DELETE FROM dlock.waiters d WHERE (d.owner, d.key) IN (
+      SELECT w.owner, w.key FROM dlock.waiters w WHERE w.process = ANY (v_gone)
+      FOR UPDATE SKIP LOCKED);
+    DELETE FROM dlock.processes d
+      WHERE d.process = ANY (v_gone)
+        AND NOT EXISTS (SELECT FROM dlock.waiters w WHERE w.process = d.process);
+  END IF;
+END $$;
+
 -- Puts an owner at the end of the queue, unless it is there. Returns whether it is the next. The
 -- caller has locked the key's row.
 CREATE OR REPLACE FUNCTION dlock.enter(
@@ -188,6 +208,11 @@ BEGIN
       greatest(a_now, (SELECT max(t.place) + 1 FROM dlock.waiters t WHERE t.key = a_key)),
       false, a_holder
     ON CONFLICT DO NOTHING;
+  -- Each new row looks for more rows than one to delete, so their number stays in proportion to the
+  -- processes that wait.
+  IF NOT EXISTS (SELECT FROM dlock.processes p WHERE p.process = a_process) THEN
+    PERFORM dlock.forget(a_now);
+  END IF;
   INSERT INTO dlock.processes AS p VALUES (a_process, 0, a_now + 3000000)
     ON CONFLICT (process) DO UPDATE SET alive_until = excluded.alive_until
       WHERE p.alive_until < a_now + 1000000;
@@ -479,12 +504,7 @@ BEGIN
       -- One that polls calls more often.
       WHERE t.backend <> excluded.backend OR t.alive_until < v_now + 2200000;
   IF NOT o_is_known THEN
-    WITH gone AS (
-      DELETE FROM dlock.processes d WHERE d.process IN (
-        SELECT t.process FROM dlock.processes t WHERE t.alive_until < v_now - 3600000000
-        LIMIT 16 FOR UPDATE SKIP LOCKED)
-      RETURNING d.process)
-    DELETE FROM dlock.waiters d USING gone WHERE d.process = gone.process;
+    PERFORM dlock.forget(v_now);
   END IF;
 END $$;
 

@@ -435,3 +435,60 @@ fn a_heartbeat_that_finds_the_row_locked_looks_again_soon() {
     assert_eq!(next("process-b"), 0);
     assert_eq!(owner(&server), "a".repeat(32));
 }
+
+/// A process that ended two hours ago, and that has left a waiter to which the lock was handed.
+fn ended_long_ago(server: &PostgresServer) {
+    server.sql(
+        "INSERT INTO dlock.processes VALUES ('gone', 0, dlock.now_us() - 7200000000); \
+         INSERT INTO dlock.waiters VALUES ('dlock:other', 'g', 'gone', 1, true, '')",
+    );
+}
+
+#[test]
+fn a_process_that_waits_the_first_time_removes_what_others_left_hours_ago() {
+    let server = with_schema(PostgresServer::start());
+    let gone = "SELECT count(*) FROM dlock.processes WHERE process = 'gone'";
+    // By its first waiter, or by its first heartbeat if that comes before it.
+    for first in [
+        "SELECT dlock.enter('dlock:import', 'o', 'new-1', '', dlock.now_us())",
+        "SELECT dlock.heartbeat('new-2', false)",
+    ] {
+        ended_long_ago(&server);
+        server.sql(first);
+        assert_eq!(server.sql(gone), "0", "{first}");
+        assert_eq!(count(&server, "dlock.waiters WHERE process = 'gone'"), 0);
+    }
+    ended_long_ago(&server);
+    server.sql("SELECT dlock.enter('dlock:import', 'p', 'new-1', '', dlock.now_us())");
+    assert_eq!(server.sql(gone), "1", "only the first time");
+}
+
+#[test]
+fn to_remove_what_others_left_waits_for_nobody() {
+    let server = with_schema(PostgresServer::start());
+    server.sql(
+        "INSERT INTO dlock.locks VALUES ('dlock:import', NULL, 1, 1, 0, ''); \
+         INSERT INTO dlock.processes VALUES ('gone', 0, dlock.now_us() - 7200000000), \
+           ('alive', 0, dlock.now_us() + 60000000); \
+         INSERT INTO dlock.waiters VALUES ('dlock:import', 'g', 'gone', 1, false, ''), \
+           ('dlock:import', 'a', 'alive', 2, false, '')",
+    );
+    let mut stops = server.session();
+    stops.run(
+        "BEGIN; SELECT count(*) FROM (SELECT FROM dlock.waiters WHERE owner = 'a' FOR UPDATE) w",
+    );
+    // It takes the dead waiter off, and waits to hand the lock to the other one.
+    let mut claims = server.session();
+    claims.send(
+        "SELECT o_outcome FROM dlock.acquire('dlock:import', 'o', 60000000, '', \
+         dlock.now_us() + 60000000, 60000, 'new')",
+    );
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    until("the claim waits", || server.sql(waits) == "1");
+    let mut beats = server.session();
+    beats.send("SELECT o_is_known FROM dlock.heartbeat('new', false)");
+    thread::sleep(Duration::from_millis(300));
+    stops.run("COMMIT");
+    assert_eq!(beats.answer(), "f");
+    assert_eq!(claims.answer(), "4");
+}

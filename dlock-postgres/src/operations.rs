@@ -73,6 +73,8 @@ pub(crate) struct Heartbeat {
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// For how long the server believes that a process is alive.
 pub(crate) const ALIVE: Duration = Duration::from_secs(3);
+/// The same at the least: what the last heartbeat has written is left as it is for a while.
+pub(crate) const ALIVE_AT_LEAST: Duration = Duration::from_millis(2200);
 
 impl<'a> Call<'a> {
     /// Whether others wait for what it does.

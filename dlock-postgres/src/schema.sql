@@ -496,7 +496,9 @@ BEGIN
 
   -- The last of all, so that nobody waits for the process's row while this waits.
   SELECT * INTO p FROM dlock.processes t WHERE t.process = a_process;
-  o_is_known := FOUND AND p.alive_until > v_now;
+  -- If it is the number of another connection, one of before has come late with a heartbeat. That
+  -- connection has ended, or soon will, and the process has seemed dead since.
+  o_is_known := FOUND AND p.alive_until > v_now AND p.backend IN (0, o_backend);
   p.backend := CASE WHEN a_listens THEN o_backend ELSE 0 END;
   INSERT INTO dlock.processes AS t VALUES (a_process, p.backend, v_now + 3000000)
     ON CONFLICT (process) DO UPDATE

@@ -61,7 +61,8 @@ fn serve(shared: &Shared, run: u64) -> Result<(), DatastoreError> {
         if listens && !connection.is_direct_to(beat.backend) {
             return Err(unexpected());
         }
-        let next = shared.with_state(|state| state.beaten(&beat, sent));
+        let now = Clock::BOOTTIME.now();
+        let next = shared.with_state(|state| state.beaten(&beat, sent, now));
         let strangers = shared.state().take_strangers();
         for stranger in strangers {
             connection.set_deadline(deadline_in(CALL_WITHIN));

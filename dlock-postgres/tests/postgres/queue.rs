@@ -492,3 +492,27 @@ fn to_remove_what_others_left_waits_for_nobody() {
     assert_eq!(beats.answer(), "f");
     assert_eq!(claims.answer(), "4");
 }
+
+#[test]
+fn waiters_that_were_taken_off_by_mistake_claim_again() {
+    let server = with_schema(PostgresServer::start());
+    let guard = lock(&server).try_acquire().unwrap();
+    let fence = guard.fencing_token().unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
+        until("it waits and listens", || {
+            waiting(&server) == 1 && server.sql(LISTENING) == "1"
+        });
+        let started = Instant::now();
+        // As if a heartbeat over a connection of before, which has ended, had come late; and the
+        // key is freed before the next heartbeat.
+        server.sql(&format!(
+            "UPDATE dlock.processes SET backend = 1; \
+             SELECT dlock.break('dlock:import', {fence}, 1000)"
+        ));
+        assert_eq!(count(&server, "dlock.waiters"), 0, "it seemed dead");
+        waits.join().unwrap().unwrap();
+        assert!(started.elapsed() < LONG / 2, "{:?}", started.elapsed());
+    });
+    assert!(guard.release().is_err());
+}

@@ -2,6 +2,8 @@
 
 mod url;
 
+use std::error::Error as _;
+
 use dlock_core::{DatastoreError, ErrorKind};
 use dlock_net::escaped;
 use thiserror::Error;
@@ -108,6 +110,12 @@ impl From<ServerError> for DatastoreError {
             (kind, true) => DatastoreError::maybe_executed(kind, error),
         }
     }
+}
+
+/// Returns whether this is what a server has answered, over a connection that can be used further.
+pub(crate) fn is_answer(error: &DatastoreError) -> bool {
+    let answer = error.source().and_then(|source| source.downcast_ref());
+    answer.is_some_and(|answer: &ServerError| !answer.ends_connection())
 }
 
 /// The error of a call that came too late.

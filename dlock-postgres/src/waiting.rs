@@ -20,6 +20,7 @@ use dlock_core::{
 };
 use dlock_net::{Pool, deadline_in};
 
+use crate::error::is_answer;
 use crate::operations::{Call, HEARTBEAT_EVERY};
 use crate::pool::ConnectionManager;
 use state::State;
@@ -203,6 +204,6 @@ impl Shared {
             .call_urgent(deadline_in(call_timeout), |server, _| {
                 server.call(&Call::Leave(owner))
             });
-        left.is_ok()
+        left.map_or_else(|error| is_answer(&error), |_| true)
     }
 }

@@ -516,3 +516,31 @@ fn waiters_that_were_taken_off_by_mistake_claim_again() {
     });
     assert!(guard.release().is_err());
 }
+
+#[test]
+fn a_locked_row_of_another_key_does_not_end_the_connection_that_listens() {
+    let server = with_schema(PostgresServer::start());
+    let guard = lock(&server).try_acquire().unwrap();
+    server.sql("INSERT INTO dlock.locks VALUES ('dlock:other', NULL, 1, 1, 0, '')");
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
+        until("it waits and listens", || {
+            waiting(&server) == 1 && server.sql(LISTENING) == "1"
+        });
+        let backend = "SELECT backend FROM dlock.processes";
+        let before = server.sql(backend);
+        let row = RowLock::on(&server, "dlock:other");
+        // A waiter that has gone was handed the other lock.
+        server.sql(&format!(
+            "INSERT INTO dlock.waiters SELECT 'dlock:other', '{}', process, 1, true, '' \
+             FROM dlock.processes",
+            "b".repeat(32)
+        ));
+        thread::sleep(Duration::from_secs(4));
+        assert_eq!(server.sql(backend), before);
+        drop(row);
+        until("it is given back", || count(&server, "dlock.waiters") == 1);
+        guard.release().unwrap();
+        waits.join().unwrap().unwrap();
+    });
+}

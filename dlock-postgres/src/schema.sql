@@ -44,8 +44,15 @@ CREATE UNLOGGED TABLE IF NOT EXISTS dlock.waiters (
   holder text NOT NULL,
   PRIMARY KEY (owner, key)
 );
-CREATE INDEX IF NOT EXISTS waiters_in_order ON dlock.waiters (key, place);
-CREATE INDEX IF NOT EXISTS waiters_of_process ON dlock.waiters (process);
+-- Even with IF NOT EXISTS, to create an index waits for all who write to the table, and keeps others
+-- from it meanwhile.
+DO $$
+BEGIN
+  IF to_regclass('dlock.waiters_in_order') IS NULL THEN
+    CREATE INDEX waiters_in_order ON dlock.waiters (key, place);
+    CREATE INDEX waiters_of_process ON dlock.waiters (process);
+  END IF;
+END $$;
 REVOKE ALL ON dlock.waiters FROM PUBLIC;
 
 -- The processes that have waiters.

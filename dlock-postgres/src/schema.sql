@@ -44,8 +44,8 @@ CREATE UNLOGGED TABLE IF NOT EXISTS dlock.waiters (
   holder text NOT NULL,
   PRIMARY KEY (owner, key)
 );
--- Even with IF NOT EXISTS, to create an index waits for all who write to the table, and keeps others
--- from it meanwhile.
+-- Even with IF NOT EXISTS, to create an index waits for all who write to the table, and keeps
+-- others from it meanwhile.
 DO $$
 BEGIN
   IF to_regclass('dlock.waiters_in_order') IS NULL THEN

@@ -130,3 +130,31 @@ fn a_stale_snapshot_approves_no_token_after_a_waiter_got_the_lock_between_two_ch
     );
     old.run(&caught);
 }
+
+#[test]
+fn an_old_snapshot_shows_the_lease_of_then_and_still_keeps_everybody_else_from_the_lock() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM dlock.locks";
+    let lease = acquired_for(&store, "dlock:x", Duration::from_secs(1));
+    let check = check("dlock:x", fence_of(&lease));
+    let mut old = server.session();
+    old.run(begin);
+    let extension = store.extend(&call(&lease, 1), TTL).unwrap();
+    assert!(matches!(extension, Extension::Extended(_)), "{extension:?}");
+    thread::sleep(Duration::from_millis(1100));
+    old.run(&format!(
+        "DO $$ BEGIN PERFORM 1 FROM ({check}) c; RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
+         EXCEPTION WHEN SQLSTATE 'DL001' THEN NULL; END $$"
+    ));
+
+    let mut old = server.session();
+    old.run(begin);
+    assert!(released(&store, &lease));
+    old.run(&check);
+    let impatient = claim_within("dlock:x", Duration::from_millis(500));
+    let error = store.acquire(&impatient, TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    old.run("ROLLBACK");
+    acquired(&store, "dlock:x");
+}

@@ -272,6 +272,13 @@ BEGIN
           -- `dlock.check` with an older snapshot: that would approve the token of before.
           NULL;
         END;
+      ELSE
+        -- A process that has no connection for heartbeats is kept alive by its waiters' claims.
+        UPDATE dlock.processes p SET alive_until = o_now + 3000000
+          WHERE p.process = a_process AND p.alive_until < o_now + 1200000;
+        IF FOUND THEN
+          PERFORM set_config('synchronous_commit', 'off', true);
+        END IF;
       END IF;
     END IF;
     IF l.owner <> a_owner AND l.expires_at > o_now THEN

@@ -544,3 +544,27 @@ fn a_locked_row_of_another_key_does_not_end_the_connection_that_listens() {
         waits.join().unwrap().unwrap();
     });
 }
+
+#[test]
+fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims() {
+    let server = with_schema(PostgresServer::start());
+    server.sql(
+        "CREATE ROLE app LOGIN CONNECTION LIMIT 1; GRANT USAGE ON SCHEMA dlock TO app; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app",
+    );
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            lock_at(&server.url_of("app"))
+                .acquire_within(LONG)
+                .map(drop)
+        });
+        until("it waits", || waiting(&server) == 1);
+        let token = server.sql("SELECT owner FROM dlock.waiters");
+        thread::sleep(Duration::from_secs(4));
+        assert_eq!(waiting(&server), 1, "it does not seem dead");
+        guard.release().unwrap();
+        assert_eq!(owner(&server), token);
+        first.join().unwrap().unwrap();
+    });
+}

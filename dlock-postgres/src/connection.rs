@@ -113,6 +113,13 @@ impl<S: Transport> Connection<S> {
         let is_direct = connection.is_direct_to(hello.backend);
         connection.server.statements = Statements::of_connection(is_direct);
         hello.check(connection.wire.peer())?;
+        // With one snapshot for a whole call, a function that has waited for a row would not see
+        // what became of it, nor who began to wait. A pooler would give the setting to somebody
+        // else.
+        if is_direct && !hello.is_read_committed {
+            let set = "SET default_transaction_isolation = 'read committed'";
+            connection.run(set).map_err(nothing_was_done)?;
+        }
         Ok(connection)
     }
 

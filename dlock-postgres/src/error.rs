@@ -2,6 +2,8 @@
 
 mod url;
 
+use std::error::Error as _;
+
 use dlock_core::{DatastoreError, ErrorKind};
 use dlock_net::escaped;
 use thiserror::Error;
@@ -23,7 +25,7 @@ const TOO_LATE: &str = "DL002";
 /// | 28… (login), 42501 (a right is missing) | `Refused` | no |
 /// | 3F000, 42883, 42P01 (no schema `dlock`, or an older one), 3D000 (no such database) | `Unsupported` | no |
 /// | DL002 (the claim came too late) | `Stale` | no |
-/// | 08…, 57P01, 57P02 (the connection or the server ends) | `Unreachable` | yes |
+/// | 08…, 57P01, 57P02, 25P04 (the connection or the server ends), 40003 | `Unreachable` | yes |
 /// | anything else | `Protocol` | yes, if the error ends the connection |
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
@@ -75,13 +77,18 @@ impl ServerError {
     fn meaning(&self) -> (ErrorKind, bool) {
         let class = self.code.get(..2).unwrap_or_default();
         match (self.code.as_str(), class) {
+            // Whether the transaction was committed is unknown: the one error of its class that
+            // does not say no.
+            ("40003", _) => (ErrorKind::Unreachable, true),
             ("55P03" | "57014", _) => (ErrorKind::Timeout, false),
             ("25006" | "42501" | "57P03", _) | (_, "28" | "40" | "53") => {
                 (ErrorKind::Refused, false)
             }
             ("3F000" | "42883" | "42P01" | "3D000", _) => (ErrorKind::Unsupported, false),
             (TOO_LATE, _) => (ErrorKind::Stale, false),
-            ("57P01" | "57P02" | "57P05", _) | (_, "08" | "58") => (ErrorKind::Unreachable, true),
+            ("57P01" | "57P02" | "57P05" | "25P04", _) | (_, "08" | "58") => {
+                (ErrorKind::Unreachable, true)
+            }
             _ => (ErrorKind::Protocol, self.severity != "ERROR"),
         }
     }
@@ -108,6 +115,12 @@ impl From<ServerError> for DatastoreError {
             (kind, true) => DatastoreError::maybe_executed(kind, error),
         }
     }
+}
+
+/// Returns whether this is what a server has answered, over a connection that can be used further.
+pub(crate) fn is_answer(error: &DatastoreError) -> bool {
+    let answer = error.source().and_then(|source| source.downcast_ref());
+    answer.is_some_and(|answer: &ServerError| !answer.ends_connection())
 }
 
 /// The error of a call that came too late.
@@ -143,6 +156,8 @@ mod tests {
             ("ERROR", "42883", ErrorKind::Unsupported, false),
             ("ERROR", "DL002", ErrorKind::Stale, false),
             ("ERROR", "22012", ErrorKind::Protocol, false),
+            ("ERROR", "40003", ErrorKind::Unreachable, true),
+            ("FATAL", "25P04", ErrorKind::Unreachable, true),
             ("FATAL", "57P01", ErrorKind::Unreachable, true),
             ("FATAL", "08P01", ErrorKind::Unreachable, true),
             ("ERROR", "08P01", ErrorKind::Unreachable, true),

@@ -73,6 +73,8 @@ pub(crate) struct Heartbeat {
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// For how long the server believes that a process is alive.
 pub(crate) const ALIVE: Duration = Duration::from_secs(3);
+/// The same at the least: what the last heartbeat has written is left as it is for a while.
+pub(crate) const ALIVE_AT_LEAST: Duration = Duration::from_millis(2200);
 
 impl<'a> Call<'a> {
     /// Whether others wait for what it does.
@@ -297,20 +299,24 @@ pub(crate) struct Hello {
     is_read_only: bool,
     /// The number of its process.
     pub(crate) backend: i32,
+    /// Whether each statement of a transaction sees what was committed before it.
+    pub(crate) is_read_committed: bool,
 }
 
 impl Hello {
-    pub(crate) const SQL: &str = "SELECT *, pg_backend_pid() FROM dlock.hello()";
+    pub(crate) const SQL: &str = "SELECT *, pg_backend_pid(), \
+        current_setting('transaction_isolation') FROM dlock.hello()";
     /// That of the schema which this crate knows.
     const VERSION: i64 = 2;
 
     pub(crate) fn read(rows: &[Row]) -> Result<Self, DatastoreError> {
         let read = || match one(rows)?.as_slice() {
-            [version, now, is_read_only, backend] => Some(Hello {
+            [version, now, is_read_only, backend, isolation] => Some(Hello {
                 version: number(version)?,
                 now: number(now)?,
                 is_read_only: truth(is_read_only)?,
                 backend: text(backend)?.parse().ok()?,
+                is_read_committed: text(isolation)? == "read committed",
             }),
             _ => None,
         };

@@ -44,8 +44,15 @@ CREATE UNLOGGED TABLE IF NOT EXISTS dlock.waiters (
   holder text NOT NULL,
   PRIMARY KEY (owner, key)
 );
-CREATE INDEX IF NOT EXISTS waiters_in_order ON dlock.waiters (key, place);
-CREATE INDEX IF NOT EXISTS waiters_of_process ON dlock.waiters (process);
+-- Even with IF NOT EXISTS, to create an index waits for all who write to the table, and keeps
+-- others from it meanwhile.
+DO $$
+BEGIN
+  IF to_regclass('dlock.waiters_in_order') IS NULL THEN
+    CREATE INDEX waiters_in_order ON dlock.waiters (key, place);
+    CREATE INDEX waiters_of_process ON dlock.waiters (process);
+  END IF;
+END $$;
 REVOKE ALL ON dlock.waiters FROM PUBLIC;
 
 -- The processes that have waiters.
@@ -114,16 +121,20 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 
 -- Hands a lock that is free to the first waiter that is alive, unless that is `a_claimant`, who is
--- here. Returns whether there was one. Takes the dead before it off the queue. The caller has
--- locked the row `l`, and has read the clock after that.
+-- here. Returns whether it was handed to one. Takes the dead before it off the queue. The caller
+-- has locked the row `l`, and has read the clock after that.
 --
 -- The waiter must claim the lock within 1.2 s, which is longer than the time between two
--- heartbeats. To claim it is to repeat a claim that was granted.
+-- heartbeats. To claim it is to repeat a claim that was granted. It could not claim it while
+-- another transaction has locked the row, as `dlock.check` does: its turn would be over, and the
+-- lock would go round the queue. So the lock stays free then, and the waiter's process looks for
+-- the end of that transaction. A caller that has locked the row FOR UPDATE is not affected.
 CREATE OR REPLACE FUNCTION dlock.hand_over(l dlock.locks, a_now bigint, a_claimant text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   w dlock.waiters;
+  v_can_claim boolean;
 BEGIN
   FOR w IN
     SELECT * FROM dlock.waiters t WHERE t.key = l.key AND NOT t.handed ORDER BY t.place
@@ -131,17 +142,22 @@ BEGIN
     IF w.owner = a_claimant THEN
       RETURN false;
     ELSIF dlock.is_alive(w.process, a_now) THEN
-      UPDATE dlock.locks t
-        SET owner = w.owner, fence = greatest(l.fence + 1, a_now), expires_at = a_now + 1200000,
-          sequence = -1, holder = w.holder
-        WHERE t.key = l.key;
-      UPDATE dlock.waiters t SET handed = true WHERE t.owner = w.owner AND t.key = w.key;
-      -- Commits that notify somebody come one after the other. The owner is a secret, so the
-      -- message has a part of it.
-      IF EXISTS (SELECT FROM dlock.processes p WHERE p.process = w.process AND p.backend <> 0) THEN
-        PERFORM pg_notify('dlock_' || w.process, left(w.owner, 16));
+      PERFORM FROM dlock.locks t WHERE t.key = l.key FOR UPDATE SKIP LOCKED;
+      v_can_claim := FOUND;
+      IF v_can_claim THEN
+        UPDATE dlock.locks t
+          SET owner = w.owner, fence = greatest(l.fence + 1, a_now), expires_at = a_now + 1200000,
+            sequence = -1, holder = w.holder
+          WHERE t.key = l.key;
+        UPDATE dlock.waiters t SET handed = true WHERE t.owner = w.owner AND t.key = w.key;
       END IF;
-      RETURN true;
+      -- Commits that notify somebody come one after the other. The owner is a secret, so the
+      -- message has a part of it. A message without one leads to a heartbeat.
+      IF EXISTS (SELECT FROM dlock.processes p WHERE p.process = w.process AND p.backend <> 0) THEN
+        PERFORM pg_notify('dlock_' || w.process,
+          CASE WHEN v_can_claim THEN left(w.owner, 16) ELSE '' END);
+      END IF;
+      RETURN v_can_claim;
     END IF;
     DELETE FROM dlock.waiters t WHERE t.owner = w.owner AND t.key = w.key;
   END LOOP;
@@ -153,17 +169,17 @@ END $$;
 CREATE OR REPLACE FUNCTION dlock.free(l dlock.locks, a_now bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  v_nobody_waits boolean := false;
+  v_for_nobody boolean := false;
 BEGIN
   LOOP
     UPDATE dlock.locks t SET owner = NULL, expires_at = a_now, holder = ''
-      WHERE t.key = l.key AND (v_nobody_waits OR NOT EXISTS (
+      WHERE t.key = l.key AND (v_for_nobody OR NOT EXISTS (
         SELECT FROM dlock.waiters w WHERE w.key = l.key AND NOT w.handed));
     IF FOUND OR dlock.hand_over(l, a_now, NULL) THEN
       RETURN true;
     END IF;
-    -- Those who waited were dead.
-    v_nobody_waits := true;
+    -- Those who waited are dead, or the first of them cannot claim it yet.
+    v_for_nobody := true;
   END LOOP;
 END $$;
 
@@ -174,6 +190,26 @@ LANGUAGE sql VOLATILE AS $$
     SELECT FROM dlock.waiters t WHERE t.key = a_key AND t.place < w.place AND NOT t.handed)
   FROM dlock.waiters w WHERE w.owner = a_owner AND w.key = a_key AND NOT w.handed
 $$;
+
+-- Deletes some of the processes that ended hours ago, and what they have left in the queues. It
+-- waits for nobody: its caller has locked a key's row or a process's.
+CREATE OR REPLACE FUNCTION dlock.forget(a_now bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  v_gone text[];
+BEGIN
+  v_gone := ARRAY(
+    SELECT p.process FROM dlock.processes p WHERE p.alive_until < a_now - 3600000000
+    LIMIT 16 FOR UPDATE SKIP LOCKED);
+  IF cardinality(v_gone) > 0 THEN
+    DELETE FROM dlock.waiters d WHERE (d.owner, d.key) IN (
+      SELECT w.owner, w.key FROM dlock.waiters w WHERE w.process = ANY (v_gone)
+      FOR UPDATE SKIP LOCKED);
+    DELETE FROM dlock.processes d
+      WHERE d.process = ANY (v_gone)
+        AND NOT EXISTS (SELECT FROM dlock.waiters w WHERE w.process = d.process);
+  END IF;
+END $$;
 
 -- Puts an owner at the end of the queue, unless it is there. Returns whether it is the next. The
 -- caller has locked the key's row.
@@ -190,6 +226,11 @@ BEGIN
       greatest(a_now, (SELECT max(t.place) + 1 FROM dlock.waiters t WHERE t.key = a_key)),
       false, a_holder
     ON CONFLICT DO NOTHING;
+  -- Each new row looks for more rows than one to delete, so their number stays in proportion to the
+  -- processes that wait.
+  IF NOT EXISTS (SELECT FROM dlock.processes p WHERE p.process = a_process) THEN
+    PERFORM dlock.forget(a_now);
+  END IF;
   INSERT INTO dlock.processes AS p VALUES (a_process, 0, a_now + 3000000)
     ON CONFLICT (process) DO UPDATE SET alive_until = excluded.alive_until
       WHERE p.alive_until < a_now + 1000000;
@@ -270,6 +311,13 @@ BEGIN
           -- would approve the token of before.
           CONTINUE;
         END;
+      ELSE
+        -- A process that has no connection for heartbeats is kept alive by its waiters' claims.
+        UPDATE dlock.processes p SET alive_until = o_now + 3000000
+          WHERE p.process = a_process AND p.alive_until < o_now + 1200000;
+        IF FOUND THEN
+          PERFORM set_config('synchronous_commit', 'off', true);
+        END IF;
       END IF;
     END IF;
     o_outcome := CASE v_next WHEN true THEN 4 WHEN false THEN 3 ELSE 0 END;
@@ -443,7 +491,8 @@ END $$;
 --
 -- o_backend: the server's process that has run this. o_is_known: false if its waiters may have been
 -- taken off their queues. o_next: when the next lock for which they wait is free, in µs from now,
--- if nobody extends it. o_handed: the owners to which locks were handed.
+-- if nobody extends it, or sooner if the row of a free one is locked. o_handed: the owners to which
+-- locks were handed.
 CREATE OR REPLACE FUNCTION dlock.heartbeat(
   a_process text, a_listens boolean,
   OUT o_backend int, OUT o_is_known boolean, OUT o_next bigint, OUT o_handed text)
@@ -461,9 +510,17 @@ BEGIN
     JOIN dlock.locks t ON t.key = w.key
   LOOP
     IF k.owner IS NULL OR k.expires_at <= v_now THEN
-      -- Without waiting: who has locked the row decides about the lock.
-      SELECT * INTO l FROM dlock.locks t WHERE t.key = k.key FOR NO KEY UPDATE SKIP LOCKED;
-      IF FOUND AND (l.owner IS NULL OR l.expires_at <= dlock.now_us()) THEN
+      -- Without waiting for the row. Nobody is handed a lock that a transaction has locked: in that
+      -- `dlock.check` may have approved a token, and nobody could claim the lock before its end.
+      SELECT * INTO l FROM dlock.locks t WHERE t.key = k.key FOR UPDATE SKIP LOCKED;
+      IF NOT FOUND THEN
+        IF EXISTS (
+          SELECT FROM dlock.waiters w
+          WHERE w.key = k.key AND w.process = a_process AND dlock.is_next(w.key, w.owner))
+        THEN
+          o_next := least(o_next, 50000);
+        END IF;
+      ELSIF l.owner IS NULL OR l.expires_at <= dlock.now_us() THEN
         PERFORM dlock.hand_over(l, dlock.now_us(), NULL);
       END IF;
     ELSE
@@ -475,7 +532,9 @@ BEGIN
 
   -- The last of all, so that nobody waits for the process's row while this waits.
   SELECT * INTO p FROM dlock.processes t WHERE t.process = a_process;
-  o_is_known := FOUND AND p.alive_until > v_now;
+  -- If it is the number of another connection, one of before has come late with a heartbeat. That
+  -- connection has ended, or soon will, and the process has seemed dead since.
+  o_is_known := FOUND AND p.alive_until > v_now AND p.backend IN (0, o_backend);
   p.backend := CASE WHEN a_listens THEN o_backend ELSE 0 END;
   INSERT INTO dlock.processes AS t VALUES (a_process, p.backend, v_now + 3000000)
     ON CONFLICT (process) DO UPDATE
@@ -483,12 +542,7 @@ BEGIN
       -- One that polls calls more often.
       WHERE t.backend <> excluded.backend OR t.alive_until < v_now + 2200000;
   IF NOT o_is_known THEN
-    WITH gone AS (
-      DELETE FROM dlock.processes d WHERE d.process IN (
-        SELECT t.process FROM dlock.processes t WHERE t.alive_until < v_now - 3600000000
-        LIMIT 16 FOR UPDATE SKIP LOCKED)
-      RETURNING d.process)
-    DELETE FROM dlock.waiters d USING gone WHERE d.process = gone.process;
+    PERFORM dlock.forget(v_now);
   END IF;
 END $$;
 

@@ -36,8 +36,8 @@ pub const MIGRATION: &str = include_str!("schema.sql");
 
 /// Locks kept in PostgreSQL (13 or newer), in a table of their own. Clones share connections.
 ///
-/// Each call is one transaction of one statement, so a pooler such as PgBouncer may give each call
-/// another connection. The server decides with its own clock.
+/// Each call is one transaction of one statement. Behind a pooler such as PgBouncer it has no name,
+/// so each call may get another connection. The server decides with its own clock.
 ///
 /// # The schema
 ///
@@ -48,8 +48,8 @@ pub const MIGRATION: &str = include_str!("schema.sql");
 ///
 /// The primary decides alone. A failover to a standby that has not received a grant, a restored
 /// backup, or a server clock that is set forward may give a lock to a second holder while the first
-/// still believes in its lease. Fencing tokens rise through all of these. With synchronous standbys
-/// a failover loses no grant.
+/// still believes in its lease. Fencing tokens rise through all of these, unless the clock of the
+/// new primary is behind the last token. With synchronous standbys a failover loses no grant.
 ///
 /// # Async code
 ///

@@ -18,6 +18,7 @@ use std::time::Duration;
 use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, HeldBy, OwnerToken, Signal, Watch};
 use dlock_net::{OfProcess, Pool, deadline_in};
 
+use crate::error::is_answer;
 use crate::operations::{Call, HEARTBEAT_EVERY};
 use crate::pool::ConnectionManager;
 use state::State;
@@ -190,6 +191,6 @@ impl Shared {
             .call_urgent(deadline_in(call_timeout), |server, _| {
                 server.call(&Call::Leave(owner))
             });
-        left.is_ok()
+        left.map_or_else(|error| is_answer(&error), |_| true)
     }
 }

@@ -90,13 +90,13 @@ fn other_rows_than_expected_are_an_error() {
 #[test]
 fn another_schema_and_a_standby_are_refused() {
     let hello = |columns: &[&str]| Hello::read(&[row(columns)]).unwrap().check("db:1");
-    assert!(hello(&["2", "5", "f", "77"]).is_ok());
+    assert!(hello(&["2", "5", "f", "77", "read committed"]).is_ok());
     for (version, advice) in [("1", "migration"), ("3", "too old")] {
-        let error = hello(&[version, "5", "f", "77"]).unwrap_err();
+        let error = hello(&[version, "5", "f", "77", "read committed"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains(advice), "{error}");
     }
-    let error = hello(&["2", "5", "t", "77"]).unwrap_err();
+    let error = hello(&["2", "5", "t", "77", "read committed"]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains("db:1"));
 }

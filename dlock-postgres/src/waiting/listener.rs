@@ -9,7 +9,7 @@ use dlock_net::{Link as _, deadline_in};
 use super::Shared;
 use super::state::State;
 use crate::connection::Connection;
-use crate::error::unexpected;
+use crate::error::{is_answer, unexpected};
 use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Heartbeat};
 
 /// How often the database is asked through a pooler, which delivers no notifications.
@@ -61,11 +61,16 @@ fn serve(shared: &Shared, run: u64) -> Result<(), DatastoreError> {
         if listens && !connection.is_direct_to(beat.backend) {
             return Err(unexpected());
         }
-        let next = shared.with_state(|state| state.beaten(&beat, sent));
+        let now = Clock::BOOTTIME.now();
+        let next = shared.with_state(|state| state.beaten(&beat, sent, now));
         let strangers = shared.state().take_strangers();
         for stranger in strangers {
             connection.set_deadline(deadline_in(CALL_WITHIN));
-            connection.call(&Call::Leave(stranger))?;
+            match connection.call(&Call::Leave(stranger)) {
+                // Another transaction has locked the row, say. The next heartbeat says it again.
+                Err(error) if !is_answer(&error) => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
         }
         match listens {
             true => listen(&mut connection, shared, run, next)?,

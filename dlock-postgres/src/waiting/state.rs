@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dlock_core::{OwnerToken, Signal, Time};
 
-use crate::operations::{ALIVE, HEARTBEAT_EVERY, Heartbeat};
+use crate::operations::{ALIVE, ALIVE_AT_LEAST, HEARTBEAT_EVERY, Heartbeat};
 
 /// How long the thread stays when nobody waits any more.
 const LINGER: Duration = Duration::from_secs(10);
@@ -167,10 +167,12 @@ impl State {
         self.beaten_at.take().is_some()
     }
 
-    /// A heartbeat was answered that was sent at `sent`. Returns when to send the next.
-    pub(super) fn beaten(&mut self, beat: &Heartbeat, sent: Time) -> Time {
+    /// A heartbeat was answered by `now` that was sent at `sent`. Returns when to send the next.
+    pub(super) fn beaten(&mut self, beat: &Heartbeat, sent: Time, now: Time) -> Time {
         let before = self.beaten_at.replace(sent);
-        let is_late = before.is_some_and(|before| before.until(sent) >= ALIVE);
+        // The server need not know that it was late: a waiter that has entered a queue meanwhile
+        // has made the process alive again.
+        let is_late = before.is_some_and(|before| before.until(now) >= ALIVE_AT_LEAST);
         if !beat.is_known || is_late {
             self.wake_all();
         }

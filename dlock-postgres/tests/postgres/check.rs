@@ -89,3 +89,72 @@ fn a_transaction_that_began_before_the_lock_was_taken_over_is_not_fooled_by_its_
     );
     reader.run(&caught);
 }
+
+#[test]
+fn a_stale_snapshot_approves_no_token_after_a_waiter_got_the_lock_between_two_checks() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let stale = acquired(&store, "dlock:x");
+    let check = check("dlock:x", fence_of(&stale));
+    let mut old = server.session();
+    old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM dlock.locks");
+    let extension = store.extend(&call(&stale, 1), TTL).unwrap();
+    assert!(matches!(extension, Extension::Extended(_)), "{extension:?}");
+
+    // The holder has another transaction open while the lock is taken from it, and somebody begins
+    // to wait at this moment.
+    let mut checked = server.session();
+    checked.run(&format!("BEGIN; {check}"));
+    let mut release = server.session();
+    release.run(&format!(
+        "BEGIN; SELECT dlock.break('dlock:x', {}, 1000)",
+        fence_of(&stale)
+    ));
+    let mut waiter = server.session();
+    waiter.send(
+        "SELECT o_outcome FROM dlock.acquire('dlock:x', 'waiter', 60000000, '', \
+         dlock.now_us() + 60000000, 60000, 'others')",
+    );
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    until("the waiter waits", || server.sql(waiting) == "1");
+    release.run("COMMIT");
+    until("it waits for the checked transaction", || {
+        server.sql("SELECT owner IS NULL FROM dlock.locks") == "t" && server.sql(waiting) == "1"
+    });
+    checked.run("COMMIT");
+    assert_eq!(waiter.answer(), "1");
+
+    let caught = format!(
+        "DO $$ BEGIN PERFORM 1 FROM ({check}) c; RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
+         EXCEPTION WHEN serialization_failure OR SQLSTATE 'DL001' THEN NULL; END $$"
+    );
+    old.run(&caught);
+}
+
+#[test]
+fn an_old_snapshot_shows_the_lease_of_then_and_still_keeps_everybody_else_from_the_lock() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM dlock.locks";
+    let lease = acquired_for(&store, "dlock:x", Duration::from_secs(1));
+    let check = check("dlock:x", fence_of(&lease));
+    let mut old = server.session();
+    old.run(begin);
+    let extension = store.extend(&call(&lease, 1), TTL).unwrap();
+    assert!(matches!(extension, Extension::Extended(_)), "{extension:?}");
+    thread::sleep(Duration::from_millis(1100));
+    old.run(&format!(
+        "DO $$ BEGIN PERFORM 1 FROM ({check}) c; RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
+         EXCEPTION WHEN SQLSTATE 'DL001' THEN NULL; END $$"
+    ));
+
+    let mut old = server.session();
+    old.run(begin);
+    assert!(released(&store, &lease));
+    old.run(&check);
+    let impatient = claim_within("dlock:x", Duration::from_millis(500));
+    let error = store.acquire(&impatient, TTL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    old.run("ROLLBACK");
+    acquired(&store, "dlock:x");
+}

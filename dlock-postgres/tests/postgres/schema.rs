@@ -185,3 +185,14 @@ fn keys_are_listed_a_page_at_a_time() {
         assert!(released(&store, lease));
     }
 }
+
+#[test]
+fn a_migration_of_what_is_there_waits_for_no_waiter_and_keeps_none_from_the_queue() {
+    let server = with_schema(PostgresServer::start());
+    let mut enters = server.session();
+    enters.run("BEGIN; SELECT dlock.enter('dlock:x', 'one', 'others', '', dlock.now_us())");
+    let manager = ConnectionManager::new(&server.url()).unwrap();
+    let manager = manager.with_connect_timeout(LONG);
+    manager.migrate(LONG).unwrap();
+    enters.run("COMMIT");
+}

@@ -223,3 +223,30 @@ fn an_abandoned_claim_that_never_arrived_leaves_the_key_free() {
     store.abandon(&claim("dlock:never-arrived")).unwrap();
     acquired(&store, "dlock:never-arrived");
 }
+
+#[test]
+fn calls_that_waited_for_a_row_see_what_became_of_it_where_transactions_keep_one_snapshot() {
+    for isolation in ["repeatable read", "serializable"] {
+        let server = with_schema(PostgresServer::start_with(&[(
+            "default_transaction_isolation",
+            isolation,
+        )]));
+        let store = patient(&server.url());
+        let lease = acquired(&store, "dlock:x");
+        let mut release = server.session();
+        release.run(&format!(
+            "BEGIN; SELECT dlock.break('dlock:x', {}, 1000)",
+            fence_of(&lease)
+        ));
+        thread::scope(|scope| {
+            let extend = scope.spawn(|| store.extend(&call(&lease, 1), TTL));
+            until("the extend waits", || server.sql(WAITING) == "1");
+            release.run("COMMIT");
+            let extension = extend.join().unwrap();
+            assert!(
+                matches!(extension, Ok(Extension::Lost)),
+                "{isolation}: {extension:?}"
+            );
+        });
+    }
+}

@@ -32,11 +32,11 @@ fn is_woken(state: &mut State, signal: &Signal) -> bool {
 #[test]
 fn a_waiter_is_woken_by_a_notification_and_by_a_heartbeat() {
     let (mut state, owner, signal) = with_waiter();
-    state.beaten(&beat(vec![]), at(0));
+    state.beaten(&beat(vec![]), at(0), at(0));
     assert!(!is_woken(&mut state, &signal));
     assert!(state.received(&[start(owner)]));
     assert!(is_woken(&mut state, &signal));
-    state.beaten(&beat(vec![owner]), at(1000));
+    state.beaten(&beat(vec![owner]), at(1000), at(1000));
     assert!(is_woken(&mut state, &signal));
     assert!(state.take_strangers().is_empty());
 }
@@ -46,7 +46,7 @@ fn what_is_handed_to_a_waiter_that_is_not_here_is_given_back() {
     let (mut state, _, signal) = with_waiter();
     let gone = OwnerToken::random().unwrap();
     assert!(!state.received(&[start(gone)]), "ask who it is");
-    state.beaten(&beat(vec![gone]), at(0));
+    state.beaten(&beat(vec![gone]), at(0), at(0));
     assert_eq!(state.take_strangers(), [gone]);
     assert!(state.take_strangers().is_empty());
     assert!(!is_woken(&mut state, &signal));
@@ -57,16 +57,17 @@ fn all_claim_again_when_the_database_may_have_lost_them() {
     let (mut state, _, signal) = with_waiter();
     state.connected();
     assert!(is_woken(&mut state, &signal));
-    state.beaten(&beat(vec![]), at(0));
+    state.beaten(&beat(vec![]), at(0), at(0));
     let unknown = Heartbeat {
         is_known: false,
         ..beat(vec![])
     };
-    state.beaten(&unknown, at(1000));
+    state.beaten(&unknown, at(1000), at(1000));
     assert!(is_woken(&mut state, &signal));
-    state.beaten(&beat(vec![]), at(1000 + 2999));
+    // The server counts from some time between the sending and the answer.
+    state.beaten(&beat(vec![]), at(3000), at(1000 + 2199));
     assert!(!is_woken(&mut state, &signal));
-    state.beaten(&beat(vec![]), at(1000 + 2999 + 3000));
+    state.beaten(&beat(vec![]), at(5000), at(3000 + 2200));
     assert!(is_woken(&mut state, &signal), "it was late");
     assert!(state.is_served(at(7000)) && !state.is_served(at(10_000)));
     assert!(state.disconnected());
@@ -87,7 +88,7 @@ fn the_next_heartbeat_comes_when_a_lease_may_end_and_within_a_second() {
             next: next.map(Duration::from_millis),
             ..beat(vec![])
         };
-        assert_eq!(state.beaten(&beat, at(7000)), at(7000 + expected));
+        assert_eq!(state.beaten(&beat, at(7000), at(7001)), at(7000 + expected));
     }
 }
 

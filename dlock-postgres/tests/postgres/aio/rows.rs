@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use dlock_core::aio::AsyncDatastore;
-use dlock_core::{AcquireOutcome, Datastore, Lease};
+use dlock_core::{AcquireOutcome, Datastore, Lease, Signal};
 use dlock_postgres::PostgresDatastore;
 use dlock_test_servers::PostgresServer;
 use tokio::runtime::Builder;
 
 use crate::support::{
-    LONG, RowLock, TTL, acquired, call, claim, granted, patient, released, until, with_schema,
+    LONG, RowLock, TTL, acquired, call, claim, granted, patient, refused, released, until,
+    with_schema,
 };
 
 /// How many connections wait for a lock in the database.
@@ -88,5 +89,38 @@ fn the_connection_of_a_call_whose_future_was_dropped_holds_up_no_other_lock() {
     until("the key is free", || {
         let outcome = Datastore::acquire(&store, &claim("dlock:x"), TTL);
         matches!(outcome, Ok(AcquireOutcome::Granted(_)))
+    });
+}
+
+#[test]
+fn a_waiter_that_gives_up_leaves_its_queue_though_the_row_of_another_key_is_locked() {
+    let server = with_schema(PostgresServer::start());
+    let store = PostgresDatastore::builder(&server.url())
+        .unwrap()
+        .call_timeout(Duration::from_secs(1))
+        .connect_timeout(LONG)
+        .build();
+    let holder = patient(&server.url());
+    acquired(&holder, "dlock:x");
+    acquired(&holder, "dlock:y");
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut watches = Vec::new();
+        for key in ["dlock:x", "dlock:x", "dlock:y"] {
+            let waiter = claim(key).with_deadline(claim(key).not_after());
+            let watch = AsyncDatastore::watch(&store, &waiter, &Signal::new()).await;
+            watches.push(watch.unwrap());
+            refused(AsyncDatastore::acquire(&store, &waiter, TTL).await);
+        }
+        let waiting = "SELECT count(*) FROM dlock.waiters";
+        assert_eq!(server.sql(waiting), "3");
+        let row = RowLock::on(&server, "dlock:x");
+        watches.into_iter().for_each(drop);
+        let left = "SELECT count(*) FROM dlock.waiters WHERE key = 'dlock:y'";
+        until("the one of the other key has left", || {
+            server.sql(left) == "0"
+        });
+        drop(row);
     });
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dlock_core::{DatastoreError, ErrorKind, ProcessId, Time};
-use dlock_net::mux::ready_by;
+use dlock_net::mux::{ready_by, until};
 use tokio::sync::Notify;
 
 /// The places of connections. A call that is urgent has as many again for when all are taken: the
@@ -64,13 +64,8 @@ impl Turns {
     }
 
     async fn wait(&self, is_urgent: bool) -> Turn<'_> {
-        loop {
-            let changed = self.changed[usize::from(is_urgent)].notified();
-            if let Some(turn) = self.free_one(is_urgent) {
-                return turn;
-            }
-            changed.await;
-        }
+        let changed = &self.changed[usize::from(is_urgent)];
+        until(changed, || self.free_one(is_urgent)).await
     }
 
     fn free_one(&self, is_urgent: bool) -> Option<Turn<'_>> {

@@ -19,6 +19,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(10);
 /// A waiter that was woken and does not claim for this long loses its place.
 const TURN: Duration = Duration::from_secs(3);
+/// The same for one that was woken only because something may have been missed.
+const LOOK: Duration = Duration::from_secs(30);
 /// How many places that could not be given up are kept in mind. The sweep finds those of one more.
 const LEAVES_KEPT: usize = 10_000;
 
@@ -89,7 +91,8 @@ struct Waiter {
     since: i64,
     /// Until when it claims.
     claims_until: Option<Time>,
-    woken_at: Option<Time>,
+    /// By when it must have claimed, if it was woken.
+    must_claim_by: Option<Time>,
     /// Whether it has claimed and could get no place, or has lost its place with the lease.
     lacks_place: bool,
 }
@@ -118,10 +121,10 @@ struct Watch {
 }
 
 impl Watch {
-    /// Whether something was deleted at the revision `since` or later, or may have been without
-    /// being reported.
+    /// Whether something may have been deleted at the revision `since` or later without being
+    /// reported.
     fn may_have_missed(&self, since: i64) -> bool {
-        self.deleted >= since || self.from.is_some_and(|from| from > since)
+        self.from.is_some_and(|from| from > since)
     }
 }
 
@@ -220,7 +223,7 @@ impl State {
             behind: None,
             since: 0,
             claims_until: None,
-            woken_at: None,
+            must_claim_by: None,
             lacks_place: false,
         };
         self.waiters.insert(owner, waiter);
@@ -232,7 +235,7 @@ impl State {
         let Some(waiter) = self.waiters.get_mut(&owner) else {
             return false;
         };
-        (waiter.claims_until, waiter.woken_at) = (Some(end), None);
+        (waiter.claims_until, waiter.must_claim_by) = (Some(end), None);
         waiter.lacks_place = !matches!(self.lease, Lease::Granted(_));
         true
     }
@@ -250,14 +253,14 @@ impl State {
             }
             return;
         }
-        if waiter.woken_at.is_some() {
+        if waiter.must_claim_by.is_some() {
             return;
         }
         let since = waiter.since;
         let behind = waiter.behind.as_ref().and_then(|it| self.watched.get(it));
         let watch = behind.and_then(|watched| watched.watch.as_ref());
         if watch.is_some_and(|watch| watch.may_have_missed(since)) {
-            self.wake(owner, now);
+            self.must_look(owner, now);
         }
     }
 
@@ -460,7 +463,7 @@ impl State {
     fn pass_over_sleepers(&mut self, now: Time) {
         let mut passed = Vec::new();
         for waiter in self.waiters.values_mut() {
-            let has_slept = waiter.woken_at.is_some_and(|at| at.until(now) > TURN);
+            let has_slept = waiter.must_claim_by.is_some_and(|by| by < now);
             if has_slept && !waiter.claims_at(now) {
                 passed.extend(waiter.place.take());
             }

@@ -128,6 +128,23 @@ fn who_looked_before_a_watch_began_looks_again_and_who_looked_after_it_does_not(
 }
 
 #[test]
+fn a_waiter_that_must_look_and_whose_turn_it_is_not_keeps_its_place_meanwhile() {
+    let (mut state, waiters) = state(1);
+    refused(&mut state, waiters[0].0, 1, KEY);
+    state.created(1, 120, NOW);
+    assert_eq!(woken(&mut state), 1);
+    let mut keeps_at = |seconds| {
+        let _ = state.next(1, later(seconds));
+        state.place(waiters[0].0).is_some()
+    };
+    assert!(
+        keeps_at(4) && keeps_at(29),
+        "the holder may still hold the lock"
+    );
+    assert!(!keeps_at(32));
+}
+
+#[test]
 fn who_claims_while_a_watch_begins_looks_again_only_if_the_claim_fails() {
     let (mut state, waiters) = state(1);
     let owner = waiters[0].0;

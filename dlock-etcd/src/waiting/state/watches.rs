@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dlock_core::{OwnerToken, Signal, Time};
 
-use super::{State, Watch, Watched};
+use super::{LOOK, State, TURN, Watch, Watched};
 use crate::operations::queue::key_of;
 use crate::operations::watching;
 
@@ -55,7 +55,9 @@ impl State {
             waiter.is_some_and(|it| it.since <= revision && !it.claims_at(now))
         };
         let must_look: Vec<_> = watched.waiters.iter().filter(must_look).copied().collect();
-        self.wake_all(&must_look, now);
+        for owner in must_look {
+            self.must_look(owner, now);
+        }
     }
 
     /// What a watch waits for was deleted.
@@ -116,7 +118,8 @@ impl State {
         let entry = self.watched.entry(Arc::clone(&watched)).or_default();
         entry.waiters.push(owner);
         match &entry.watch {
-            Some(watch) if watch.may_have_missed(since) => return self.wake(owner, now),
+            Some(watch) if watch.deleted >= since => return self.wake(owner, now),
+            Some(watch) if watch.may_have_missed(since) => return self.must_look(owner, now),
             Some(_) => return,
             None if is_own => return,
             None => {}
@@ -186,8 +189,17 @@ impl State {
     }
 
     pub(super) fn wake(&mut self, owner: OwnerToken, now: Time) {
+        self.claims_within(owner, now.saturating_add(TURN));
+    }
+
+    /// Wakes a waiter whose turn this need not be.
+    pub(super) fn must_look(&mut self, owner: OwnerToken, now: Time) {
+        self.claims_within(owner, now.saturating_add(LOOK));
+    }
+
+    fn claims_within(&mut self, owner: OwnerToken, end: Time) {
         if let Some(waiter) = self.waiters.get_mut(&owner) {
-            waiter.woken_at.get_or_insert(now);
+            waiter.must_claim_by = Some(waiter.must_claim_by.map_or(end, |by| by.min(end)));
             self.woken.push(waiter.signal.clone());
         }
     }

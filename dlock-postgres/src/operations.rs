@@ -150,7 +150,8 @@ impl<'a> Call<'a> {
         let text = |text: &'a str| Some(Cow::Borrowed(text));
         let owner = |owner: OwnerToken| Some(Cow::Owned(owner.to_string()));
         let not_after = || number(not_after.into());
-        let wait = || number(wait.as_millis());
+        // As much as the server takes; a longer call ends by its own deadline.
+        let wait = || number(wait.as_millis().min(i32::MAX.unsigned_abs().into()));
         let micros = |time: Duration| number(time.as_nanos().div_ceil(1000));
         match self {
             Call::Acquire(claim, ttl, process) => vec![
@@ -179,7 +180,11 @@ impl<'a> Call<'a> {
             Call::Heartbeat(process, listens) => {
                 vec![text(process), text(if *listens { "t" } else { "f" })]
             }
-            Call::Break(key, fence) => vec![text(key), number(fence.get().into()), wait()],
+            // No token is as high as the highest number.
+            Call::Break(key, fence) => {
+                let fence = fence.get().min(i64::MAX.unsigned_abs());
+                vec![text(key), number(fence.into()), wait()]
+            }
             Call::Holder(key) | Call::Waiting(key) => vec![text(key)],
             Call::Held(prefix, after) => {
                 vec![text(prefix), text(after), number(MOST_ROWS as u128)]

@@ -131,8 +131,10 @@ pub(crate) async fn delete_fenced<C: Commands>(
     if look(server, key).await? == Found::Foreign {
         return Err(foreign_key());
     }
+    // A key that does not exist counts as created at 0.
+    let is_revision = i64::try_from(fence.get()).is_ok_and(|revision| revision > 0);
     let compare = is_created_at(key, &fence.get().to_string());
-    let is_done = delete_if(server, key, &compare).await?;
+    let is_done = is_revision && delete_if(server, key, &compare).await?;
     if !is_done && earlier.may_have_run() {
         let lost = Problem::ReplyLost;
         return Err(DatastoreError::maybe_executed(ErrorKind::Unreachable, lost));

@@ -1,6 +1,6 @@
 //! What is promised on one node: what is written and what is left, and what others may do to it.
 
-use dlock_core::{Clock, Datastore, ErrorKind, Inspect, ReleaseOutcome};
+use dlock_core::{Clock, Datastore, ErrorKind, FencingToken, Inspect, ReleaseOutcome};
 use dlock_test_servers::EtcdServer;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -126,6 +126,10 @@ fn an_operator_breaks_the_lock_of_the_holder_with_that_token_alone() {
     let broken = store.break_lease(&key, token).unwrap();
     assert_eq!(broken, ReleaseOutcome::NotHeld);
     ours(store.release(&call(&second, 1)));
+    for no_token in [0, u64::MAX] {
+        let broken = store.break_lease(&key, FencingToken::new(no_token));
+        assert_eq!(broken.unwrap(), ReleaseOutcome::NotHeld, "{no_token}");
+    }
     put_foreign(server, &key);
     let error = store.break_lease(&key, token).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ForeignKey);

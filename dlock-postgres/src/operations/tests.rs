@@ -44,6 +44,10 @@ fn a_call_has_as_many_parameters_as_its_statement_has_places() {
     let parameters: Vec<_> = parameters.iter().map(Option::as_deref).collect();
     assert_eq!(parameters[2], Some("1001"), "rounded up");
     assert_eq!(&parameters[4..], [Some("7"), Some("9"), process]);
+    let most = Call::Break("k", FencingToken::new(u64::MAX)).parameters(7, Duration::MAX);
+    let most: Vec<_> = most.iter().map(Option::as_deref).collect();
+    let (bigint, int) = (i64::MAX.to_string(), i32::MAX.to_string());
+    assert_eq!(&most[1..], [Some(&*bigint), Some(&*int)]);
 }
 
 #[test]

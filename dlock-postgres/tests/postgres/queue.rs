@@ -423,6 +423,7 @@ fn a_heartbeat_that_finds_the_row_locked_looks_again_soon() {
     for digit in ['a', 'b'] {
         enters(&server, digit, &format!("process-{digit}"));
     }
+    server.sql("UPDATE dlock.processes SET alive_until = dlock.now_us() + 60000000");
     let row = RowLock::on(&server, "dlock:import");
     let next = |process: &str| {
         let beat = format!("SELECT coalesce(o_next, 0) FROM dlock.heartbeat('{process}', false)");
@@ -554,17 +555,14 @@ fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims()
     );
     let guard = lock(&server).try_acquire().unwrap();
     thread::scope(|scope| {
-        let first = scope.spawn(|| {
-            lock_at(&server.url_of("app"))
-                .acquire_within(LONG)
-                .map(drop)
-        });
+        let first = scope.spawn(|| lock_at(&server.url_of("app")).acquire_within(LONG).unwrap());
         until("it waits", || waiting(&server) == 1);
         let token = server.sql("SELECT owner FROM dlock.waiters");
         thread::sleep(Duration::from_secs(4));
         assert_eq!(waiting(&server), 1, "it does not seem dead");
         guard.release().unwrap();
+        // It was handed the lock, and holds it by now, perhaps.
         assert_eq!(owner(&server), token);
-        first.join().unwrap().unwrap();
+        first.join().unwrap().release().unwrap();
     });
 }

@@ -18,6 +18,9 @@ use crate::form::{Handle, Lock, Store};
 /// More polls than any call of a store needs.
 const MOST_POLLS: usize = 40;
 
+/// How often a waiter that polls the store is woken at the most before it counts as waiting.
+const OFTEN: usize = 40;
+
 /// When and where a future is dropped.
 #[derive(Clone, Copy)]
 pub(crate) struct DropAt {
@@ -115,10 +118,11 @@ impl Executor {
         }
     }
 
-    /// Polls a future until it waits for something else; `None` then.
+    /// Polls a future until it waits for something else; `None` then. A waiter that polls a store
+    /// never rests for long if that is slow: it waits when it was woken often.
     pub(crate) fn until_rest<T>(&self, future: &mut Boxed<'_, T>, rest: Duration) -> Option<T> {
         self.wait_for(async {
-            loop {
+            for _ in 0..OFTEN {
                 let mut polls = 0;
                 let woken = poll_fn(|context| {
                     polls += 1;
@@ -134,6 +138,7 @@ impl Executor {
                     None => return None,
                 }
             }
+            None
         })
     }
 }

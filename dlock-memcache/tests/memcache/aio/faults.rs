@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use dlock_core::{Datastore, ErrorKind};
+use dlock_core::{Clock, Datastore, ErrorKind};
 use dlock_test_servers::MemcachedServer;
 use dlock_test_servers::faults::Fault;
 
@@ -135,10 +135,19 @@ fn tasks_under_which_the_connection_is_cut_all_the_time_hold_their_locks_once_an
                 .map(|key| {
                     let (store, key) = (store.clone(), key.clone());
                     tokio::spawn(async move {
+                        let mut copied = Vec::new();
                         for _ in 0..8 {
-                            let lease = taken_at_last(&store, &key).await;
+                            let lease = taken_at_last(&store, &key, &copied).await;
                             // Until it is known that it is free.
                             while releases(&store, &lease).await.is_err() {}
+                            if lease.grant().copy_may_follow {
+                                copied.push(lease.claim().clone());
+                            }
+                        }
+                        for claim in copied {
+                            let left = Clock::BOOTTIME.now().until(claim.not_after());
+                            tokio::time::sleep(left).await;
+                            abandoned_at_last(&store, &claim).await;
                         }
                     })
                 })
@@ -160,17 +169,27 @@ fn tasks_under_which_the_connection_is_cut_all_the_time_hold_their_locks_once_an
     }
 }
 
-/// Claims until the claim is granted. A refusal would be by our own key.
-async fn taken_at_last(store: &MemcacheDatastore, key: &str) -> Lease {
+/// Claims until the claim is granted. A refusal would be by our own key: by a late copy of one of
+/// these claims, which is abandoned then.
+async fn taken_at_last(store: &MemcacheDatastore, key: &str, copied: &[Claim]) -> Lease {
     let first = claim(key);
     loop {
         let claim = again(&first);
         match claims(store, &claim).await {
             Ok(AcquireOutcome::Granted(grant)) => return Lease::new(claim, grant),
-            Ok(AcquireOutcome::Held(held)) => panic!("{held:?}"),
+            Ok(AcquireOutcome::Held(held)) => {
+                assert!(!copied.is_empty(), "{held:?}");
+                for claim in copied {
+                    abandoned_at_last(store, claim).await;
+                }
+            }
             Err(error) => assert!(error.is_transient(), "{}", text(&error)),
         }
     }
+}
+
+async fn abandoned_at_last(store: &MemcacheDatastore, claim: &Claim) {
+    while AsyncDatastore::abandon(store, &again(claim)).await.is_err() {}
 }
 
 #[test]

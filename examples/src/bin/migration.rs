@@ -27,10 +27,10 @@ const STEPS: [&str; 4] = [
 
 /// Each server does this before it serves.
 fn start(role: &Role) -> Outcome {
-    // If the migrating server is killed, another one continues 2 s later.
-    let options = role.options().ttl(Duration::from_secs(2));
+    // If the migrating server is killed, another one continues 5 s later.
+    let options = role.options().ttl(Duration::from_secs(5));
     let lock = Lock::with_options(role.store()?, "migration", options)?;
-    // The lease is renewed in the background, so a step may take longer than 2 s. A server that has
+    // The lease is renewed in the background, so a step may take longer than 5 s. A server that has
     // waited finds nothing to do.
     lock.locked_within(Duration::from_secs(60), |guard| migrate(guard, role))??;
     report("serves");

@@ -434,8 +434,8 @@ END $$;
 
 -- Takes an owner off the queue, and frees the key if its claim holds it, after the end of the
 -- claim's call. The claim may have been carried out and not be committed yet, when a read does not
--- show it. So this waits for the row whoever has it; and if there is none, it inserts one, which
--- waits for an insert of the claim.
+-- show it. So this waits for the row in any case; and if there is none, it inserts one, which waits
+-- for an insert of the claim.
 CREATE OR REPLACE FUNCTION dlock.abandon(a_key text, a_owner text, a_wait_ms bigint)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -487,7 +487,8 @@ BEGIN
 END $$;
 
 -- Keeps the waiters of a process in their queues. Hands the locks for which they wait over if these
--- are free, to whoever is the first. `a_listens`: this connection receives the process's messages.
+-- are free, to the first in each queue. `a_listens`: this connection receives the process's
+-- messages.
 --
 -- o_backend: the server's process that has run this. o_is_known: false if its waiters may have been
 -- taken off their queues. o_next: when the next lock for which they wait is free, in µs from now,

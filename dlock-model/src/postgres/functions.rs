@@ -77,7 +77,7 @@ pub(super) enum Mistake {
     ClaimLocksLittle,
     /// `dlock.check` reads, and locks nothing.
     CheckLocksNothing,
-    /// A release frees the row, whoever its owner is.
+    /// A release frees the row of any owner.
     ReleaseByKey,
     /// An extend repeats what a later one has done.
     SequenceIgnored,

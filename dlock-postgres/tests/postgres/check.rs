@@ -15,6 +15,16 @@ fn check(key: &str, fence: u64) -> String {
     format!("SELECT dlock.check('{key}', {fence})")
 }
 
+/// A statement that fails if this check succeeds, and not if it is refused: with 40001 or DL001,
+/// which roll back.
+fn refused_by(check: &str) -> String {
+    format!(
+        "DO $$ BEGIN PERFORM 1 FROM ({check}) c; \
+         RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
+         EXCEPTION WHEN serialization_failure OR SQLSTATE 'DL001' THEN NULL; END $$"
+    )
+}
+
 #[test]
 fn the_transaction_of_a_stale_holder_is_rolled_back() {
     let server = with_schema(PostgresServer::start());
@@ -81,13 +91,8 @@ fn a_transaction_that_began_before_the_lock_was_taken_over_is_not_fooled_by_its_
     );
     thread::sleep(Duration::from_millis(310));
     acquired(&store, "dlock:snapshot");
-    // 40001 or DL001: it is rolled back.
     let check = check("dlock:snapshot", fence_of(&stale));
-    let caught = format!(
-        "DO $$ BEGIN PERFORM 1 FROM ({check}) c; RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
-         EXCEPTION WHEN serialization_failure OR SQLSTATE 'DL001' THEN NULL; END $$"
-    );
-    reader.run(&caught);
+    reader.run(&refused_by(&check));
 }
 
 #[test]
@@ -124,11 +129,7 @@ fn a_stale_snapshot_approves_no_token_after_a_waiter_got_the_lock_between_two_ch
     checked.run("COMMIT");
     assert_eq!(waiter.answer(), "1");
 
-    let caught = format!(
-        "DO $$ BEGIN PERFORM 1 FROM ({check}) c; RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
-         EXCEPTION WHEN serialization_failure OR SQLSTATE 'DL001' THEN NULL; END $$"
-    );
-    old.run(&caught);
+    old.run(&refused_by(&check));
 }
 
 #[test]

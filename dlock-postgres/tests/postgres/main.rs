@@ -13,6 +13,7 @@ mod faults;
 mod findings;
 mod prepared;
 mod queue;
+mod queue_faults;
 mod schema;
 mod support;
 mod tls;

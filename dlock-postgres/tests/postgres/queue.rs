@@ -9,30 +9,30 @@ use dlock_core::{Cancel, Datastore, Lock, Signal, Wait};
 use dlock_test_servers::{PostgresPooler, PostgresServer};
 
 use crate::faults::imposter;
-use crate::support::{LONG, RowLock, acquired_for, claim, patient, until, with_schema};
+use crate::support::{LONG, acquired_for, claim, patient, until, with_schema};
 
 /// With this set, the test of the same name as a function below is a process that waits until it is
 /// killed.
 const WAITS_AT: &str = "DLOCK_TEST_POSTGRES_WAITS_AT";
 
 /// The connections that listen.
-const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity \
+pub(crate) const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity \
     WHERE application_name = 'dlock' AND pid IN (SELECT backend FROM dlock.processes)";
 
-fn lock_at(url: &str) -> Lock {
+pub(crate) fn lock_at(url: &str) -> Lock {
     Lock::new(patient(url), "import")
 }
 
-fn lock(server: &PostgresServer) -> Lock {
+pub(crate) fn lock(server: &PostgresServer) -> Lock {
     lock_at(&server.url())
 }
 
-fn waiting(server: &PostgresServer) -> usize {
+pub(crate) fn waiting(server: &PostgresServer) -> usize {
     let count = server.sql("SELECT dlock.waiting('dlock:import')");
     count.parse().unwrap()
 }
 
-fn count(server: &PostgresServer, what: &str) -> usize {
+pub(crate) fn count(server: &PostgresServer, what: &str) -> usize {
     server
         .sql(&format!("SELECT count(*) FROM {what}"))
         .parse()
@@ -40,14 +40,14 @@ fn count(server: &PostgresServer, what: &str) -> usize {
 }
 
 /// Puts a waiter of another process at the end of the queue. Its owner token is 32 times the digit.
-fn enters(server: &PostgresServer, digit: char, process: &str) {
+pub(crate) fn enters(server: &PostgresServer, digit: char, process: &str) {
     let owner = digit.to_string().repeat(32);
     server.sql(&format!(
         "SELECT dlock.enter('dlock:import', '{owner}', '{process}', '', dlock.now_us())"
     ));
 }
 
-fn owner(server: &PostgresServer) -> String {
+pub(crate) fn owner(server: &PostgresServer) -> String {
     server.sql("SELECT coalesce(owner, '') FROM dlock.locks WHERE key = 'dlock:import'")
 }
 
@@ -384,185 +384,4 @@ fn waiters_are_handed_a_lock_whose_lease_has_ended() {
         }
     });
     assert_eq!(count(&server, "dlock.waiters"), 0);
-}
-
-#[test]
-fn the_queue_keeps_its_order_while_a_transaction_with_a_checked_token_is_open() {
-    let server = with_schema(PostgresServer::start());
-    let guard = lock(&server).try_acquire().unwrap();
-    let token = guard.fencing_token().unwrap();
-    thread::scope(|scope| {
-        let first = scope.spawn(|| lock(&server).acquire_within(LONG));
-        until("the first waits and listens", || {
-            waiting(&server) == 1 && server.sql(LISTENING) == "1"
-        });
-        let second = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
-        until("the second waits and listens", || {
-            waiting(&server) == 2 && server.sql(LISTENING) == "2"
-        });
-        let mut writer = server.session();
-        writer.run(&format!(
-            "BEGIN; SELECT dlock.check('dlock:import', {token})"
-        ));
-        guard.release().unwrap();
-        // Longer than a waiter has to claim what it was handed.
-        thread::sleep(Duration::from_millis(1800));
-        assert!(!first.is_finished() && !second.is_finished());
-        writer.run("COMMIT");
-        let guard = first.join().unwrap().unwrap();
-        assert!(!second.is_finished());
-        guard.release().unwrap();
-        second.join().unwrap().unwrap();
-    });
-}
-
-#[test]
-fn a_heartbeat_that_finds_the_row_locked_looks_again_soon() {
-    let server = with_schema(PostgresServer::start());
-    server.sql("INSERT INTO dlock.locks VALUES ('dlock:import', NULL, 1, 1, 0, '')");
-    for digit in ['a', 'b'] {
-        enters(&server, digit, &format!("process-{digit}"));
-    }
-    server.sql("UPDATE dlock.processes SET alive_until = dlock.now_us() + 60000000");
-    let row = RowLock::on(&server, "dlock:import");
-    let next = |process: &str| {
-        let beat = format!("SELECT coalesce(o_next, 0) FROM dlock.heartbeat('{process}', false)");
-        server.sql(&beat).parse::<u64>().unwrap()
-    };
-    let soon = next("process-a");
-    assert!((1..=100_000).contains(&soon), "{soon}");
-    assert_eq!(next("process-b"), 0, "it is not the next");
-    drop(row);
-    assert_eq!(next("process-b"), 0);
-    assert_eq!(owner(&server), "a".repeat(32));
-}
-
-/// A process that ended two hours ago, and that has left a waiter to which the lock was handed.
-fn ended_long_ago(server: &PostgresServer) {
-    server.sql(
-        "INSERT INTO dlock.processes VALUES ('gone', 0, dlock.now_us() - 7200000000); \
-         INSERT INTO dlock.waiters VALUES ('dlock:other', 'g', 'gone', 1, true, '')",
-    );
-}
-
-#[test]
-fn a_process_that_waits_the_first_time_removes_what_others_left_hours_ago() {
-    let server = with_schema(PostgresServer::start());
-    let gone = "SELECT count(*) FROM dlock.processes WHERE process = 'gone'";
-    // By its first waiter, or by its first heartbeat if that comes before it.
-    for first in [
-        "SELECT dlock.enter('dlock:import', 'o', 'new-1', '', dlock.now_us())",
-        "SELECT dlock.heartbeat('new-2', false)",
-    ] {
-        ended_long_ago(&server);
-        server.sql(first);
-        assert_eq!(server.sql(gone), "0", "{first}");
-        assert_eq!(count(&server, "dlock.waiters WHERE process = 'gone'"), 0);
-    }
-    ended_long_ago(&server);
-    server.sql("SELECT dlock.enter('dlock:import', 'p', 'new-1', '', dlock.now_us())");
-    assert_eq!(server.sql(gone), "1", "only the first time");
-}
-
-#[test]
-fn to_remove_what_others_left_waits_for_nobody() {
-    let server = with_schema(PostgresServer::start());
-    server.sql(
-        "INSERT INTO dlock.locks VALUES ('dlock:import', NULL, 1, 1, 0, ''); \
-         INSERT INTO dlock.processes VALUES ('gone', 0, dlock.now_us() - 7200000000), \
-           ('alive', 0, dlock.now_us() + 60000000); \
-         INSERT INTO dlock.waiters VALUES ('dlock:import', 'g', 'gone', 1, false, ''), \
-           ('dlock:import', 'a', 'alive', 2, false, '')",
-    );
-    let mut stops = server.session();
-    stops.run(
-        "BEGIN; SELECT count(*) FROM (SELECT FROM dlock.waiters WHERE owner = 'a' FOR UPDATE) w",
-    );
-    // It takes the dead waiter off, and waits to hand the lock to the other one.
-    let mut claims = server.session();
-    claims.send(
-        "SELECT o_outcome FROM dlock.acquire('dlock:import', 'o', 60000000, '', \
-         dlock.now_us() + 60000000, 60000, 'new')",
-    );
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-    until("the claim waits", || server.sql(waits) == "1");
-    let mut beats = server.session();
-    beats.send("SELECT o_is_known FROM dlock.heartbeat('new', false)");
-    thread::sleep(Duration::from_millis(300));
-    stops.run("COMMIT");
-    assert_eq!(beats.answer(), "f");
-    assert_eq!(claims.answer(), "4");
-}
-
-#[test]
-fn waiters_that_were_taken_off_by_mistake_claim_again() {
-    let server = with_schema(PostgresServer::start());
-    let guard = lock(&server).try_acquire().unwrap();
-    let fence = guard.fencing_token().unwrap();
-    thread::scope(|scope| {
-        let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
-        until("it waits and listens", || {
-            waiting(&server) == 1 && server.sql(LISTENING) == "1"
-        });
-        let started = Instant::now();
-        // As if a heartbeat over a connection of before, which has ended, had come late; and the
-        // key is freed before the next heartbeat.
-        server.sql(&format!(
-            "UPDATE dlock.processes SET backend = 1; \
-             SELECT dlock.break('dlock:import', {fence}, 1000)"
-        ));
-        assert_eq!(count(&server, "dlock.waiters"), 0, "it seemed dead");
-        waits.join().unwrap().unwrap();
-        assert!(started.elapsed() < LONG / 2, "{:?}", started.elapsed());
-    });
-    assert!(guard.release().is_err());
-}
-
-#[test]
-fn a_locked_row_of_another_key_does_not_end_the_connection_that_listens() {
-    let server = with_schema(PostgresServer::start());
-    let guard = lock(&server).try_acquire().unwrap();
-    server.sql("INSERT INTO dlock.locks VALUES ('dlock:other', NULL, 1, 1, 0, '')");
-    thread::scope(|scope| {
-        let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
-        until("it waits and listens", || {
-            waiting(&server) == 1 && server.sql(LISTENING) == "1"
-        });
-        let backend = "SELECT backend FROM dlock.processes";
-        let before = server.sql(backend);
-        let row = RowLock::on(&server, "dlock:other");
-        // A waiter that has gone was handed the other lock.
-        server.sql(&format!(
-            "INSERT INTO dlock.waiters SELECT 'dlock:other', '{}', process, 1, true, '' \
-             FROM dlock.processes",
-            "b".repeat(32)
-        ));
-        thread::sleep(Duration::from_secs(4));
-        assert_eq!(server.sql(backend), before);
-        drop(row);
-        until("it is given back", || count(&server, "dlock.waiters") == 1);
-        guard.release().unwrap();
-        waits.join().unwrap().unwrap();
-    });
-}
-
-#[test]
-fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims() {
-    let server = with_schema(PostgresServer::start());
-    server.sql(
-        "CREATE ROLE app LOGIN CONNECTION LIMIT 1; GRANT USAGE ON SCHEMA dlock TO app; \
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app",
-    );
-    let guard = lock(&server).try_acquire().unwrap();
-    thread::scope(|scope| {
-        let first = scope.spawn(|| lock_at(&server.url_of("app")).acquire_within(LONG).unwrap());
-        until("it waits", || waiting(&server) == 1);
-        let token = server.sql("SELECT owner FROM dlock.waiters");
-        thread::sleep(Duration::from_secs(4));
-        assert_eq!(waiting(&server), 1, "it does not seem dead");
-        guard.release().unwrap();
-        // It was handed the lock, and holds it by now, perhaps.
-        assert_eq!(owner(&server), token);
-        first.join().unwrap().release().unwrap();
-    });
 }

@@ -167,7 +167,7 @@ fn watch(hold: &Hold, session: &Session, script: &Script, guard: &LockGuard) -> 
         script.wait(session.signals.pipe(), lease.next_check());
         if let Some(end) = ended(session, script) {
             return match loss {
-                // It was told that the lease is as good as lost, and acted on it.
+                // It was notified that the lease is as good as lost, and acted on it.
                 Some(loss) => End::Lost(loss),
                 None => end,
             };

@@ -244,7 +244,7 @@ fn version(status: &Value, peer: &str) -> Option<Finding> {
         Finding::danger(
             format!("{peer} is etcd {}", escaped(text)),
             "dlock needs 3.4: older versions lack the path of its requests, and the numbers of \
-             watches by which it tells them apart",
+             watches by which it distinguishes them",
             "update the cluster",
         )
     })

@@ -11,7 +11,7 @@ use crate::error::Problem;
 use crate::operations::commands::{Commands, Method};
 
 /// Refuses a node that has no leader, which could not carry out a call, and one of another cluster.
-/// Returns whether the node said what it is: some versions tell it only those who have logged in.
+/// Returns whether the node said what it is: some versions say it only after a login.
 ///
 /// # Errors
 ///

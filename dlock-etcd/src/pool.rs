@@ -196,7 +196,7 @@ impl Connect for ConnectionManager {
                     self.endpoints.answered(node.0);
                     return Ok(connection);
                 }
-                // Of several reasons one that waiting does not mend tells the most.
+                // Of several reasons, one that waiting does not mend says the most.
                 Err(error) => match &first_error {
                     Some(first) if error.is_transient() || !DatastoreError::is_transient(first) => {
                     }

@@ -178,7 +178,7 @@ pub enum FileError {
     Busy {
         /// The shard file.
         shard: PathBuf,
-        /// The process that has locked it, if the system tells.
+        /// The process that has locked it, if the system names it.
         pid: Option<u32>,
     },
     /// The call got hold of the shard only after its end.
@@ -282,7 +282,7 @@ impl FileError {
     }
 }
 
-/// Nothing was written: whoever fails after the record may have been replaced says so with
+/// Nothing was written: what fails after the record may have been replaced says so with
 /// `may_be_done`.
 impl From<FileError> for DatastoreError {
     fn from(error: FileError) -> Self {

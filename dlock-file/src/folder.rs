@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `layout` | the version of this layout |
-//! | `shard-00` … `shard-63` | locked by whoever reads or writes a record of the shard; never written, renamed or deleted; its length says how many bytes of the shard's queue count |
+//! | `shard-00` … `shard-63` | locked while a process reads or writes a record of the shard; never written, renamed or deleted; its length says how many bytes of the shard's queue count |
 //! | `shard-00.spare` … | what the process inside the shard writes a new record to, before it swaps it with the old one |
 //! | `….lease` | a record, see [`crate::record`] |
 //! | `shard-00.queue` … | the waiters for the keys of the shard, see [`crate::queue`] |

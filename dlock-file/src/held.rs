@@ -39,7 +39,7 @@ pub(crate) fn held(
         let is_right = |record: &Record| RecordPath::of(&record.key) == record_path;
         let record = match shard.read(&record_path, is_right, &now) {
             Ok(Some(record)) => record,
-            // It must not hide the others. Whoever wants this lock is told of the file.
+            // It must not hide the others. A claim of this lock reports the file.
             Ok(None) | Err(FileError::Unreadable { .. }) => continue,
             Err(error) => return Err(error.into()),
         };

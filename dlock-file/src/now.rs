@@ -27,7 +27,8 @@ pub(crate) struct Now<'a> {
 }
 
 impl Clocks {
-    /// The clocks of this boot. If the system cannot tell boots apart, only the wall clock is used.
+    /// The clocks of this boot. If the system cannot distinguish boots, only the wall
+    /// clock is used.
     pub(crate) fn of_this_boot() -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();

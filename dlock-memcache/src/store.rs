@@ -51,7 +51,7 @@ pub struct MemcacheDatastore {
     pub(crate) verify_before_grant: bool,
     /// Claims that this process gave up while their requests may still be with the server.
     ///
-    /// memcached cannot be told until when a request is worth carrying out. One that a stopped
+    /// A request to memcached cannot say until when it is worth carrying out. One that a stopped
     /// server carries out when it goes on leaves a lock that nobody believes to hold; the next
     /// claim of the same process knows it by its token.
     pub(crate) abandoned: Arc<SharedOwners<ABANDONED_KEPT>>,

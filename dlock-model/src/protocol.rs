@@ -31,7 +31,7 @@ pub(super) struct Around {
 pub(super) const PROCESSES: usize = 3;
 
 impl Around {
-    /// Tells a process; answers whether it receives messages.
+    /// Notifies a process; answers whether it receives messages.
     pub(super) fn notify(&mut self, message: Message) -> bool {
         let receives = self.receives(message.client());
         if receives && let Some(place) = self.notified.iter_mut().find(|place| place.is_none()) {

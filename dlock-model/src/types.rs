@@ -54,7 +54,7 @@ pub(super) enum Verb {
     TakeBack,
 }
 
-/// What the server tells a process.
+/// The messages of the server to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Message {
     /// The lock was handed to this waiter.

@@ -95,8 +95,8 @@ impl<P: Protocol> World<P> {
         self.notify(id, slot, Notice::Begin(begin))
     }
 
-    /// Tells a call something, and carries out what it then wants, as far as that can be done at
-    /// once.
+    /// Reports something to a call, and carries out what it then wants, as far as that can be done
+    /// at once.
     fn notify(
         &mut self,
         id: u8,

@@ -58,7 +58,7 @@ impl ServerClock {
     }
 }
 
-/// What the server's clock shows at `time` at the earliest, in µs: since it told its own, `age`
+/// What the server's clock shows at `time` at the earliest, in µs: since it gave its own, `age`
 /// ago, our clock may have run ahead.
 #[inline]
 fn server_time(time: Time, offset: i64, age: Duration) -> u64 {

@@ -1,4 +1,4 @@
-//! Tells a process from the children that it forks.
+//! Distinguishes a process from the children that it forks.
 //!
 //! A forked child has a copy of its parent's memory. So a value that belongs to one process, such
 //! as a held lock, remembers its [`ProcessId`] and compares it with the present one. The operating
@@ -9,7 +9,7 @@
 
 use std::num::NonZeroU64;
 
-/// Tells this process apart from its ancestors and its forked children.
+/// Distinguishes this process from its ancestors and its forked children.
 ///
 /// Two processes of which neither descends from the other may have equal ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -30,7 +30,7 @@ use walk::{Next, Unserved, Walk};
 
 /// How often the map is read at most.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// How long one node may take to tell it.
+/// How long one node may take to send it.
 const REFRESH_WITHIN: Duration = Duration::from_secs(1);
 /// A map may have a range for each slot, and names each of its nodes.
 const LONGEST_MAP: u64 = 16 * 1024 * 1024;
@@ -68,7 +68,7 @@ struct Refresh {
 impl Refresh {
     /// The map could not be read in the time of a call: why not the time before, if it is known.
     fn no_map_in_time(&self) -> DatastoreError {
-        let text = "no node of the cluster told who has which slot";
+        let text = "no node of the cluster said which node has which slot";
         let timeout = || DatastoreError::not_executed(ErrorKind::Timeout, text);
         self.error.clone().unwrap_or_else(timeout)
     }
@@ -227,7 +227,7 @@ impl Cluster {
         }
     }
 
-    /// Reads the map from the first node that tells it.
+    /// Reads the map from the first node that sends it.
     fn read_map(&self, failed: Option<&Endpoint>) {
         let mut error = None;
         for node in self.endpoints(failed) {

@@ -310,7 +310,7 @@ impl<S: Transport> Connection<S> {
         Ok(answer)
     }
 
-    /// Asks for what is told to `process`, and for nothing else from then on; `None` if the user
+    /// Asks for the messages to `process`, and for nothing else from then on; `None` if the user
     /// has no right to.
     ///
     /// # Errors
@@ -386,7 +386,7 @@ impl<S: Transport> Link for Connection<S> {
     }
 }
 
-/// A connection that hears what is told to one process.
+/// A connection that receives the messages to one process.
 pub(crate) struct Subscription<S: Transport = Box<dyn Transport>>(Connection<S>);
 
 impl<S: Transport> Subscription<S> {

@@ -19,5 +19,5 @@ pub(crate) use request::{FENCE_KEEP, Packer};
 pub(crate) use scripts::Form;
 
 /// How often a process looks at a key where some of it wait. Who makes a lock end sooner than that
-/// tells the next waiter.
+/// notifies the next waiter.
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! The sentinels of a server: which node they name as the primary.
 //!
-//! No node can tell that it is the primary. One that came back empty, or that was stopped while
+//! No node can know that it is the primary. One that came back empty, or that was stopped while
 //! another was elected, says so in good faith until the sentinels demote it. So a connection is
 //! opened to the node that a sentinel names, and kept only as long as no other is named.
 
@@ -126,7 +126,7 @@ impl Sentinels {
         handshake::ask_sentinel(&mut wire, &mut Parser::default(), login, service, None)
     }
 
-    /// Notes that a sentinel tells of this node as the new primary.
+    /// Notes that a sentinel names this node as the new primary.
     fn switched_to(&self, primary: &str) {
         self.primary.store(hash_of(primary), Ordering::Release);
     }

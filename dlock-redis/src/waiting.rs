@@ -121,7 +121,7 @@ impl Waiters {
     }
 
     /// Ends a claim that is given up. Returns the name of this process if the claim may be in the
-    /// queue; the caller then tells the server.
+    /// queue; the caller then informs the server.
     pub(crate) fn gives_up(&self, claim: &Claim) -> Option<&str> {
         let shared = self.of(claim)?;
         let mut state = shared.state();
@@ -131,7 +131,7 @@ impl Waiters {
         Some(&shared.process)
     }
 
-    /// The server could not be told that a claim that waited was given up.
+    /// The server could not be informed that a claim that waited was given up.
     pub(crate) fn still_queued(&self, claim: &Claim) {
         if let Some(shared) = self.of(claim) {
             shared.still_queued(claim);

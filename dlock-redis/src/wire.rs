@@ -32,7 +32,7 @@ impl Requests {
         std::mem::swap(&mut self.0, bytes);
     }
 
-    /// Begins a request of so many words.
+    /// Begins a request of this number of words.
     pub(crate) fn begin(&mut self, words: usize) {
         self.line(b'*', words);
     }

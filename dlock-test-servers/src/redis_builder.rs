@@ -79,7 +79,7 @@ impl RedisBuilder {
         self
     }
 
-    /// As a node of a cluster, which must be told of the others.
+    /// As a node of a cluster, which must be introduced to the others.
     #[must_use]
     pub fn cluster_node(mut self) -> Self {
         self.is_cluster_node = true;

@@ -289,7 +289,7 @@ impl SentinelSet {
     }
 }
 
-/// How often a sentinel tells the others of itself.
+/// How often a sentinel announces itself to the others.
 fn set_hello(sentinel: &RedisServer, time: Duration) {
     let millis = time.as_millis().to_string();
     // Since Redis 7.

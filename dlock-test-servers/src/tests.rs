@@ -140,7 +140,7 @@ fn a_missing_binary_is_a_failure_that_says_what_installs_it() {
 /// Plays the test process that is killed, for the test below.
 #[test]
 #[ignore = "run by the test below"]
-#[expect(clippy::print_stdout, reason = "that is how it tells the other test")]
+#[expect(clippy::print_stdout, reason = "that is how the other test learns it")]
 fn process_that_is_killed() {
     let server = RedisServer::start();
     println!("server {} {}", server.pid(), server.socket().display());
@@ -203,7 +203,7 @@ fn a_servers_wall_clock_goes_where_it_is_set_and_its_keys_with_it() {
 #[test]
 fn no_two_servers_of_a_process_get_the_same_port() {
     let mut ports = std::collections::BTreeSet::new();
-    // By chance alone, two of so many would be the same.
+    // By chance alone, two of them would be the same.
     for _ in 0..1000 {
         assert!(ports.insert(super::process::free_port()));
     }

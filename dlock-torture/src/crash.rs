@@ -25,10 +25,10 @@ use crate::workers::Watcher;
 pub(crate) const LASTS: Duration = Duration::from_secs(5);
 /// For how long the healthy process has the lock alone, in all.
 const ALONE: Duration = Duration::from_secs(2);
-/// In so many turns the process has the lock alone and then shares it. The machine may be busy with
-/// something else for seconds, which must not hit the one and not the other.
+/// In this number of turns the process has the lock alone and then shares it. The machine may be
+/// busy with something else for seconds, which must not hit the one and not the other.
 const TURNS: u32 = 4;
-/// If the machine is busy all the time, these are not enough for a verdict: others follow, up to so
+/// If the machine is busy all the time, these are not enough for a verdict: others follow, up to this
 /// many times as many, and all of them count together.
 const MORE_TURNS: u32 = 3;
 /// Before a time beside crashing processes counts, each of them has died once.

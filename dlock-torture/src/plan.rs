@@ -63,9 +63,9 @@ pub(crate) enum Fault {
     KillSubscriptions,
     /// A foreign client takes this lock when it is free, and frees it.
     ForeignHolder(LockSpec),
-    /// A foreign client overwrites this lock, whoever holds it.
+    /// A foreign client overwrites this lock, held or not.
     ForeignSet(LockSpec),
-    /// A foreign client deletes this lock, whoever holds it.
+    /// A foreign client deletes this lock, held or not.
     ForeignDelete(LockSpec),
     /// The slot of this lock moves to another primary of a cluster.
     MoveSlot(LockSpec),

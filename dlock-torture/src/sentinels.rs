@@ -32,7 +32,7 @@ pub(crate) fn break_set(round: &Round, plan: &[Planned], set: &mut SentinelSet, 
                 set.node(primary).pause();
                 set.wait_for_another(primary);
                 sleep_until(until);
-                // It takes itself for the primary until the sentinels tell it otherwise.
+                // It takes itself for the primary until the sentinels correct it.
                 set.node(primary).resume();
                 replaced
             }

@@ -1,4 +1,4 @@
-//! What the registry and the package tell of each crate is there and true.
+//! What the registry and the package say of each crate is there and true.
 
 use std::collections::BTreeSet;
 use std::fs;

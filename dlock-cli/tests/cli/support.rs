@@ -89,7 +89,7 @@ pub(crate) fn dlock() -> Command {
     ] {
         command.env_remove(variable);
     }
-    // No configuration of whoever runs the tests.
+    // No configuration of the user who runs the tests.
     command
         .env("XDG_CONFIG_HOME", "/nonexistent")
         .stdin(Stdio::null());

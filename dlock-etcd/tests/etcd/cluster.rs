@@ -85,7 +85,7 @@ fn without_a_majority_nothing_is_granted_told_or_freed() {
     let end = Clock::BOOTTIME.now().saturating_add(call_time);
     let error = store.release(&lease.for_call(1, end)).unwrap_err();
     assert!(error.is_transient(), "{error}");
-    // A node that is cut off must not tell what it remembers.
+    // A node that is cut off must not answer from what it remembers.
     let error = store.holder(&key).unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert!(

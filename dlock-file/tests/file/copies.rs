@@ -125,7 +125,7 @@ fn copies_made_while_locks_are_taken_and_freed_do_no_harm_either_way() {
                 while !over.load(Ordering::Relaxed) {
                     use_all(store, &[key]);
                     // Until a shard file of the copy is replaced, it is the original's too, and
-                    // whoever waits for it gets its turn by chance.
+                    // its waiters get their turns by chance.
                     thread::sleep(Duration::from_millis(1));
                 }
             });

@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::support::Scratch;
 
-/// What a child process is told: where the folder is, and the kind of runtime.
+/// What a child process gets: where the folder is, and the kind of runtime.
 const PLACE: &str = "DLOCK_TEST_ENDS_PLACE";
 const KIND: &str = "DLOCK_TEST_ENDS_KIND";
 

@@ -31,7 +31,7 @@ const GROUP: u32 = 12_000;
 /// Far more than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Another process, which waits for the lock, holds it until it is told to release it, and ends.
+/// Another process, which waits for the lock, holds it until it is ordered to release it, and ends.
 struct Waiter {
     process: Child,
     input: ChildStdin,

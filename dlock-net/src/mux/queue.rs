@@ -150,8 +150,8 @@ impl<E, R> Queue<E, R> {
         self.slots.is_empty()
     }
 
-    /// The bytes of the only request, if there is one and all of it is pending: whoever has just
-    /// pushed it may write it.
+    /// The bytes of the only request, if there is one and all of it is pending: a caller that has
+    /// just pushed it may write it.
     pub(super) fn alone(&self) -> Option<&[u8]> {
         (self.slots.len() == 1 && self.handed == 0).then_some(&self.out)
     }

@@ -1,4 +1,4 @@
-//! A server that says what it is told to, in pieces.
+//! A server that says what a test wants, in pieces.
 
 use std::io::{self, Read, Write};
 

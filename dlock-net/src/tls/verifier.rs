@@ -19,7 +19,7 @@ use super::error::is_of_an_authority;
 /// How far a server must prove who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ServerCheck {
-    /// Not at all. What is sent is hidden from those who only listen; whoever can answer in the
+    /// Not at all. What is sent is hidden from those who only listen; one who can answer in the
     /// server's place is taken for the server.
     Unchecked,
     /// An authority that is believed has signed its certificate, for whatever host.

@@ -13,7 +13,7 @@ use crate::operations::{self, Answer, Call, Deletes, Form, Kind, Packer, Unanswe
 use crate::replicas::Replicas;
 use crate::wire::{Parser, frame};
 
-/// What replies tell of the server, and requests need.
+/// What replies say of the server, and requests need.
 struct Known {
     clock: ServerClock,
     deletes: Deletes,

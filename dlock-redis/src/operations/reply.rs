@@ -38,7 +38,7 @@ pub(crate) enum Answer {
     NotDeleted,
     /// Nobody holds the key.
     Free,
-    /// So many wait.
+    /// How many wait.
     Waiting(usize),
     /// Keys, and where to go on; `None` at the end.
     Listed(Vec<String>, Option<u64>),
@@ -114,7 +114,7 @@ pub(crate) enum Left {
     For(Duration),
 }
 
-/// The server's time in µs, if it told.
+/// The server's time in µs, if it said.
 pub(crate) type ServerTime = Option<i64>;
 
 /// Reads the reply to a call of this kind.

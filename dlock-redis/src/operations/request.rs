@@ -180,7 +180,7 @@ impl Packer {
     }
 
     /// Appends the question how many replicas have acknowledged what stands before it, which the
-    /// server answers when they are enough, or after so many ms.
+    /// server answers when they are enough, or after this time in ms.
     pub(crate) fn push_wait(&mut self, replicas: u32, millis: u64) {
         self.requests.begin(3);
         self.requests.word(&["WAIT"]);

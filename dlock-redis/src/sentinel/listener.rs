@@ -1,5 +1,5 @@
-//! The thread that a sentinel tells of another primary, so that the connections to the old one are
-//! left although they still work.
+//! The thread that a sentinel notifies of another primary, so that the connections to the old one
+//! are left although they still work.
 //!
 //! Nothing rests on it: without it the old primary is left when it refuses a call.
 
@@ -75,7 +75,7 @@ fn subscribe(sentinels: &Sentinels, streams: &Streams, at: usize) -> Result<Ears
     let (login, service) = (&sentinels.place.login, &sentinels.place.service);
     let channel = Some(SWITCHED);
     let before = sentinels.last_named();
-    // What was told before is in the answer.
+    // What was published before is in the answer.
     if let Some(primary) = handshake::ask_sentinel(&mut wire, &mut parser, login, service, channel)?
     {
         sentinels.named_since(before, &primary.to_string());
@@ -83,7 +83,7 @@ fn subscribe(sentinels: &Sentinels, streams: &Streams, at: usize) -> Result<Ears
     Ok(Ears { wire, parser, at })
 }
 
-/// A connection to a sentinel that tells of another primary.
+/// A connection to a sentinel that reports another primary.
 struct Ears {
     wire: Wire<Box<dyn Transport>>,
     parser: Parser,

@@ -1,4 +1,4 @@
-//! What sentinels, and the nodes that they name, answer and tell.
+//! What sentinels, and the nodes that they name, answer and publish.
 
 use dlock_net::Endpoint;
 use redis::Value;
@@ -6,7 +6,7 @@ use redis::Value;
 use crate::error::ServerError;
 use crate::operations::Unanswered;
 
-/// The channel on which a sentinel tells of another primary.
+/// The channel on which a sentinel reports another primary.
 pub(crate) const SWITCHED: &str = "+switch-master";
 
 /// Reads the address of a primary; `None` if there is none of that name.

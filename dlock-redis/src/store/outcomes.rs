@@ -136,7 +136,7 @@ impl RedisDatastore {
         }
     }
 
-    /// The server could not be told that a claim was given up.
+    /// The server could not be informed that a claim was given up.
     pub(crate) fn still_queued(&self, claim: &Claim) {
         self.waiters.still_queued(claim);
     }

@@ -35,7 +35,7 @@ const CONTENDED_KEPT: usize = 1024;
 pub(super) struct State {
     waiters: HashMap<OwnerToken, Waiter>,
     keys: HashMap<Arc<str>, Key>,
-    /// Waiters that gave up and could not tell the server.
+    /// Waiters that gave up and could not inform the server.
     still_queued: Vec<(Arc<str>, OwnerToken)>,
     /// Those of them that nobody tried to report yet, which counts as a part of their leave.
     leaving: HashMap<OwnerToken, Leaving>,
@@ -275,14 +275,14 @@ impl State {
         }
     }
 
-    /// The server could not be told that the waiter left.
+    /// The server could not be informed that the waiter left.
     pub(super) fn still_queued(&mut self, key: &str, owner: OwnerToken) {
         if self.still_queued.len() < LEAVES_KEPT {
             self.still_queued.push((key.into(), owner));
         }
     }
 
-    /// The server is to be told at once that the waiter left, by the heartbeat thread.
+    /// The server is to be informed at once that the waiter left, by the heartbeat thread.
     #[cfg(feature = "tokio")]
     pub(super) fn leaves_soon(&mut self, key: &str, owner: OwnerToken, leaving: Leaving) -> Over {
         let is_kept = self.still_queued.len() < LEAVES_KEPT;

@@ -80,7 +80,7 @@ fn an_extend_whose_reply_was_lost_is_extended() {
     let (_server, proxy, store) = warm_behind_proxy();
     let lease = acquired(&store, &claim(KEY));
     proxy.replies_once(Fault::Cut { after: 0 });
-    // The repetition has the same sequence and is told the true remaining time.
+    // The repetition has the same sequence and gets the true remaining time.
     let left = extend(&store, &lease, 1, TTL * 2).unwrap();
     assert!(left > TTL && left <= TTL * 2, "{left:?}");
 }

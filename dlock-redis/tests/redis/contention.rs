@@ -24,8 +24,8 @@ pub(crate) struct Contention {
 }
 
 impl Contention {
-    /// Two processes, to the server at `url`, each with so many threads that take the lock in turn,
-    /// while `during` runs.
+    /// Two processes, to the server at `url`, each with this number of threads that take the lock
+    /// in turn, while `during` runs.
     pub(crate) fn of_two(url: &str, threads: usize, during: impl FnOnce(&Contention)) {
         let contention = Contention::default();
         let stores = [(); 2].map(|()| Store::new(RedisDatastore::open(url).unwrap()));
@@ -65,7 +65,7 @@ impl Contention {
     }
 
     /// The next grant comes within two seconds, or some more on a machine with more work than
-    /// cores, and so many come at all.
+    /// cores, and this number comes at all.
     pub(crate) fn goes_on(&self, grants: usize, what: &str) {
         let (before, start) = (self.grants(), Instant::now());
         until(what, || self.grants() > before + 1);

@@ -71,7 +71,7 @@ fn the_waiter_behind_any_number_of_killed_ones_is_the_next() {
             let record = server.command(["GET", KEY]).text().unwrap();
             assert!(!record.contains("@dead"), "{dead} {called:?}: {record}");
             let publishes = server.calls()["publish"];
-            // The release tries each of them once, and the claim tells nobody.
+            // The release tries each of them once, and the claim notifies nobody.
             assert!(publishes <= dead as u64 + 3, "{publishes} for {dead}");
             waits.join().unwrap().release().unwrap();
         });

@@ -151,7 +151,7 @@ fn a_hand_over_is_at_most_four_commands_however_many_wait() {
         // Each of the two processes looks once a second, and once when it begins.
         let heartbeats = 2 * (start.elapsed().as_secs() + 2);
         let calls = server.calls();
-        // The text of a script is sent by whoever finds it missing.
+        // The text of a script is sent by the client that finds it missing.
         let sent = calls["evalsha"] + calls.get("eval").copied().unwrap_or(0);
         assert!(
             sent <= 4 * acquired + heartbeats + 20,
@@ -242,7 +242,7 @@ fn an_end_that_is_sooner_than_the_next_look_is_told() {
         server.reset_calls();
         let short = Duration::from_millis(100);
         assert_eq!(extend(&holder, &lease, 2, short), Some(short));
-        assert!(server.calls()["publish"] >= 1, "the extend told");
+        assert!(server.calls()["publish"] >= 1, "the extend notified nobody");
         waiting_thread.join().unwrap().unwrap().release().unwrap();
     });
 }

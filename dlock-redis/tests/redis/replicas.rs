@@ -164,7 +164,7 @@ fn an_impostor_grants_nothing_that_replicas_must_have() {
     let new = set.wait_for_another(0);
     set.node(0).resume();
     assert!(set.is_primary(0) && set.is_primary(new));
-    // Its replicas are told to follow the new one; until then they still acknowledge.
+    // Its replicas are ordered to follow the new one; until then they still acknowledge.
     until("its replicas have left it", || {
         let info = set.node(0).command(["INFO", "replication"]);
         info.text().unwrap().contains("connected_slaves:0")

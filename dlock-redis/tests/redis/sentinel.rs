@@ -125,7 +125,7 @@ fn a_primary_that_came_back_empty_calls_itself_one_and_is_not_asked() {
     set.impostors_last(FOR_LONG);
     set.node_mut(0).restart_empty();
 
-    // A role is no proof: whoever asks this server itself gets the lock a second time.
+    // A role is no proof: a client that asks this server itself gets the lock a second time.
     assert!(set.is_primary(0));
     let by_role = store(set.node(0));
     let second = acquired(&by_role, &claim(&keys[0]));
@@ -156,7 +156,7 @@ fn connections_to_a_primary_that_was_replaced_while_it_stood_still_are_left_at_o
     assert!(set.is_primary(0), "it does not know yet");
     set.node(0).command(["SCRIPT", "FLUSH"]);
 
-    // Nobody has called meanwhile, so the connections are whole. A sentinel told of the new one.
+    // Nobody has called meanwhile, so the connections are whole. A sentinel named the new one.
     for (at, lease) in leases.iter().enumerate() {
         let mut sequence = 0;
         until("the lease is extended at the new primary", || {

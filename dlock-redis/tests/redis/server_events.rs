@@ -116,7 +116,7 @@ fn a_full_server_refuses_claims_and_carries_out_everything_else() {
     assert_eq!(extend(&store, &lease, 1, TTL * 2), Some(TTL * 2));
     let again = granted(store.acquire(&claim_held, TTL * 3));
     assert!(again.ttl == TTL * 3 && again.fence == lease.fence());
-    assert!(released(&store, &lease), "and the caller is told so");
+    assert!(released(&store, &lease), "and the caller learns it");
     assert_eq!(server.keys(), [FENCE]);
 }
 

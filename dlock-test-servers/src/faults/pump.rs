@@ -146,8 +146,8 @@ impl Pump {
             match (&*self.from).read(&mut buffer) {
                 Ok(0) | Err(_) => break,
                 Ok(length) => {
-                    // Before they are counted: whoever waits for the count may change the fault,
-                    // and means the next bytes.
+                    // Before they are counted: a test that waits for the count may change the
+                    // fault, and means the next bytes.
                     let fault = self.fault();
                     self.count(length);
                     if !self.pass(&buffer[..length], fault) {

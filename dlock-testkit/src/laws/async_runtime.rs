@@ -71,7 +71,7 @@ pub fn a_blocked_executor_loses_no_lease_unnoticed(subject: &Subject) -> Verdict
                 if !guard.is_valid() {
                     let give_up = now().saturating_add(PATIENCE);
                     while !lost.is_set() {
-                        check!(case, now() < give_up, "a lease was lost, but nobody was told");
+                        check!(case, now() < give_up, "a lease was lost, but nobody was notified");
                         thread::sleep(Duration::from_millis(5));
                     }
                     stranger.abandon();

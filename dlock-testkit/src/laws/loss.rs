@@ -103,12 +103,12 @@ pub fn a_lost_lock_is_reported_once(subject: &Subject) -> Verdict {
     check!(
         case,
         told == 2,
-        "two asked to be told of a loss, and were told {told} times"
+        "two asked to be notified of a loss, and were notified {told} times"
     );
     check!(
         case,
         other == 0 || !released,
-        "a released lock was told to be lost"
+        "a released lock was reported as lost"
     );
     Verdict::Kept
 }

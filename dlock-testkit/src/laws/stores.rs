@@ -111,7 +111,7 @@ fn lost_beside_a_stopped_store(
     check!(
         case,
         times == leases,
-        "{leases} leases were lost, and that was told {times} times"
+        "{leases} leases were lost, and that was reported {times} times"
     );
     lost
 }

@@ -246,7 +246,7 @@ mod tests {
     use crate::store::Store;
     use crate::time::instant::Time;
 
-    /// The order of so many jobs that wait, in which each `c` is a confirmation and each number a
+    /// The order of the jobs that wait, in which each `c` is a confirmation and each number a
     /// batch of at most two extends.
     fn order(extends: usize, confirms: usize) -> String {
         let store = Store::new(MemoryDatastore::new());

@@ -8,7 +8,7 @@ use dlock_core::aio::{Lock, Store};
 
 use super::*;
 
-/// What a child process is told: the server's URL, the kind of runtime, the ids of its locks.
+/// What a child process gets: the server's URL, the kind of runtime, the ids of its locks.
 const URL: &str = "DLOCK_TEST_ENDS_URL";
 const KIND: &str = "DLOCK_TEST_ENDS_KIND";
 const IDS: &str = "DLOCK_TEST_ENDS_IDS";

@@ -49,7 +49,7 @@ fn tasks_that_wait_for_one_lock_get_it_one_after_the_other() {
     }
 }
 
-/// Polls a future so many times, and drops it.
+/// Polls a future this number of times, and drops it.
 async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     for _ in 0..times {

@@ -10,7 +10,7 @@ use dlock_test_servers::faults::Fault;
 use super::*;
 use crate::queue::{lock, waiting};
 
-/// What a child process is told: the server's URL, the kind of runtime, the number of guards.
+/// What a child process gets: the server's URL, the kind of runtime, the number of guards.
 const URL: &str = "DLOCK_TEST_ENDS_URL";
 const KIND: &str = "DLOCK_TEST_ENDS_KIND";
 const GUARDS: &str = "DLOCK_TEST_ENDS_GUARDS";

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::queue::{nothing_is_left, waiting};
 
-/// Polls a future so many times, and drops it.
+/// Polls a future this number of times, and drops it.
 async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     for _ in 0..times {

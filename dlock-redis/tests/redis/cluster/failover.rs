@@ -242,7 +242,7 @@ fn without_a_replica_calls_fail_until_the_primary_is_back_and_its_slots_are_serv
             ]
             .contains(&error.kind())
         );
-        // A cluster that lacks slots serves none, unless it is told to.
+        // A cluster that lacks slots serves none, unless it is set to.
         let alive = (dead + 1) % 3;
         let other = living.unwrap();
         until("the cluster knows that it is down", || {

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use dlock_test_servers::server_binary;
 use rustix::param::clock_ticks_per_second;
 use rustix::system::uname;
 
@@ -32,8 +33,11 @@ pub(crate) fn describe(options: &Options) -> Result<String, Failure> {
         } else {
             ""
         },
-        version("redis-server", "--version")?,
-        version("memcached", "-V")?,
+        version(
+            &server_binary("DLOCK_REDIS_SERVER", "redis-server"),
+            "--version"
+        )?,
+        version(&server_binary("DLOCK_MEMCACHED", "memcached"), "-V")?,
     );
     if options.quick {
         text.push_str("- **a quick run**: these figures say nothing\n");

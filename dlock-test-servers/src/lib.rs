@@ -63,6 +63,7 @@ pub use etcd::EtcdServer;
 pub use etcd_cluster::EtcdCluster;
 pub use memcached::MemcachedServer;
 pub use postgres::{PostgresPooler, PostgresServer, PostgresSession};
+pub use process::binary as server_binary;
 pub use redis::RedisServer;
 pub use redis_builder::RedisBuilder;
 pub use redis_cluster::RedisCluster;

@@ -350,8 +350,9 @@ pub(super) fn log_text(folder: &Path) -> String {
     fs::read_to_string(log_file(folder)).unwrap_or_default()
 }
 
-/// The binary to run: the environment's choice or the usual one.
-pub(super) fn binary(variable: &str, usual: &str) -> String {
+/// The binary of a server: what this variable of the environment says, or the usual one.
+#[must_use]
+pub fn binary(variable: &str, usual: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
 }
 

@@ -28,8 +28,8 @@ const ALONE: Duration = Duration::from_secs(2);
 /// In this number of turns the process has the lock alone and then shares it. The machine may be
 /// busy with something else for seconds, which must not hit the one and not the other.
 const TURNS: u32 = 4;
-/// If the machine is busy all the time, these are not enough for a verdict: others follow, up to this
-/// many times as many, and all of them count together.
+/// If the machine is busy all the time, these are not enough for a verdict: others follow, up to
+/// this many times as many, and all of them count together.
 const MORE_TURNS: u32 = 3;
 /// Before a time beside crashing processes counts, each of them has died once.
 const WARMS_UP: Duration = Duration::from_millis(LIVES.end);

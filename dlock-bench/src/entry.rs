@@ -47,6 +47,19 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Entry>, Failure> {
     Ok(entries)
 }
 
+/// dlock on Redis and on one other store.
+pub(crate) fn beside_redis(name: &'static str, servers: Servers) -> Result<[Entry; 2], Failure> {
+    let entry = |name, servers| {
+        let competitor = Competitor::dlock(name)?;
+        Ok::<_, Failure>(Entry {
+            competitor,
+            servers,
+        })
+    };
+    let redis = Servers::Redis(RedisServer::start());
+    Ok([entry("dlock, Redis", redis)?, entry(name, servers)?])
+}
+
 /// Repeated PINGs to the server of the first entry: the least time of a message.
 pub(crate) fn round_trip(entries: &[Entry]) -> Result<Threads, Failure> {
     Ok(Threads::new("PING", vec![ping(entries)?]))

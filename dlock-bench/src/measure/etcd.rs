@@ -6,18 +6,17 @@ use std::net::TcpStream;
 
 use dlock_core::Store;
 use dlock_etcd::EtcdDatastore;
-use dlock_test_servers::{EtcdServer, RedisServer};
+use dlock_test_servers::EtcdServer;
 
 use crate::Failure;
 use crate::bench::Bench;
-use crate::competitor::Competitor;
 use crate::cores::Cores;
-use crate::entry::Entry;
+use crate::entry;
 use crate::measure::hand_over;
 use crate::measure::pairs;
 use crate::options::Options;
 use crate::report::{Section, Table};
-use crate::rounds::{Operation, Subject, Threads};
+use crate::rounds::Operation;
 use crate::servers::Servers;
 
 const RAW: &str = "raw pair";
@@ -37,17 +36,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
             tables.push(cores.on_client(|| table(&caption, options, &server, threads))?);
         }
     }
-    let entry = |name, servers| {
-        let competitor = Competitor::dlock(name)?;
-        Ok::<_, Failure>(Entry {
-            competitor,
-            servers,
-        })
-    };
-    let entries = [
-        entry("dlock, Redis", Servers::Redis(RedisServer::start()))?,
-        entry("dlock, etcd", Servers::Etcd(server))?,
-    ];
+    let entries = entry::beside_redis("dlock, etcd", Servers::Etcd(server))?;
     tables.extend(hand_over::tables(options, &entries)?);
     Ok(Section {
         title: "etcd".to_owned(),
@@ -70,20 +59,11 @@ fn table(
     let connections = u32::try_from(threads)?;
     let store = EtcdDatastore::builder(&server.url())?.max_connections(connections);
     let store = Store::new(store.build());
-    let dlock = |name, pair: fn(&Store, usize) -> Operation| -> Box<dyn Subject> {
-        let operations = (0..threads).map(|thread| pair(&store, thread));
-        Box::new(Threads::new(name, operations.collect()))
-    };
-    let by_hand = |name, operation: fn(&EtcdServer, usize) -> Result<Operation, Failure>| {
-        let operations = (0..threads).map(|thread| operation(server, thread));
-        let operations = operations.collect::<Result<_, Failure>>()?;
-        Ok::<Box<dyn Subject>, Failure>(Box::new(Threads::new(name, operations)))
-    };
     let subjects = vec![
-        by_hand("one round trip (a read)", round_trip)?,
-        by_hand(RAW, raw_pair)?,
-        dlock("`EtcdDatastore`", pairs::datastore_pair),
-        dlock("`Lock`", pairs::lock_pair),
+        pairs::by_hand("one round trip (a read)", server, threads, round_trip)?,
+        pairs::by_hand(RAW, server, threads, raw_pair)?,
+        pairs::of_dlock("`EtcdDatastore`", &store, threads, pairs::datastore_pair),
+        pairs::of_dlock("`Lock`", &store, threads, pairs::lock_pair),
     ];
     pairs::table(caption, options, subjects, threads, &[RAW])
 }

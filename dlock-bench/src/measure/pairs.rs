@@ -8,7 +8,7 @@ use dlock_core::{AcquireOutcome, Claim, Clock, Lease, Lock, ReleaseOutcome, Stor
 use crate::Failure;
 use crate::options::Options;
 use crate::report::{Table, three_digits, time};
-use crate::rounds::{Operation, Subject, interleaved};
+use crate::rounds::{Operation, Subject, Threads, interleaved};
 use crate::series::{Series, Spread};
 
 /// The numbers of threads, each with a lock of its own.
@@ -48,6 +48,29 @@ pub(crate) fn datastore_pair(store: &Store, thread: usize) -> Operation {
             _ => Err("lost, though nobody else wants it".into()),
         }
     })
+}
+
+/// Threads with such a pair each, all on one store.
+pub(crate) fn of_dlock(
+    name: &'static str,
+    store: &Store,
+    threads: usize,
+    pair: fn(&Store, usize) -> Operation,
+) -> Box<dyn Subject> {
+    let operations = (0..threads).map(|thread| pair(store, thread));
+    Box::new(Threads::new(name, operations.collect()))
+}
+
+/// Threads with an operation each that does without dlock.
+pub(crate) fn by_hand<S>(
+    name: &'static str,
+    server: &S,
+    threads: usize,
+    operation: fn(&S, usize) -> Result<Operation, Failure>,
+) -> Result<Box<dyn Subject>, Failure> {
+    let operations = (0..threads).map(|thread| operation(server, thread));
+    let operations = operations.collect::<Result<_, Failure>>()?;
+    Ok(Box::new(Threads::new(name, operations)))
 }
 
 /// Lets the subjects take turns, and makes a table of times, rates, and ratios to the named

@@ -3,14 +3,13 @@
 
 use dlock_core::{AcquireOutcome, Claim, Clock, Datastore, Store};
 use dlock_postgres::PostgresDatastore;
-use dlock_test_servers::{PostgresServer, RedisServer};
+use dlock_test_servers::PostgresServer;
 use postgres::{Client, NoTls};
 
 use crate::Failure;
 use crate::bench::Bench;
-use crate::competitor::Competitor;
 use crate::cores::Cores;
-use crate::entry::Entry;
+use crate::entry;
 use crate::measure::hand_over;
 use crate::measure::pairs::{self, CALL_TIMEOUT, TTL};
 use crate::options::Options;
@@ -43,17 +42,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Section, Failure> {
         let caption = format!("A pair and a refused claim, {}", cores.name);
         tables.push(cores.on_client(|| refused(&caption, options, &server))?);
     }
-    let entry = |name, servers| {
-        let competitor = Competitor::dlock(name)?;
-        Ok::<_, Failure>(Entry {
-            competitor,
-            servers,
-        })
-    };
-    let entries = [
-        entry("dlock, Redis", Servers::Redis(RedisServer::start()))?,
-        entry("dlock, PostgreSQL", Servers::Postgres(server))?,
-    ];
+    let entries = entry::beside_redis("dlock, PostgreSQL", Servers::Postgres(server))?;
     tables.extend(hand_over::tables(options, &entries)?);
     Ok(Section {
         title: "PostgreSQL".to_owned(),
@@ -78,21 +67,17 @@ fn table(
     let connections = u32::try_from(threads)?;
     let store = PostgresDatastore::builder(&server.url())?.max_connections(connections);
     let store = Store::new(store.build());
-    let dlock = |name, pair: fn(&Store, usize) -> Operation| -> Box<dyn Subject> {
-        let operations = (0..threads).map(|thread| pair(&store, thread));
-        Box::new(Threads::new(name, operations.collect()))
-    };
-    let by_hand = |name, operation: fn(&PostgresServer, usize) -> Result<Operation, Failure>| {
-        let operations = (0..threads).map(|thread| operation(server, thread));
-        let operations = operations.collect::<Result<_, Failure>>()?;
-        Ok::<Box<dyn Subject>, Failure>(Box::new(Threads::new(name, operations)))
-    };
     let subjects = vec![
-        by_hand("one round trip (SELECT 1)", round_trip)?,
-        by_hand(RAW, raw_pair)?,
-        by_hand(ADVISORY, advisory_pair)?,
-        dlock("`PostgresDatastore`", pairs::datastore_pair),
-        dlock("`Lock`", pairs::lock_pair),
+        pairs::by_hand("one round trip (SELECT 1)", server, threads, round_trip)?,
+        pairs::by_hand(RAW, server, threads, raw_pair)?,
+        pairs::by_hand(ADVISORY, server, threads, advisory_pair)?,
+        pairs::of_dlock(
+            "`PostgresDatastore`",
+            &store,
+            threads,
+            pairs::datastore_pair,
+        ),
+        pairs::of_dlock("`Lock`", &store, threads, pairs::lock_pair),
     ];
     pairs::table(caption, options, subjects, threads, &[RAW, ADVISORY])
 }

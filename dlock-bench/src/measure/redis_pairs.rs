@@ -80,17 +80,13 @@ fn table(
         let one = |exchanges| sent(&raw_client, exchanges);
         Box::new(Threads::new(name, requests.into_iter().map(one).collect()))
     };
-    let dlock = |name, pair: fn(&Store, usize) -> Operation| -> Box<dyn Subject> {
-        let operations = (0..threads).map(|thread| pair(&store, thread));
-        Box::new(Threads::new(name, operations.collect()))
-    };
     let ping = vec![vec![(packed(&["PING"]), is_pong as Expected)]; threads];
     let mut subjects = vec![
         pairs("one round trip (PING)", ping),
         pairs(RAW, raw),
         pairs(RAW_CLIENT, recorded),
-        dlock("`RedisDatastore`", pairs::datastore_pair),
-        dlock("`Lock`", pairs::lock_pair),
+        pairs::of_dlock("`RedisDatastore`", &store, threads, pairs::datastore_pair),
+        pairs::of_dlock("`Lock`", &store, threads, pairs::lock_pair),
     ];
     if let (Some(rslock), 1) = (rslock, threads) {
         let pairs = CompetitorPairs::start(rslock, &server.url(), TTL)?;

@@ -123,6 +123,11 @@ pub(crate) fn is_answer(error: &DatastoreError) -> bool {
     answer.is_some_and(|answer: &ServerError| !answer.ends_connection())
 }
 
+/// Returns whether this is the server's answer that another transaction has locked the row.
+pub(crate) fn is_of_locked_row(error: &DatastoreError) -> bool {
+    is_answer(error) && error.kind() == ErrorKind::Timeout
+}
+
 /// The error of a call that came too late.
 pub(crate) fn stale() -> DatastoreError {
     DatastoreError::not_executed(ErrorKind::Stale, "the server got the call after its end")

@@ -169,6 +169,39 @@ fn a_locked_row_of_another_key_does_not_end_the_connection_that_listens() {
 }
 
 #[test]
+fn locked_rows_of_other_keys_hold_up_no_waiter() {
+    let server = with_schema(PostgresServer::start());
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
+        until("it waits and listens", || {
+            waiting(&server) == 1 && server.sql(LISTENING) == "1"
+        });
+        // Waiters that have gone were handed locks whose rows are locked now.
+        server.sql(
+            "INSERT INTO dlock.locks \
+               SELECT 'dlock:other-' || n, NULL, 1, 1, 0, '' FROM generate_series(1, 20) n",
+        );
+        let mut rows = server.session();
+        rows.run(
+            "BEGIN; SELECT count(*) FROM \
+             (SELECT FROM dlock.locks WHERE key LIKE 'dlock:other-%' FOR UPDATE) l",
+        );
+        server.sql(
+            "INSERT INTO dlock.waiters \
+               SELECT 'dlock:other-' || n, lpad(to_hex(n), 32, 'b'), process, 1, true, '' \
+               FROM dlock.processes, generate_series(1, 20) n",
+        );
+        // The next heartbeat finds them.
+        thread::sleep(Duration::from_millis(1500));
+        let released = Instant::now();
+        guard.release().unwrap();
+        waits.join().unwrap().unwrap();
+        assert!(released.elapsed() < LONG / 2, "{:?}", released.elapsed());
+    });
+}
+
+#[test]
 fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims() {
     let server = with_schema(PostgresServer::start());
     server.sql(

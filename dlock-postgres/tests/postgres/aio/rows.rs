@@ -124,3 +124,33 @@ fn a_waiter_that_gives_up_leaves_its_queue_though_the_row_of_another_key_is_lock
         drop(row);
     });
 }
+
+#[test]
+fn a_release_does_not_wait_for_the_row_of_another_key_whose_waiters_gave_up() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let holder = patient(&server.url());
+    acquired(&holder, "dlock:x");
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let held = claim("dlock:y");
+        let grant = granted(AsyncDatastore::acquire(&store, &held, TTL).await);
+        let mut watches = Vec::new();
+        for key in ["dlock:x", "dlock:x", "dlock:y"] {
+            let waiter = claim(key).with_deadline(claim(key).not_after());
+            let watch = AsyncDatastore::watch(&store, &waiter, &Signal::new()).await;
+            watches.push(watch.unwrap());
+            refused(AsyncDatastore::acquire(&store, &waiter, TTL).await);
+        }
+        let row = RowLock::on(&server, "dlock:x");
+        watches.into_iter().for_each(drop);
+        // It waits until the waiter of its own key is off the queue.
+        let lease = Lease::new(held, grant);
+        let done = AsyncDatastore::release(&store, &call(&lease, 1)).await;
+        assert_eq!(done.unwrap(), dlock_core::ReleaseOutcome::Released);
+        drop(row);
+        let left = "SELECT count(*) FROM dlock.waiters";
+        until("the others have left too", || server.sql(left) == "0");
+    });
+}

@@ -120,6 +120,13 @@ LANGUAGE sql VOLATILE AS $$
       AND (p.backend = 0 OR EXISTS (SELECT FROM pg_stat_get_activity(p.backend))))
 $$;
 
+-- The number of a connection's backend, or 0 if that has ended.
+CREATE OR REPLACE FUNCTION dlock.still_open(a_backend int) RETURNS int
+LANGUAGE sql VOLATILE AS $$
+  SELECT CASE WHEN EXISTS (SELECT FROM pg_stat_get_activity(a_backend))
+    THEN a_backend ELSE 0 END
+$$;
+
 -- Hands a lock that is free to the first waiter that is alive, unless that is `a_claimant`, who is
 -- here. Returns whether it was handed to one. Takes the dead before it off the queue. The caller
 -- has locked the row `l`, and has read the clock after that.
@@ -232,8 +239,9 @@ BEGIN
     PERFORM dlock.forget(a_now);
   END IF;
   INSERT INTO dlock.processes AS p VALUES (a_process, 0, a_now + 3000000)
-    ON CONFLICT (process) DO UPDATE SET alive_until = excluded.alive_until
-      WHERE p.alive_until < a_now + 1000000;
+    ON CONFLICT (process) DO UPDATE
+      SET backend = dlock.still_open(p.backend), alive_until = excluded.alive_until
+      WHERE p.alive_until < a_now + 1000000 OR p.backend <> dlock.still_open(p.backend);
   -- What is lost with the queue need not be on disk.
   PERFORM set_config('synchronous_commit', 'off', true);
   RETURN dlock.is_next(a_key, a_owner);
@@ -312,9 +320,12 @@ BEGIN
           CONTINUE;
         END;
       ELSE
-        -- A process that has no connection for heartbeats is kept alive by its waiters' claims.
-        UPDATE dlock.processes p SET alive_until = o_now + 3000000
-          WHERE p.process = a_process AND p.alive_until < o_now + 1200000;
+        -- A process that has no connection for heartbeats is kept alive by its waiters' claims. The
+        -- number of one that it has lost, and cannot replace, would make it seem dead all the same.
+        UPDATE dlock.processes p
+          SET backend = dlock.still_open(p.backend), alive_until = o_now + 3000000
+          WHERE p.process = a_process
+            AND (p.alive_until < o_now + 1200000 OR p.backend <> dlock.still_open(p.backend));
         IF FOUND THEN
           PERFORM set_config('synchronous_commit', 'off', true);
         END IF;

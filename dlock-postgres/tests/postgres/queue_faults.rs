@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dlock_core::LockGuard;
 use dlock_test_servers::PostgresServer;
 
 use crate::queue::{LISTENING, count, enters, lock, lock_at, owner, waiting};
@@ -201,23 +202,53 @@ fn locked_rows_of_other_keys_hold_up_no_waiter() {
     });
 }
 
+/// A role that may have this many connections.
+fn with_role(connections: u32) -> PostgresServer {
+    let server = with_schema(PostgresServer::start());
+    server.sql(&format!(
+        "CREATE ROLE app LOGIN CONNECTION LIMIT {connections}; \
+         GRANT USAGE ON SCHEMA dlock TO app; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app"
+    ));
+    server
+}
+
+/// The only waiter, which has no connection that listens, keeps its place and gets the lock.
+fn keeps_its_place_by_its_claims(server: &PostgresServer, guard: LockGuard) {
+    let token = server.sql("SELECT owner FROM dlock.waiters");
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(waiting(server), 1, "it does not seem dead");
+    guard.release().unwrap();
+    // It was handed the lock, and holds it by now, perhaps.
+    assert_eq!(owner(server), token);
+}
+
 #[test]
 fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims() {
-    let server = with_schema(PostgresServer::start());
-    server.sql(
-        "CREATE ROLE app LOGIN CONNECTION LIMIT 1; GRANT USAGE ON SCHEMA dlock TO app; \
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app",
-    );
+    let server = with_role(1);
     let guard = lock(&server).try_acquire().unwrap();
     thread::scope(|scope| {
         let first = scope.spawn(|| lock_at(&server.url_of("app")).acquire_within(LONG).unwrap());
         until("it waits", || waiting(&server) == 1);
-        let token = server.sql("SELECT owner FROM dlock.waiters");
-        thread::sleep(Duration::from_secs(4));
-        assert_eq!(waiting(&server), 1, "it does not seem dead");
-        guard.release().unwrap();
-        // It was handed the lock, and holds it by now, perhaps.
-        assert_eq!(owner(&server), token);
+        keeps_its_place_by_its_claims(&server, guard);
+        first.join().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn waiters_whose_connection_that_listens_cannot_be_replaced_keep_their_places_by_their_claims() {
+    let server = with_role(2);
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| lock_at(&server.url_of("app")).acquire_within(LONG).unwrap());
+        until("it waits and listens", || {
+            waiting(&server) == 1 && server.sql(LISTENING) == "1"
+        });
+        server.sql("ALTER ROLE app CONNECTION LIMIT 1");
+        server.sql("SELECT pg_terminate_backend(backend) FROM dlock.processes");
+        until("it listens no more", || server.sql(LISTENING) == "0");
+        until("it has claimed again", || waiting(&server) == 1);
+        keeps_its_place_by_its_claims(&server, guard);
         first.join().unwrap().release().unwrap();
     });
 }

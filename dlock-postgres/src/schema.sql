@@ -89,6 +89,9 @@ LANGUAGE sql VOLATILE AS $$
     -- Otherwise a grant could be forgotten if the server crashes.
     || CASE current_setting('synchronous_commit')
          WHEN 'off' THEN set_config('synchronous_commit', 'local', true) ELSE '' END
+    -- A warning says that no standby has confirmed it.
+    || CASE current_setting('client_min_messages')
+         WHEN 'error' THEN set_config('client_min_messages', 'warning', true) ELSE '' END
 $$;
 
 -- Deletes some of the rows that were not used for 7 days: of the next few in the order of keys,

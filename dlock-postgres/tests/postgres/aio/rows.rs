@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use dlock_core::aio::AsyncDatastore;
+use dlock_core::aio::{AsyncDatastore, Lock, Store};
 use dlock_core::{AcquireOutcome, Datastore, Lease, Signal};
 use dlock_postgres::PostgresDatastore;
 use dlock_test_servers::PostgresServer;
 use tokio::runtime::Builder;
 
+use crate::failover::{is_unconfirmed, while_waits_are_ended};
 use crate::support::{
     LONG, RowLock, TTL, acquired, call, claim, granted, patient, refused, released, until,
     with_schema,
@@ -152,5 +153,38 @@ fn a_release_does_not_wait_for_the_row_of_another_key_whose_waiters_gave_up() {
         drop(row);
         let left = "SELECT count(*) FROM dlock.waiters";
         until("the others have left too", || server.sql(left) == "0");
+    });
+}
+
+#[test]
+fn what_no_standby_has_confirmed_is_not_believed_if_the_wait_for_it_is_ended() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    let new = claim("dlock:x");
+    is_unconfirmed(while_waits_are_ended(&server, "pg_cancel_backend", || {
+        runtime.block_on(AsyncDatastore::acquire(&store, &new, TTL))
+    }));
+    granted(runtime.block_on(AsyncDatastore::acquire(&store, &new, TTL)));
+}
+
+#[test]
+fn guards_that_are_dropped_together_do_not_wait_for_the_row_of_one_of_them() {
+    let server = with_schema(PostgresServer::start());
+    let store = Store::new(patient(&server.url()));
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut guards = Vec::new();
+        for id in ["x", "y", "z"] {
+            guards.push(Lock::new(&store, id).acquire().await.unwrap());
+        }
+        let row = RowLock::on(&server, "dlock:x");
+        guards.into_iter().for_each(drop);
+        until("the others are released", || server.sql(HELD) == "1");
+        drop(row);
+        store.settled().await;
+        assert_eq!(server.sql(HELD), "0");
     });
 }

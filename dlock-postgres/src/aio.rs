@@ -4,6 +4,7 @@
 //! it over the same connection waits too. So a call has a connection for itself, as in the blocking
 //! form, and there are as many of them.
 
+mod at_drop;
 mod operations;
 mod replies;
 mod turns;
@@ -11,6 +12,7 @@ mod turns;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use dlock_core::aio::is_polled_by_drop;
 use dlock_core::{Clock, DatastoreError, Time};
 use dlock_net::mux::{Multiplexer, Open, Opened, Pinned};
 use dlock_net::{Pool, Transport as _};
@@ -46,6 +48,18 @@ impl Shares {
     /// Makes a call by `deadline`. Returns whether an earlier try of it, on a connection that died,
     /// may have been carried out as well.
     pub(crate) async fn call(
+        &self,
+        deadline: Time,
+        call: Call<'_>,
+    ) -> Result<(Answer, bool), DatastoreError> {
+        match is_polled_by_drop() {
+            true => Box::pin(self.call_at_drop(deadline, call)).await,
+            false => self.call_alone(deadline, call).await,
+        }
+    }
+
+    /// The same, always over a connection that the call has for itself.
+    async fn call_alone(
         &self,
         deadline: Time,
         call: Call<'_>,

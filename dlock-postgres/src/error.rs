@@ -26,6 +26,7 @@ const TOO_LATE: &str = "DL002";
 /// | 3F000, 42883, 42P01 (no schema `dlock`, or an older one), 3D000 (no such database) | `Unsupported` | no |
 /// | DL002 (the claim came too late) | `Stale` | no |
 /// | 08…, 57P01, 57P02, 25P04 (the connection or the server ends), 40003 | `Unreachable` | yes |
+/// | 01… (the wait for a synchronous standby was canceled) | `Unreachable` | yes |
 /// | anything else | `Protocol` | yes, if the error ends the connection |
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
@@ -60,7 +61,8 @@ impl ServerError {
     }
 
     /// Returns whether nothing more comes on this connection, or another one may fare better: after
-    /// a failover that leads to the new primary.
+    /// a failover that leads to the new primary, and a commit that waited for a standby is confirmed
+    /// by the next one.
     pub(crate) fn ends_connection(&self) -> bool {
         self.severity != "ERROR" || self.code == "25006"
     }
@@ -86,7 +88,7 @@ impl ServerError {
             }
             ("3F000" | "42883" | "42P01" | "3D000", _) => (ErrorKind::Unsupported, false),
             (TOO_LATE, _) => (ErrorKind::Stale, false),
-            ("57P01" | "57P02" | "57P05" | "25P04", _) | (_, "08" | "58") => {
+            ("57P01" | "57P02" | "57P05" | "25P04", _) | (_, "01" | "08" | "58") => {
                 (ErrorKind::Unreachable, true)
             }
             _ => (ErrorKind::Protocol, self.severity != "ERROR"),
@@ -123,6 +125,11 @@ pub(crate) fn is_answer(error: &DatastoreError) -> bool {
     answer.is_some_and(|answer: &ServerError| !answer.ends_connection())
 }
 
+/// Returns whether this is the server's answer that another transaction has locked the row.
+pub(crate) fn is_of_locked_row(error: &DatastoreError) -> bool {
+    is_answer(error) && error.kind() == ErrorKind::Timeout
+}
+
 /// The error of a call that came too late.
 pub(crate) fn stale() -> DatastoreError {
     DatastoreError::not_executed(ErrorKind::Stale, "the server got the call after its end")
@@ -157,6 +164,7 @@ mod tests {
             ("ERROR", "DL002", ErrorKind::Stale, false),
             ("ERROR", "22012", ErrorKind::Protocol, false),
             ("ERROR", "40003", ErrorKind::Unreachable, true),
+            ("WARNING", "01000", ErrorKind::Unreachable, true),
             ("FATAL", "25P04", ErrorKind::Unreachable, true),
             ("FATAL", "57P01", ErrorKind::Unreachable, true),
             ("FATAL", "08P01", ErrorKind::Unreachable, true),

@@ -19,8 +19,8 @@ pub(crate) enum Call<'a> {
     Extend(&'a Lease, Duration),
     Release(&'a Claim),
     Abandon(&'a Claim),
-    /// A waiter gave up.
-    Leave(OwnerToken),
+    /// A waiter gave up; the most that this waits for the key's row.
+    Leave(OwnerToken, Duration),
     /// A process still has waiters; whether its messages come over this connection.
     Heartbeat(&'a str, bool),
     Waiting(&'a str),
@@ -88,7 +88,7 @@ impl<'a> Call<'a> {
             Call::Extend(..)
             | Call::Release(_)
             | Call::Abandon(_)
-            | Call::Leave(_)
+            | Call::Leave(..)
             | Call::Heartbeat(..)
             | Call::Break(..) => true,
         }
@@ -112,7 +112,7 @@ impl<'a> Call<'a> {
                 name: "dlock2_abandon",
                 sql: "SELECT dlock.abandon($1, $2, $3)",
             },
-            Call::Leave(_) => Statement {
+            Call::Leave(..) => Statement {
                 name: "dlock2_leave",
                 sql: "SELECT dlock.leave($1, $2)",
             },
@@ -151,7 +151,7 @@ impl<'a> Call<'a> {
         let owner = |owner: OwnerToken| Some(Cow::Owned(owner.to_string()));
         let not_after = || number(not_after.into());
         // As much as the server takes; a longer call ends by its own deadline.
-        let wait = || number(wait.as_millis().min(i32::MAX.unsigned_abs().into()));
+        let millis = |time: Duration| number(time.as_millis().min(i32::MAX.unsigned_abs().into()));
         let micros = |time: Duration| number(time.as_nanos().div_ceil(1000));
         match self {
             Call::Acquire(claim, ttl, process) => vec![
@@ -160,7 +160,7 @@ impl<'a> Call<'a> {
                 micros(*ttl),
                 text(claim.holder()),
                 not_after(),
-                wait(),
+                millis(wait),
                 process.map(Cow::Borrowed),
             ],
             Call::Extend(lease, ttl) => vec![
@@ -170,20 +170,20 @@ impl<'a> Call<'a> {
                 text(lease.holder()),
                 number(lease.sequence().into()),
                 not_after(),
-                wait(),
+                millis(wait),
             ],
             Call::Release(claim) | Call::Abandon(claim) => {
-                vec![text(claim.key()), owner(claim.owner()), wait()]
+                vec![text(claim.key()), owner(claim.owner()), millis(wait)]
             }
             Call::Facts => Vec::new(),
-            Call::Leave(waiter) => vec![owner(*waiter), wait()],
+            Call::Leave(waiter, most) => vec![owner(*waiter), millis(wait.min(*most))],
             Call::Heartbeat(process, listens) => {
                 vec![text(process), text(if *listens { "t" } else { "f" })]
             }
             // No token is as high as the highest number.
             Call::Break(key, fence) => {
                 let fence = fence.get().min(i64::MAX.unsigned_abs());
-                vec![text(key), number(fence.into()), wait()]
+                vec![text(key), number(fence.into()), millis(wait)]
             }
             Call::Holder(key) | Call::Waiting(key) => vec![text(key)],
             Call::Held(prefix, after) => {
@@ -197,7 +197,7 @@ impl<'a> Call<'a> {
         let read = match self {
             Call::Acquire(..) => one(rows).and_then(acquired),
             Call::Extend(..) => one(rows).and_then(extended),
-            Call::Release(_) | Call::Abandon(_) | Call::Leave(_) | Call::Break(..) => {
+            Call::Release(_) | Call::Abandon(_) | Call::Leave(..) | Call::Break(..) => {
                 one(rows).and_then(freed)
             }
             Call::Heartbeat(..) => one(rows).and_then(heartbeat),

@@ -89,6 +89,9 @@ LANGUAGE sql VOLATILE AS $$
     -- Otherwise a grant could be forgotten if the server crashes.
     || CASE current_setting('synchronous_commit')
          WHEN 'off' THEN set_config('synchronous_commit', 'local', true) ELSE '' END
+    -- A warning says that no standby has confirmed it.
+    || CASE current_setting('client_min_messages')
+         WHEN 'error' THEN set_config('client_min_messages', 'warning', true) ELSE '' END
 $$;
 
 -- Deletes some of the rows that were not used for 7 days: of the next few in the order of keys,
@@ -118,6 +121,13 @@ LANGUAGE sql VOLATILE AS $$
     SELECT FROM dlock.processes p
     WHERE p.process = a_process AND p.alive_until > a_now
       AND (p.backend = 0 OR EXISTS (SELECT FROM pg_stat_get_activity(p.backend))))
+$$;
+
+-- The number of a connection's backend, or 0 if that has ended.
+CREATE OR REPLACE FUNCTION dlock.still_open(a_backend int) RETURNS int
+LANGUAGE sql VOLATILE AS $$
+  SELECT CASE WHEN EXISTS (SELECT FROM pg_stat_get_activity(a_backend))
+    THEN a_backend ELSE 0 END
 $$;
 
 -- Hands a lock that is free to the first waiter that is alive, unless that is `a_claimant`, who is
@@ -232,8 +242,9 @@ BEGIN
     PERFORM dlock.forget(a_now);
   END IF;
   INSERT INTO dlock.processes AS p VALUES (a_process, 0, a_now + 3000000)
-    ON CONFLICT (process) DO UPDATE SET alive_until = excluded.alive_until
-      WHERE p.alive_until < a_now + 1000000;
+    ON CONFLICT (process) DO UPDATE
+      SET backend = dlock.still_open(p.backend), alive_until = excluded.alive_until
+      WHERE p.alive_until < a_now + 1000000 OR p.backend <> dlock.still_open(p.backend);
   -- What is lost with the queue need not be on disk.
   PERFORM set_config('synchronous_commit', 'off', true);
   RETURN dlock.is_next(a_key, a_owner);
@@ -312,9 +323,12 @@ BEGIN
           CONTINUE;
         END;
       ELSE
-        -- A process that has no connection for heartbeats is kept alive by its waiters' claims.
-        UPDATE dlock.processes p SET alive_until = o_now + 3000000
-          WHERE p.process = a_process AND p.alive_until < o_now + 1200000;
+        -- A process that has no connection for heartbeats is kept alive by its waiters' claims. The
+        -- number of one that it has lost, and cannot replace, would make it seem dead all the same.
+        UPDATE dlock.processes p
+          SET backend = dlock.still_open(p.backend), alive_until = o_now + 3000000
+          WHERE p.process = a_process
+            AND (p.alive_until < o_now + 1200000 OR p.backend <> dlock.still_open(p.backend));
         IF FOUND THEN
           PERFORM set_config('synchronous_commit', 'off', true);
         END IF;

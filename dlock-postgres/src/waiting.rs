@@ -18,7 +18,7 @@ use std::time::Duration;
 use dlock_core::{Claim, Clock, DatastoreError, ErrorKind, HeldBy, OwnerToken, Signal, Watch};
 use dlock_net::{OfProcess, Pool, deadline_in};
 
-use crate::error::is_answer;
+use crate::error::{is_answer, is_of_locked_row};
 use crate::operations::{Call, HEARTBEAT_EVERY};
 use crate::pool::ConnectionManager;
 use state::State;
@@ -29,6 +29,11 @@ const PROCESS: usize = 16;
 /// A waiter in a queue is woken. If the database has lost the queue and nobody has noticed, it asks
 /// again after this time.
 const UNTIL_WOKEN: Duration = Duration::from_secs(20);
+
+/// After which time one that could not be taken off its queue, since another transaction has locked
+/// the key's row, is tried again. The server would let it wait for the row; whatever serves several
+/// waiters does not, or the row of one key would hold up those of all others.
+const LOCKED_AGAIN: Duration = Duration::from_millis(50);
 
 /// The waiters of one store. In a forked child there are none: it polls.
 pub(crate) struct Waiters {
@@ -178,19 +183,32 @@ impl Shared {
     /// and not claimed goes to the next waiter.
     fn leave(&self, owner: OwnerToken, call_timeout: Duration) {
         if self.state().leave(owner) {
-            self.call_leave(owner, call_timeout);
+            self.call_leave(owner, call_timeout, call_timeout);
         }
     }
 
-    /// Takes a waiter off the queue. Returns whether the server has answered.
-    fn call_leave(&self, owner: OwnerToken, call_timeout: Duration) -> bool {
+    /// Takes a waiter off the queue, if that is possible within this wait for the key's row.
+    fn call_leave(&self, owner: OwnerToken, call_timeout: Duration, wait: Duration) -> Left {
         // If this fails, the waiter costs the others nothing until its turn comes: then this
         // process is notified, and gives the lock back.
         let left = self
             .pool
             .call_urgent(deadline_in(call_timeout), |server, _| {
-                server.call(&Call::Leave(owner))
+                server.call(&Call::Leave(owner, wait))
             });
-        left.map_or_else(|error| is_answer(&error), |_| true)
+        match left {
+            Err(error) if is_of_locked_row(&error) => Left::RowIsLocked,
+            Err(error) if !is_answer(&error) => Left::NoAnswer,
+            Ok(_) | Err(_) => Left::Answered,
+        }
     }
+}
+
+/// What became of a waiter that was to be taken off its queue.
+enum Left {
+    /// It is off the queue, or will not be.
+    Answered,
+    /// Nothing: another transaction has locked the key's row.
+    RowIsLocked,
+    NoAnswer,
 }

@@ -12,7 +12,9 @@ use dlock_core::DatastoreError;
 use dlock_net::{Transport, Wire};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::IsNull;
-use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Header, Message};
+use postgres_protocol::message::backend::{
+    DataRowBody, ErrorFields, ErrorResponseBody, Header, Message,
+};
 use postgres_protocol::message::frontend;
 
 use crate::error::ServerError;
@@ -24,6 +26,8 @@ const LONGEST_MESSAGE: usize = 1024 * 1024;
 const LONGEST_REPLY: usize = 4 * LONGEST_MESSAGE;
 /// The length of a message's kind and length.
 const HEADER: usize = 5;
+/// The function of the server in which a commit waits for a standby.
+const WAIT_FOR_STANDBY: &[u8] = b"SyncRepWaitForLSN";
 /// A page of held keys has this many rows, and other replies have one.
 pub(crate) const MOST_ROWS: usize = 256;
 
@@ -80,8 +84,13 @@ pub(crate) fn push_execution(
         frontend::BindError::Serialization(error) => error,
     })?;
     frontend::execute("", 0, request)?;
-    frontend::sync(request);
+    push_end(request);
     Ok(())
+}
+
+/// Writes the end of a request. Alone it is one that does nothing.
+pub(crate) fn push_end(request: &mut BytesMut) {
+    frontend::sync(request);
 }
 
 /// Writes statements without parameters, which run as they would in `psql`.
@@ -159,10 +168,18 @@ impl ReplyReader {
                 }
                 self.error.get_or_insert(response);
             }
+            // A warning from there says that the wait was canceled: the statement is committed, and
+            // a standby that takes over may lack it. What follows is the reply of a success.
+            Message::NoticeResponse(notice) if is_from(WAIT_FOR_STANDBY, notice.fields()) => {
+                self.error.get_or_insert(stated(notice.fields()));
+            }
             Message::ReadyForQuery(ready) => {
                 let rows = mem::take(&mut self.rows);
                 let reply = self.error.take().map_or(Ok(rows), Err);
-                return Ok(Some((reply, ready.status() == b'I')));
+                let goes_on = reply
+                    .as_ref()
+                    .map_or_else(|error| !error.ends_connection(), |_| true);
+                return Ok(Some((reply, goes_on && ready.status() == b'I')));
             }
             Message::NotificationResponse(notification) => {
                 notified.push(notification.message()?.to_owned());
@@ -255,10 +272,23 @@ fn columns(row: &DataRowBody) -> io::Result<Row> {
     columns.collect()
 }
 
-/// Reads an error's fields. What is missing stays empty.
 pub(crate) fn server_error(response: &ErrorResponseBody) -> ServerError {
+    stated(response.fields())
+}
+
+/// Returns whether the server sent this from its function of that name, which is never translated.
+fn is_from(function: &[u8], mut fields: ErrorFields<'_>) -> bool {
+    while let Ok(Some(field)) = fields.next() {
+        if field.type_() == b'R' {
+            return field.value_bytes() == function;
+        }
+    }
+    false
+}
+
+/// Reads the fields of an error or a warning. What is missing stays empty.
+fn stated(mut fields: ErrorFields<'_>) -> ServerError {
     let (mut severity, mut code, mut message) = (String::new(), String::new(), String::new());
-    let mut fields = response.fields();
     while let Ok(Some(field)) = fields.next() {
         let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
         match field.type_() {

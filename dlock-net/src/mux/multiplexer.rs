@@ -107,6 +107,18 @@ impl<O: Open> Multiplexer<O> {
         }
     }
 
+    /// Returns whether a [session](Self::session) that begins here finds a connection open that
+    /// takes it.
+    pub fn is_open(&self) -> bool {
+        let open = self
+            .table()
+            .ok()
+            .and_then(|table| Call::new(table, Time::MAX).open_connection());
+        open.is_some_and(|connection| {
+            connection.is_driven() && connection.with_writer(|writer| self.open.takes_more(writer))
+        })
+    }
+
     /// Sends one request at once, if a connection is open over which calls on `runtime` go, and
     /// does not wait: what is sent over that connection later comes later. Returns false if nothing
     /// was sent; otherwise `done` is called with the reply, or with `None` if none came by
@@ -129,7 +141,11 @@ impl<O: Open> Multiplexer<O> {
         let Some((runtime, connection)) = runtime.and_then(open).or_else(|| open(own()?)) else {
             return false;
         };
-        let Ok(outcome) = connection.send(deadline, false, write) else {
+        let sent = match is_polled_by_drop() {
+            true => connection.send_now(deadline, false, write),
+            false => connection.send(deadline, false, write),
+        };
+        let Ok(outcome) = sent else {
             return false;
         };
         drop(connection);

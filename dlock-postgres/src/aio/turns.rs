@@ -70,12 +70,21 @@ impl Turns {
 
     fn free_one(&self, is_urgent: bool) -> Option<Turn<'_>> {
         let mut free = self.free();
-        let place = *free.first()?;
-        if place >= self.usual && !is_urgent {
-            return None;
-        }
+        let place = self.first_of(&free, is_urgent)?;
         free.remove(&place);
         Some(Turn { turns: self, place })
+    }
+
+    /// The place of which a turn would be there at once.
+    pub(super) fn next_place(&self, is_urgent: bool) -> Option<usize> {
+        let turns = self.of_this_process();
+        let free = turns.free();
+        turns.first_of(&free, is_urgent)
+    }
+
+    fn first_of(&self, free: &BTreeSet<usize>, is_urgent: bool) -> Option<usize> {
+        let first = free.first().copied();
+        first.filter(|place| *place < self.usual || is_urgent)
     }
 
     fn free(&self) -> MutexGuard<'_, BTreeSet<usize>> {

@@ -21,7 +21,7 @@ fn a_call_has_as_many_parameters_as_its_statement_has_places() {
     let mut names = HashSet::new();
     for call in [
         Call::Acquire(&claim, ttl, None),
-        Call::Leave(claim.owner()),
+        Call::Leave(claim.owner(), Duration::ZERO),
         Call::Heartbeat("p", true),
         Call::Waiting("k"),
         Call::Extend(&lease, ttl),

@@ -6,11 +6,12 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Claim, DatastoreError, Signal, Time, Watch};
+use dlock_core::{Claim, Clock, DatastoreError, Signal, Time, Watch};
+use dlock_net::deadline_in;
 use dlock_net::mux::{ready_by, until};
 
 use super::state::Leave;
-use super::{Shared, Waiters};
+use super::{LOCKED_AGAIN, Left, Shared, Waiters};
 
 impl Waiters {
     /// As [`watch`](Self::watch), for async code.
@@ -34,6 +35,7 @@ impl Waiters {
             let leave = Leave {
                 key,
                 owner,
+                until: deadline_in(call_timeout),
                 leaving,
             };
             leave_soon(&shared, leave, call_timeout);
@@ -91,10 +93,25 @@ fn leave_soon(shared: &Arc<Shared>, leave: Leave, call_timeout: Duration) {
 }
 
 fn run(shared: &Shared, call_timeout: Duration) {
-    while let Some(leaves) = wait(shared) {
+    // Those whose keys' rows another transaction has locked.
+    let mut locked: Vec<Leave> = Vec::new();
+    loop {
+        let again = (!locked.is_empty()).then(|| deadline_in(LOCKED_AGAIN));
+        let Some(new) = wait(shared, again) else {
+            return;
+        };
         let mut is_reached = true;
-        for leave in leaves {
-            is_reached = is_reached && shared.call_leave(leave.owner, call_timeout);
+        for leave in new.into_iter().chain(mem::take(&mut locked)) {
+            let left = match is_reached {
+                true if locked.iter().any(|other| other.key == leave.key) => Left::RowIsLocked,
+                true => shared.call_leave(leave.owner, call_timeout, Duration::ZERO),
+                false => Left::NoAnswer,
+            };
+            if matches!(left, Left::RowIsLocked) && Clock::BOOTTIME.now() < leave.until {
+                locked.push(leave);
+                continue;
+            }
+            is_reached = !matches!(left, Left::NoAnswer);
             shared.state().has_left(&leave.key);
             shared.left.notify_waiters();
             drop(leave.leaving);
@@ -102,18 +119,27 @@ fn run(shared: &Shared, call_timeout: Duration) {
     }
 }
 
-/// Waits for work. Returns `None` when nobody waits any more and all is done.
-fn wait(shared: &Shared) -> Option<Vec<Leave>> {
+/// Waits for work, until `again` if something is to be tried again then. Returns `None` when nobody
+/// waits any more and all is done.
+fn wait(shared: &Shared, again: Option<Time>) -> Option<Vec<Leave>> {
     let mut state = shared.state();
     while state.leaves.is_empty() {
-        if !state.is_running() {
-            state.leaver_runs = false;
-            return None;
-        }
-        state = shared
-            .changed
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner);
+        let changed = &shared.changed;
+        state = match again.map(|again| Clock::BOOTTIME.now().until(again)) {
+            Some(Duration::ZERO) => break,
+            Some(left) => {
+                let waited = changed.wait_timeout(state, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None if state.is_running() => {
+                let waited = changed.wait(state);
+                waited.unwrap_or_else(PoisonError::into_inner)
+            }
+            None => {
+                state.leaver_runs = false;
+                return None;
+            }
+        };
     }
     Some(mem::take(&mut state.leaves))
 }

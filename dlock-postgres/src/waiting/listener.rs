@@ -6,10 +6,10 @@ use std::time::Duration;
 use dlock_core::{Clock, DatastoreError, Time};
 use dlock_net::{Link as _, deadline_in};
 
-use super::Shared;
 use super::state::State;
+use super::{LOCKED_AGAIN, Shared};
 use crate::connection::Connection;
-use crate::error::{is_answer, unexpected};
+use crate::error::{is_answer, is_of_locked_row, unexpected};
 use crate::operations::{Answer, Call, HEARTBEAT_EVERY, Heartbeat};
 
 /// How often the database is asked through a pooler, which delivers no notifications.
@@ -62,12 +62,15 @@ fn serve(shared: &Shared, run: u64) -> Result<(), DatastoreError> {
             return Err(unexpected());
         }
         let now = Clock::BOOTTIME.now();
-        let next = shared.with_state(|state| state.beaten(&beat, sent, now));
+        let mut next = shared.with_state(|state| state.beaten(&beat, sent, now));
         let strangers = shared.state().take_strangers();
         for stranger in strangers {
             connection.set_deadline(deadline_in(CALL_WITHIN));
-            match connection.call(&Call::Leave(stranger)) {
-                // Another transaction has locked the row, say. The next heartbeat says it again.
+            match connection.call(&Call::Leave(stranger, Duration::ZERO)) {
+                // The next heartbeat says it again.
+                Err(error) if is_of_locked_row(&error) => {
+                    next = next.min(deadline_in(LOCKED_AGAIN));
+                }
                 Err(error) if !is_answer(&error) => return Err(error),
                 Ok(_) | Err(_) => {}
             }

@@ -51,6 +51,8 @@ pub(super) struct State {
 pub(super) struct Leave {
     pub(super) key: std::sync::Arc<str>,
     pub(super) owner: OwnerToken,
+    /// How long it is tried again.
+    pub(super) until: Time,
     /// Ends with it.
     pub(super) leaving: dlock_core::Leaving,
 }

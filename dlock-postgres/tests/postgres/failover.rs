@@ -1,8 +1,9 @@
 //! A primary and its standby.
 
+use std::thread;
 use std::time::Duration;
 
-use dlock_core::{Datastore, ErrorKind};
+use dlock_core::{Datastore, DatastoreError, ErrorKind};
 use dlock_postgres::PostgresDatastore;
 use dlock_test_servers::PostgresServer;
 
@@ -97,6 +98,75 @@ fn a_claim_whose_synchronous_standby_is_gone_may_have_been_carried_out() {
     });
     store.abandon(&given_up).unwrap();
     acquired(&store, "dlock:x");
+}
+
+/// Makes a call while somebody ends, by this function, the waits of commits for a standby that is
+/// gone.
+pub(crate) fn while_waits_are_ended<T: Send>(
+    primary: &PostgresServer,
+    by: &str,
+    call: impl FnOnce() -> T + Send,
+) -> T {
+    primary.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    primary.sql("SELECT pg_reload_conf()");
+    until("commits wait", || {
+        primary.sql("SHOW synchronous_standby_names") == "nobody"
+    });
+    let ends = format!(
+        "SELECT count({by}(pid)) FROM pg_stat_activity \
+         WHERE wait_event = 'SyncRep' AND application_name = 'dlock'"
+    );
+    let done = thread::scope(|scope| {
+        let calls = scope.spawn(call);
+        until("the call ends", || {
+            primary.sql(&ends);
+            calls.is_finished()
+        });
+        calls.join().unwrap()
+    });
+    primary.sql("ALTER SYSTEM RESET synchronous_standby_names");
+    primary.sql("SELECT pg_reload_conf()");
+    until("commits do not wait", || {
+        primary.sql("SHOW synchronous_standby_names").is_empty()
+    });
+    done
+}
+
+/// It may have been carried out, and a standby that takes over may lack it.
+#[track_caller]
+pub(crate) fn is_unconfirmed<T>(outcome: Result<T, DatastoreError>) {
+    let error = outcome.err().expect("no standby has confirmed it");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(error.may_have_executed(), "{error}");
+}
+
+#[test]
+fn what_no_standby_has_confirmed_is_not_believed_if_the_wait_for_it_is_ended() {
+    let primary = with_schema(PostgresServer::start());
+    let store = patient(&primary.url());
+    for by in ["pg_cancel_backend", "pg_terminate_backend"] {
+        let new = claim(&format!("dlock:{by}"));
+        is_unconfirmed(while_waits_are_ended(&primary, by, || {
+            store.acquire(&new, TTL)
+        }));
+        store.abandon(&new).unwrap();
+
+        let lease = acquired(&store, "dlock:x");
+        is_unconfirmed(while_waits_are_ended(&primary, by, || {
+            store.extend(&call(&lease, 1), TTL)
+        }));
+        is_unconfirmed(while_waits_are_ended(&primary, by, || {
+            store.release(&call(&lease, 2))
+        }));
+        let again = claim("dlock:x");
+        is_unconfirmed(while_waits_are_ended(&primary, by, || {
+            store.acquire(&again, TTL)
+        }));
+        // The same claim is granted when a standby, or nobody, has to confirm it.
+        granted(store.acquire(&again, TTL));
+        let abandoned = while_waits_are_ended(&primary, by, || store.abandon(&again));
+        is_unconfirmed(abandoned);
+    }
 }
 
 #[test]

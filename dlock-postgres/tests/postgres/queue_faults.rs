@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dlock_core::LockGuard;
 use dlock_test_servers::PostgresServer;
 
 use crate::queue::{LISTENING, count, enters, lock, lock_at, owner, waiting};
@@ -169,22 +170,85 @@ fn a_locked_row_of_another_key_does_not_end_the_connection_that_listens() {
 }
 
 #[test]
-fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims() {
+fn locked_rows_of_other_keys_hold_up_no_waiter() {
     let server = with_schema(PostgresServer::start());
-    server.sql(
-        "CREATE ROLE app LOGIN CONNECTION LIMIT 1; GRANT USAGE ON SCHEMA dlock TO app; \
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app",
-    );
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
+        until("it waits and listens", || {
+            waiting(&server) == 1 && server.sql(LISTENING) == "1"
+        });
+        // Waiters that have gone were handed locks whose rows are locked now.
+        server.sql(
+            "INSERT INTO dlock.locks \
+               SELECT 'dlock:other-' || n, NULL, 1, 1, 0, '' FROM generate_series(1, 20) n",
+        );
+        let mut rows = server.session();
+        rows.run(
+            "BEGIN; SELECT count(*) FROM \
+             (SELECT FROM dlock.locks WHERE key LIKE 'dlock:other-%' FOR UPDATE) l",
+        );
+        server.sql(
+            "INSERT INTO dlock.waiters \
+               SELECT 'dlock:other-' || n, lpad(to_hex(n), 32, 'b'), process, 1, true, '' \
+               FROM dlock.processes, generate_series(1, 20) n",
+        );
+        // The next heartbeat finds them.
+        thread::sleep(Duration::from_millis(1500));
+        let released = Instant::now();
+        guard.release().unwrap();
+        waits.join().unwrap().unwrap();
+        assert!(released.elapsed() < LONG / 2, "{:?}", released.elapsed());
+    });
+}
+
+/// A role that may have this many connections.
+fn with_role(connections: u32) -> PostgresServer {
+    let server = with_schema(PostgresServer::start());
+    server.sql(&format!(
+        "CREATE ROLE app LOGIN CONNECTION LIMIT {connections}; \
+         GRANT USAGE ON SCHEMA dlock TO app; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app"
+    ));
+    server
+}
+
+/// The only waiter, which has no connection that listens, keeps its place and gets the lock.
+fn keeps_its_place_by_its_claims(server: &PostgresServer, guard: LockGuard) {
+    let token = server.sql("SELECT owner FROM dlock.waiters");
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(waiting(server), 1, "it does not seem dead");
+    guard.release().unwrap();
+    // It was handed the lock, and holds it by now, perhaps.
+    assert_eq!(owner(server), token);
+}
+
+#[test]
+fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims() {
+    let server = with_role(1);
     let guard = lock(&server).try_acquire().unwrap();
     thread::scope(|scope| {
         let first = scope.spawn(|| lock_at(&server.url_of("app")).acquire_within(LONG).unwrap());
         until("it waits", || waiting(&server) == 1);
-        let token = server.sql("SELECT owner FROM dlock.waiters");
-        thread::sleep(Duration::from_secs(4));
-        assert_eq!(waiting(&server), 1, "it does not seem dead");
-        guard.release().unwrap();
-        // It was handed the lock, and holds it by now, perhaps.
-        assert_eq!(owner(&server), token);
+        keeps_its_place_by_its_claims(&server, guard);
+        first.join().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn waiters_whose_connection_that_listens_cannot_be_replaced_keep_their_places_by_their_claims() {
+    let server = with_role(2);
+    let guard = lock(&server).try_acquire().unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| lock_at(&server.url_of("app")).acquire_within(LONG).unwrap());
+        until("it waits and listens", || {
+            waiting(&server) == 1 && server.sql(LISTENING) == "1"
+        });
+        server.sql("ALTER ROLE app CONNECTION LIMIT 1");
+        server.sql("SELECT pg_terminate_backend(backend) FROM dlock.processes");
+        until("it listens no more", || server.sql(LISTENING) == "0");
+        until("it has claimed again", || waiting(&server) == 1);
+        keeps_its_place_by_its_claims(&server, guard);
         first.join().unwrap().release().unwrap();
     });
 }

@@ -195,6 +195,17 @@ fn a_grant_waits_for_the_disk_where_other_commits_do_not() {
 }
 
 #[test]
+fn a_warning_that_no_standby_has_confirmed_a_grant_arrives_where_others_do_not() {
+    let server = with_schema(PostgresServer::start_with(&[(
+        "client_min_messages",
+        "error",
+    )]));
+    let answer =
+        server.sql("SELECT dlock.limit_wait(1000); SELECT current_setting('client_min_messages')");
+    assert_eq!(answer.lines().last(), Some("warning"), "{answer}");
+}
+
+#[test]
 fn a_claim_whose_commit_takes_longer_than_its_call_is_abandoned_too() {
     let server = with_schema(PostgresServer::start());
     let store = patient(&server.url());

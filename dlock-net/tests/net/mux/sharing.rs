@@ -120,7 +120,9 @@ fn a_request_that_nobody_waits_for_comes_before_what_is_sent_later() {
         assert!(!send(Some(handle.clone()), "none is open\n"));
         assert!(!send(None, "nor here\n"));
         runtime.block_on(async {
+            assert!(!mux.is_open());
             assert_eq!(ask(&mux, LONG, "a").await.unwrap(), "a");
+            assert!(mux.is_open());
             assert!(send(Some(handle), "b\n"));
             assert_eq!(ask(&mux, LONG, "c").await.unwrap(), "c");
         });

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use dlock_core::aio::AsyncDatastore;
+use dlock_core::aio::{AsyncDatastore, Lock, Store};
 use dlock_core::{AcquireOutcome, Datastore, Lease, Signal};
 use dlock_postgres::PostgresDatastore;
 use dlock_test_servers::PostgresServer;
 use tokio::runtime::Builder;
 
+use crate::failover::{is_unconfirmed, while_waits_are_ended};
 use crate::support::{
     LONG, RowLock, TTL, acquired, call, claim, granted, patient, refused, released, until,
     with_schema,
@@ -122,5 +123,68 @@ fn a_waiter_that_gives_up_leaves_its_queue_though_the_row_of_another_key_is_lock
             server.sql(left) == "0"
         });
         drop(row);
+    });
+}
+
+#[test]
+fn a_release_does_not_wait_for_the_row_of_another_key_whose_waiters_gave_up() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let holder = patient(&server.url());
+    acquired(&holder, "dlock:x");
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let held = claim("dlock:y");
+        let grant = granted(AsyncDatastore::acquire(&store, &held, TTL).await);
+        let mut watches = Vec::new();
+        for key in ["dlock:x", "dlock:x", "dlock:y"] {
+            let waiter = claim(key).with_deadline(claim(key).not_after());
+            let watch = AsyncDatastore::watch(&store, &waiter, &Signal::new()).await;
+            watches.push(watch.unwrap());
+            refused(AsyncDatastore::acquire(&store, &waiter, TTL).await);
+        }
+        let row = RowLock::on(&server, "dlock:x");
+        watches.into_iter().for_each(drop);
+        // It waits until the waiter of its own key is off the queue.
+        let lease = Lease::new(held, grant);
+        let done = AsyncDatastore::release(&store, &call(&lease, 1)).await;
+        assert_eq!(done.unwrap(), dlock_core::ReleaseOutcome::Released);
+        drop(row);
+        let left = "SELECT count(*) FROM dlock.waiters";
+        until("the others have left too", || server.sql(left) == "0");
+    });
+}
+
+#[test]
+fn what_no_standby_has_confirmed_is_not_believed_if_the_wait_for_it_is_ended() {
+    let server = with_schema(PostgresServer::start());
+    let store = patient(&server.url());
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    let new = claim("dlock:x");
+    is_unconfirmed(while_waits_are_ended(&server, "pg_cancel_backend", || {
+        runtime.block_on(AsyncDatastore::acquire(&store, &new, TTL))
+    }));
+    granted(runtime.block_on(AsyncDatastore::acquire(&store, &new, TTL)));
+}
+
+#[test]
+fn guards_that_are_dropped_together_do_not_wait_for_the_row_of_one_of_them() {
+    let server = with_schema(PostgresServer::start());
+    let store = Store::new(patient(&server.url()));
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut guards = Vec::new();
+        for id in ["x", "y", "z"] {
+            guards.push(Lock::new(&store, id).acquire().await.unwrap());
+        }
+        let row = RowLock::on(&server, "dlock:x");
+        guards.into_iter().for_each(drop);
+        until("the others are released", || server.sql(HELD) == "1");
+        drop(row);
+        store.settled().await;
+        assert_eq!(server.sql(HELD), "0");
     });
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use dlock_core::aio::is_polled_by_drop;
 use dlock_core::{DatastoreError, ErrorKind, Time};
 use dlock_net::Pool;
 use dlock_net::mux::{Multiplexer, Open, Opened};
@@ -48,8 +49,12 @@ impl Shares {
     }
 
     /// The first of the lanes that the fewest calls use, so that few are opened if few are needed.
+    ///
+    /// The program may end before the release of a dropped guard could open a connection. So that
+    /// one takes a lane that has one, behind the requests of other calls if need be.
     fn take(&self) -> Option<Taken<'_>> {
-        let calls = |lane: &&Lane| lane.calls.load(Ordering::Relaxed);
+        let is_late = |lane: &Lane| is_polled_by_drop() && !lane.mux.is_connected();
+        let calls = |lane: &&Lane| (is_late(lane), lane.calls.load(Ordering::Relaxed));
         let lane = self.lanes.iter().min_by_key(calls)?;
         lane.calls.fetch_add(1, Ordering::Relaxed);
         Some(Taken(lane))

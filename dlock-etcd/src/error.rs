@@ -41,6 +41,8 @@ pub(crate) enum Problem {
     Unexpected { peer: String, answer: String },
     #[error("{peer}: {text}")]
     Answered { peer: String, text: String },
+    #[error("{peer}: {text}")]
+    Full { peer: String, text: String },
     #[error(
         "{peer}: {text}; name a user who may read and write the keys: etcd://user:password@host"
     )]
@@ -109,7 +111,8 @@ pub(crate) fn answered(peer: &str, status: u16, answer: &Value) -> Option<Answer
             refused(false, no_login(peer, text))
         }
         code::UNAVAILABLE if names("no leader") => refused(true, problem),
-        // No room, or too many requests.
+        code::RESOURCE_EXHAUSTED if names("space") => refused(false, full(peer, text)),
+        // Too many requests.
         code::RESOURCE_EXHAUSTED => refused(false, problem),
         code::NOT_FOUND | code::FAILED_PRECONDITION => Answered {
             error: DatastoreError::not_executed(ErrorKind::Stale, problem),
@@ -129,6 +132,21 @@ pub(crate) fn answered(peer: &str, status: u16, answer: &Value) -> Option<Answer
             ends_connection: true,
         },
     })
+}
+
+fn full(peer: &str, text: &str) -> Problem {
+    Problem::Full {
+        peer: peer.to_owned(),
+        text: escaped(text).into_owned(),
+    }
+}
+
+/// Whether the server refused for lack of space. If it found that out too late, it has carried out
+/// what it refuses.
+pub(crate) fn is_full(error: &DatastoreError) -> bool {
+    let source = std::error::Error::source(error);
+    let problem = source.and_then(|source| source.downcast_ref::<Problem>());
+    matches!(problem, Some(Problem::Full { .. }))
 }
 
 fn no_login(peer: &str, text: &str) -> Problem {

@@ -11,4 +11,5 @@ pub(crate) mod listing;
 pub(crate) mod queue;
 pub(crate) mod record;
 pub(crate) mod requests;
+pub(crate) mod unanswered;
 pub(crate) mod watching;

@@ -20,6 +20,7 @@ use crate::config::{EtcdBuilder, UrlError};
 use crate::findings;
 use crate::held;
 use crate::operations::lease::{GRANULARITY, TTL_MAX, TTL_MIN};
+use crate::operations::unanswered::Unanswered;
 use crate::operations::{grant, holding, queue};
 use crate::waiting::Waiters;
 pub(crate) use batch::BATCH;
@@ -51,6 +52,7 @@ pub struct EtcdDatastore {
     #[cfg(feature = "tokio")]
     pub(crate) shares: Arc<Shares>,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) unanswered: Arc<Unanswered>,
     pub(crate) call_timeout: Duration,
 }
 
@@ -91,6 +93,7 @@ impl EtcdDatastore {
             #[cfg(feature = "tokio")]
             shares: Arc::new(Shares::new(&pool)),
             waiters: Arc::new(Waiters::new(Arc::clone(&pool))),
+            unanswered: Arc::default(),
             pool,
             call_timeout: limits.call_timeout,
         }
@@ -114,8 +117,9 @@ impl Datastore for EtcdDatastore {
         self.characteristics().check_ttl(ttl)?;
         let deadline = self.deadline(claim);
         let turn = self.waiters.turn(claim, deadline);
+        let (queue, unanswered) = (turn.as_ref(), &self.unanswered);
         let outcome = self.pool.call(deadline, |link, earlier| {
-            at_once(grant::acquire(link, claim, ttl, earlier, turn.as_ref()))
+            at_once(grant::acquire(link, claim, ttl, earlier, unanswered, queue))
         });
         if let Some(turn) = turn {
             turn.ended(&outcome);
@@ -149,12 +153,13 @@ impl Datastore for EtcdDatastore {
             .with_batch(BATCH)
     }
 
-    /// Ends the leases that the claim took, or would have taken, and deletes its key. A request
+    /// Ends the leases with which the claim may yet be carried out, and deletes its key. A request
     /// that arrives later finds no lease and changes nothing.
     fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
         let place = self.waiters.gives_up(claim);
         self.pool.call_urgent(self.deadline(claim), |link, _| {
-            at_once(holding::abandon(link, claim, place.as_ref()))
+            let unanswered = &self.unanswered;
+            at_once(holding::abandon(link, claim, unanswered, place.as_ref()))
         })
     }
 

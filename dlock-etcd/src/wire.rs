@@ -19,6 +19,11 @@ const MAX_CHUNKED: usize = 2 * MAX_BODY;
 /// The most bytes of a line between two chunks.
 const MAX_LINE: usize = 1024;
 
+/// A request after which the server ends the connection.
+#[cfg(feature = "tokio")]
+pub(crate) const FAREWELL: &[u8] =
+    b"GET /version HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n";
+
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {

@@ -100,22 +100,33 @@ impl WriteHalf {
     }
 
     /// Sends nothing more, and waits until the server has read everything and closes the
-    /// connection, but no longer than a second. If a reply finds that its reader is gone, the
-    /// system ends the connection, and what the server has not read by then is lost. Replies are
-    /// read and thrown away.
+    /// connection, as [`close_with_server`](Self::close_with_server) does.
+    pub(crate) fn close_when_read(&self) {
+        #[cfg(unix)]
+        {
+            use rustix::net::{Shutdown, shutdown};
+            // If this fails, the server is gone.
+            let _ = shutdown(self.descriptor(), Shutdown::Write);
+        }
+        self.close_with_server();
+    }
+
+    /// Waits until the server closes the connection, but no longer than a second. If a reply finds
+    /// that its reader is gone, the system ends the connection, and what the server has not read by
+    /// then is lost. Replies are read and thrown away.
     ///
     /// It needs no runtime, and blocks the thread.
-    pub(crate) fn close_when_read(&self) {
+    pub(crate) fn close_with_server(&self) {
         #[cfg(unix)]
         {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
             use rustix::io::Errno;
-            use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+            use rustix::net::{RecvFlags, recv};
 
             let socket = self.descriptor();
             let end = deadline_in(LONGEST_CLOSE);
             let mut thrown_away = [0; 4096];
-            let mut is_open = shutdown(socket, Shutdown::Write).is_ok();
+            let mut is_open = true;
             while is_open {
                 let left = Clock::BOOTTIME.now().until(end);
                 let timeout = Timespec::try_from(left).ok();

@@ -51,7 +51,8 @@ impl AsyncDatastore for EtcdDatastore {
         let turn = self.waiters.turn(claim, deadline);
         let outcome = async {
             conversation!(self, deadline, |server, earlier| {
-                grant::acquire(server, claim, ttl, earlier, turn.as_ref())
+                let (queue, unanswered) = (turn.as_ref(), &self.unanswered);
+                grant::acquire(server, claim, ttl, earlier, unanswered, queue)
             })
         }
         .await;
@@ -85,7 +86,7 @@ impl AsyncDatastore for EtcdDatastore {
     async fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
         let place = self.waiters.gives_up(claim);
         conversation!(self, self.deadline(claim), |server, _| {
-            holding::abandon(server, claim, place.as_ref())
+            holding::abandon(server, claim, &self.unanswered, place.as_ref())
         })
     }
 

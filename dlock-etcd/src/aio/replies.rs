@@ -27,6 +27,10 @@ impl Replies for EtcdReplies {
     /// The error is the server's, about this request.
     type Reply = Result<Value, DatastoreError>;
 
+    /// A node gives up a request whose client is gone, and takes a client that sends nothing more
+    /// for one.
+    const FAREWELL: Option<&'static [u8]> = Some(wire::FAREWELL);
+
     fn split(&mut self, received: &[u8]) -> io::Result<Option<usize>> {
         wire::split(received)
     }

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use dlock_core::{AcquireOutcome, Claim, DatastoreError, ErrorKind, Grant, HeldBy};
 use dlock_net::Earlier;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::commands::{Commands, Method};
 use super::lease::{self, random_lease};
 use super::queue::{self, Queue, Seen, is_first};
 use super::record::{self, Found, Record};
 use super::requests::{is_free, is_unchanged_since, number, put, range, succeeded, txn};
-use crate::error::Problem;
+use super::unanswered::Unanswered;
+use crate::error::{Problem, is_full};
 
 /// How often a claim starts again because the key has changed under it.
 const RACES: u32 = 5;
@@ -20,8 +21,8 @@ const UNTIL_WOKEN: Duration = Duration::from_secs(60);
 /// The same for the first, if the holder's lease should have ended by now.
 const OVERDUE: Duration = Duration::from_secs(1);
 
-/// Claims the key. A refused claim of one who does not wait only reads. `queue` has the place of
-/// one who waits.
+/// Claims the key. A refused claim that does not wait only reads. `queue` has the place of a
+/// waiter.
 ///
 /// # Errors
 ///
@@ -31,6 +32,7 @@ pub(crate) async fn acquire<C: Commands, Q: Queue>(
     claim: &Claim,
     ttl: Duration,
     earlier: Earlier,
+    unanswered: &Unanswered,
     mut queue: Option<&Q>,
 ) -> Result<AcquireOutcome, DatastoreError> {
     let mut place = queue.and_then(Queue::place);
@@ -39,14 +41,14 @@ pub(crate) async fn acquire<C: Commands, Q: Queue>(
         seen = match &seen.found {
             Found::Foreign => return Err(foreign_key()),
             Found::Lock(record) if record.owner == claim.owner() => {
-                match repeat(server, claim, ttl, record).await? {
+                match repeat(server, claim, ttl, record, unanswered).await? {
                     Some(grant) => return Ok(granted(grant, earlier)),
                     None => queue::look(server, claim.key(), place.as_deref()).await?,
                 }
             }
             _ if seen.has_foreign_place() => return Err(foreign_key()),
             Found::Nothing if seen.before.is_none() => {
-                match take(server, claim, ttl, place.as_deref()).await? {
+                match take(server, claim, ttl, place.as_deref(), unanswered).await? {
                     Taken::Granted(grant) => return Ok(granted(grant, earlier)),
                     Taken::Seen(seen) => seen,
                 }
@@ -178,8 +180,12 @@ async fn take<C: Commands>(
     claim: &Claim,
     ttl: Duration,
     place: Option<&str>,
+    unanswered: &Unanswered,
 ) -> Result<Taken, DatastoreError> {
-    let lease = lease_for(server, claim, ttl).await?;
+    let sent = unanswered.add(claim.owner(), random_lease()?);
+    let lease = sent.lease();
+    let granted = lease::grant_new(server, lease, ttl).await;
+    granted.map_err(|error| sent.failed(error))?;
     let value = record::value(claim.owner(), 0, claim.holder());
     let key = claim.key();
     let mut success = vec![put(key, &value, lease)];
@@ -191,10 +197,11 @@ async fn take<C: Commands>(
     });
     let answer = match server.ask(Method::Txn, &body).await {
         Ok(answer) => answer,
-        Err(error) => return Err(not_taken(server, claim, lease, lease_ended(error)).await),
+        Err(error) => return Err(sent.failed(not_taken(server, lease, lease_ended(error)).await)),
     };
+    sent.answered();
     if !succeeded(&answer) {
-        lease::give_back(server, claim.owner(), lease).await;
+        lease::revoke(server, lease).await;
         return Ok(Taken::Seen(Seen::of(&answer, place)));
     }
     let revision = number(&answer["header"]["revision"]);
@@ -210,7 +217,6 @@ async fn take<C: Commands>(
 /// says so when it has written.
 async fn not_taken<C: Commands>(
     server: &mut C,
-    claim: &Claim,
     lease: i64,
     error: DatastoreError,
 ) -> DatastoreError {
@@ -218,26 +224,7 @@ async fn not_taken<C: Commands>(
     if !is_refused || lease::end(server, lease).await.is_ok() {
         return error;
     }
-    lease::doubt(claim.owner());
     error.with_execution(true)
-}
-
-/// A lease for a claim: its own, or another one if earlier copies of the claim have those.
-async fn lease_for<C: Commands>(
-    server: &mut C,
-    claim: &Claim,
-    ttl: Duration,
-) -> Result<i64, DatastoreError> {
-    for own in lease::free_leases_of(claim.owner()) {
-        match lease::grant(server, own, ttl).await {
-            Ok(()) => return Ok(own),
-            Err(error) if error.kind() == ErrorKind::Stale => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let other = random_lease()?;
-    lease::grant(server, other, ttl).await?;
-    Ok(other)
 }
 
 /// The same claim once more. It keeps its token, and may only gain time. `None` if the key has
@@ -247,25 +234,65 @@ async fn repeat<C: Commands>(
     claim: &Claim,
     ttl: Duration,
     record: &Record,
+    unanswered: &Unanswered,
 ) -> Result<Option<Grant>, DatastoreError> {
+    // The claim with this lease was carried out.
+    unanswered.remove(record.lease);
     let left = lease::time_left(server, record.lease).await?;
     let left = left.unwrap_or_default();
-    let fresh = random_lease()?;
     // What is left was cut to whole seconds.
-    lease::grant(server, fresh, ttl.max(left + Duration::from_secs(1))).await?;
+    let longer = ttl.max(left + Duration::from_secs(1));
+    let sent = unanswered.add(claim.owner(), random_lease()?);
+    let fresh = sent.lease();
+    let granted = lease::grant_new(server, fresh, longer).await;
+    granted.map_err(|error| sent.failed(error))?;
     let key = claim.key();
     let compare = is_unchanged_since(key, record.modified);
     let body = txn(&compare, &put(key, &record.value, fresh), None);
-    let answer = server.ask(Method::Txn, &body).await.map_err(lease_ended)?;
+    let moved = move_key(server, key, fresh, &body).await;
+    let answer = moved.map_err(|error| sent.failed(error))?;
+    sent.answered();
     let is_done = succeeded(&answer);
     let needless = if is_done { record.lease } else { fresh };
-    lease::give_back(server, claim.owner(), needless).await;
+    lease::revoke(server, needless).await;
     let grant = Grant::new(ttl.max(left)).with_fence(record.fence());
     Ok(is_done.then_some(grant))
 }
 
+/// Carries out a transaction that moves the key of a holder to the lease `fresh`. If the server
+/// refuses it, that lease is ended.
+///
+/// # Errors
+///
+/// As the server says.
+pub(super) async fn move_key<C: Commands>(
+    server: &mut C,
+    key: &str,
+    fresh: i64,
+    body: &Value,
+) -> Result<Value, DatastoreError> {
+    let error = match server.ask(Method::Txn, body).await {
+        Ok(answer) => return Ok(answer),
+        Err(error) => error,
+    };
+    let needs_it = match is_full(&error) {
+        // A server that finds out too late says so when it has moved the key.
+        true => match look(server, key).await {
+            Ok(Found::Lock(record)) => record.lease == fresh,
+            Ok(Found::Nothing | Found::Foreign) => false,
+            Err(_) => true,
+        },
+        // Without an answer it may yet be moved.
+        false => error.may_have_executed(),
+    };
+    if !needs_it {
+        lease::revoke(server, fresh).await;
+    }
+    Err(lease_ended(error))
+}
+
 /// The error of a transaction that found no lease: it did nothing.
-pub(super) fn lease_ended(error: DatastoreError) -> DatastoreError {
+fn lease_ended(error: DatastoreError) -> DatastoreError {
     match error.kind() {
         ErrorKind::Stale => DatastoreError::not_executed(ErrorKind::Stale, Problem::LeaseEnded),
         _ => error,

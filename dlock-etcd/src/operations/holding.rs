@@ -12,11 +12,12 @@ use dlock_net::{Earlier, nothing_was_done};
 use serde_json::Value;
 
 use super::commands::{Commands, Method};
-use super::grant::{foreign_key, held_by, lease_ended, look};
-use super::lease::{self, leases_of, random_lease};
+use super::grant::{foreign_key, held_by, look, move_key};
+use super::lease::{self, random_lease};
 use super::queue;
 use super::record::{self, Found, Record};
 use super::requests::{delete, is_between, is_created_at, put, succeeded, txn};
+use super::unanswered::Unanswered;
 use crate::error::Problem;
 
 /// Moves the key to a new lease of `ttl`, if the owner holds it and this call is newer than those
@@ -36,14 +37,14 @@ pub(crate) async fn extend<C: Commands>(
     let (key, owner) = (held.key(), held.owner());
     let fresh = random_lease()?;
     // Alone it changes nothing, and it ends by itself.
-    lease::grant(server, fresh, ttl)
+    lease::grant_new(server, fresh, ttl)
         .await
         .map_err(nothing_was_done)?;
     let value = record::value(owner, held.sequence(), held.holder());
     let newest = record::start(owner, held.sequence());
     let compare = is_between(key, &record::below_all_of(owner), &newest);
     let body = txn(&compare, &put(key, &value, fresh), Some(key));
-    let answer = server.ask(Method::Txn, &body).await.map_err(lease_ended)?;
+    let answer = move_key(server, key, fresh, &body).await?;
     let response = &answer["responses"][0];
     if succeeded(&answer) {
         end_lease_of(server, &response["response_put"]["prev_kv"]).await;
@@ -78,8 +79,8 @@ pub(crate) async fn release<C: Commands>(
     Ok(ReleaseOutcome::from(is_ours))
 }
 
-/// Takes back a claim that may have been carried out, or may yet be: without its lease it cannot.
-/// `place` is that which it may have in the queue.
+/// Takes back a claim that may have been carried out, or may yet be: without its lease it cannot,
+/// and a lease that is ended never comes back. `place` is that which it may have in the queue.
 ///
 /// # Errors
 ///
@@ -87,13 +88,15 @@ pub(crate) async fn release<C: Commands>(
 pub(crate) async fn abandon<C: Commands>(
     server: &mut C,
     claim: &Claim,
+    unanswered: &Unanswered,
     place: Option<&Arc<str>>,
 ) -> Result<(), DatastoreError> {
     if let Some(place) = place {
         queue::leave(server, slice::from_ref(place)).await?;
     }
-    for own in leases_of(claim.owner()) {
-        lease::end(server, own).await?;
+    for lease in unanswered.leases_of(claim.owner()) {
+        lease::end(server, lease).await?;
+        unanswered.remove(lease);
     }
     // It may hold the key by another lease.
     delete_owned(server, claim.key(), claim.owner())

@@ -1,9 +1,8 @@
 //! etcd's leases, which the keys of locks end with.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dlock_core::{DatastoreError, ErrorKind, OwnerToken};
+use dlock_core::{DatastoreError, ErrorKind};
 use serde_json::json;
 
 use super::commands::{Commands, Method};
@@ -23,46 +22,7 @@ pub(crate) const GRANULARITY: Duration = Duration::from_millis(2500);
 /// meanwhile.
 pub(crate) const WAITERS_TTL: Duration = Duration::from_secs(4);
 
-/// The numbers of the leases that a claim takes first. They follow from the owner, so that a claim
-/// that is given up can be deprived of its lease though nobody knows whether there is one: a
-/// transaction that arrives later finds no lease, and does nothing.
-///
-/// There are two, for the call that runs again after a lost answer.
-pub(super) fn leases_of(owner: OwnerToken) -> [i64; 2] {
-    let digits = owner.to_string();
-    // The token has 32 hex digits.
-    let (high, low) = digits.split_at(digits.len() / 2);
-    [low, high].map(|half| positive(u64::from_str_radix(half, 16).unwrap_or(1)))
-}
-
-/// Owners of whom a request to end a lease may yet be carried out, since it was not answered; each
-/// by the first of its numbers. Those beyond this many are forgotten, the oldest first.
-static IN_DOUBT: [AtomicI64; 256] = [const { AtomicI64::new(0) }; 256];
-static NEXT_IN_DOUBT: AtomicUsize = AtomicUsize::new(0);
-
-/// The numbers of [`leases_of`] that a lease for this owner's claim may have. There are none if a
-/// request to end one of them may yet be carried out: it would end a later grant.
-pub(super) fn free_leases_of(owner: OwnerToken) -> impl Iterator<Item = i64> {
-    let numbers = leases_of(owner);
-    let is_owner = |doubt: &AtomicI64| doubt.load(Ordering::Relaxed) == numbers[0];
-    let in_doubt = IN_DOUBT.iter().any(is_owner);
-    numbers.into_iter().filter(move |_| !in_doubt)
-}
-
-/// Ends a lease that a claim of this owner took and does not need, as [`revoke`] does.
-pub(super) async fn give_back<C: Commands>(server: &mut C, owner: OwnerToken, number: i64) {
-    if end(server, number).await.is_err() {
-        doubt(owner);
-    }
-}
-
-/// A request to end a lease of this owner may yet be carried out.
-pub(super) fn doubt(owner: OwnerToken) {
-    let at = NEXT_IN_DOUBT.fetch_add(1, Ordering::Relaxed) % IN_DOUBT.len();
-    IN_DOUBT[at].store(leases_of(owner)[0], Ordering::Relaxed);
-}
-
-/// A number that no other lease has.
+/// A number that no other lease has, or ever had.
 pub(crate) fn random_lease() -> Result<i64, DatastoreError> {
     let random = getrandom::u64().map_err(|error| {
         let text = format!("no random numbers: {error}");
@@ -74,6 +34,26 @@ pub(crate) fn random_lease() -> Result<i64, DatastoreError> {
 /// Numbers of leases are positive, and 0 stands for none.
 fn positive(random: u64) -> i64 {
     i64::try_from(random >> 1).unwrap_or(i64::MAX).max(1)
+}
+
+/// Creates a lease that lasts for `ttl` at least, with a number that no other request has.
+///
+/// # Errors
+///
+/// As the server says.
+pub(super) async fn grant_new<C: Commands>(
+    server: &mut C,
+    number: i64,
+    ttl: Duration,
+) -> Result<(), DatastoreError> {
+    let granted = grant(server, number, ttl).await;
+    // A server that finds out too late that it is full says so when it has granted it.
+    if let Err(error) = &granted
+        && error.kind() == ErrorKind::Refused
+    {
+        revoke(server, number).await;
+    }
+    granted
 }
 
 /// Creates a lease that lasts for `ttl` at least.
@@ -181,22 +161,5 @@ mod tests {
         for (millis, seconds) in [(10, 2), (2000, 2), (2001, 3), (2999, 3), (60_000, 60)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
         }
-    }
-
-    #[test]
-    fn the_first_leases_follow_from_the_owner() {
-        let owner = OwnerToken::from_hex("000000000000010000000000000000ff").unwrap();
-        assert_eq!(leases_of(owner), [127, 128]);
-        assert_eq!((positive(0), positive(u64::MAX)), (1, i64::MAX));
-    }
-
-    #[test]
-    fn an_owner_in_doubt_takes_none_of_its_leases_again() {
-        let owner = OwnerToken::random().unwrap();
-        assert_eq!(free_leases_of(owner).collect::<Vec<_>>(), leases_of(owner));
-        doubt(owner);
-        assert_eq!(free_leases_of(owner).next(), None);
-        let other = OwnerToken::random().unwrap();
-        assert_eq!(free_leases_of(other).count(), 2);
     }
 }

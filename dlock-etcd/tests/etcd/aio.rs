@@ -2,6 +2,7 @@
 //! calls share.
 
 mod conformance;
+mod ends;
 mod faults;
 mod sharing;
 mod waiting;

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use dlock_test_servers::EtcdServer;
@@ -31,9 +32,50 @@ pub(crate) enum Fate {
     Cut,
 }
 
+/// Whether the request would take a key.
+pub(crate) fn takes(request: &Request) -> bool {
+    request.path == "kv/txn" && request.body["compare"][0]["target"] == "CREATE"
+}
+
+/// A switch that a test and the gate share.
+#[derive(Clone, Default)]
+pub(crate) struct Switch(Arc<AtomicBool>);
+
+impl Switch {
+    pub(crate) fn set(&self, on: bool) {
+        self.0.store(on, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Switches it off, and returns whether it was on.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
 /// A proxy to a server. Watches pass as they are.
 pub(crate) struct Gate {
     address: SocketAddr,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// A request that has arrived and has no answer yet.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl<'a> UnderWay<'a> {
+    fn counted_by(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        UnderWay(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Gate {
@@ -48,13 +90,20 @@ impl Gate {
             server.address(),
             Arc::new(fate),
         );
+        let under_way = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&under_way);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let fate = Arc::clone(&fate);
-                thread::spawn(move || serve(&client, server, &*fate));
+                let (fate, counted) = (Arc::clone(&fate), Arc::clone(&counted));
+                thread::spawn(move || serve(&client, server, &counted, &*fate));
             }
         });
-        Gate { address }
+        Gate { address, under_way }
+    }
+
+    /// How many requests have arrived and have no answer of the server yet.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::SeqCst)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -70,6 +119,7 @@ impl Gate {
 fn serve(
     client: &TcpStream,
     server: SocketAddr,
+    under_way: &AtomicUsize,
     fate: &dyn Fn(&Request) -> Fate,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
@@ -98,6 +148,7 @@ fn serve(
             has_login: field("Authorization: ").is_some(),
             head: head.clone(),
         };
+        let counted = UnderWay::counted_by(under_way);
         let (status, answer) = match fate(&request) {
             Fate::Cut => return Ok(()),
             Fate::Answered(status, answer) => (status, answer.to_string()),
@@ -112,6 +163,7 @@ fn serve(
                 (status, change(answer).to_string())
             }
         };
+        drop(counted);
         let length = answer.len();
         write!(
             &mut &*client,

@@ -1,7 +1,5 @@
 //! What goes wrong with one request of a call, and what the call makes of it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -9,42 +7,18 @@ use dlock_core::{Datastore, ErrorKind, Extension, Signal, Time};
 use dlock_test_servers::EtcdServer;
 use serde_json::json;
 
-use crate::gate::{Fate, Gate, Request};
+use crate::gate::{Fate, Gate, Request, Switch, takes};
 use crate::queue::granted_when_woken;
 use crate::support::{
-    LONG, again, ask, base64, call, claim, claim_within, eventually, extended, granted, held, key,
-    leases, ours, places, read, server, store, store_at, take,
+    LONG, again, ask, base64, call, claim, eventually, extended, held, key, leases, ours, places,
+    read, server, store, store_at, take,
 };
 use crate::users::{server_with_users, store_of};
-
-/// Whether the request would take a key.
-fn takes(request: &Request) -> bool {
-    request.path == "kv/txn" && request.body["compare"][0]["target"] == "CREATE"
-}
 
 /// Whether the request would put a waiter into the queue.
 fn enters(request: &Request) -> bool {
     let puts = !request.body["success"][0]["request_put"].is_null();
     request.path == "kv/txn" && puts && request.body["compare"].is_null()
-}
-
-/// A switch that a test and the gate share.
-#[derive(Clone, Default)]
-struct Switch(Arc<AtomicBool>);
-
-impl Switch {
-    fn set(&self, on: bool) {
-        self.0.store(on, Ordering::SeqCst);
-    }
-
-    fn is_on(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Switches it off, and returns whether it was on.
-    fn take(&self) -> bool {
-        self.0.swap(false, Ordering::SeqCst)
-    }
 }
 
 /// Before it has taken over the leases, a new leader of etcd 3.5 says of each that it lasts for the
@@ -81,53 +55,6 @@ fn a_new_leader_is_not_believed_that_a_lease_lasts_for_ever() {
     let grant = extended(store.extend(&call(&lease, 1), LONG));
     assert!(grant.ttl <= LONG);
     ours(store.release(&call(&lease, 3)));
-}
-
-#[test]
-fn a_request_to_end_a_lease_that_is_late_does_not_end_a_later_grant_of_the_same_claim() {
-    const TTL: Duration = Duration::from_secs(2);
-    let server = EtcdServer::start();
-    let (other, key) = (store(&server), key("late-revoke"));
-    let [races, is_held, goes_on, is_over] = [(); 4].map(|()| Switch::default());
-    races.set(true);
-    let taken = Arc::new(Mutex::new(None));
-    let gate = {
-        let (races, is_held, goes_on) = (races.clone(), is_held.clone(), goes_on.clone());
-        let (is_over, taken) = (is_over.clone(), Arc::clone(&taken));
-        let (other, key) = (other.clone(), key.clone());
-        Gate::to(&server, move |request| {
-            if takes(request) && races.take() {
-                // Somebody is quicker.
-                *taken.lock().unwrap() = Some(take(&other, &key, LONG));
-            }
-            if request.path == "lease/revoke" && !is_held.is_on() {
-                is_held.set(true);
-                while !goes_on.is_on() {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                is_over.set(true);
-            }
-            Fate::Passes
-        })
-    };
-    let store = store_at(&gate.url());
-    let late = claim_within(&key, Duration::from_secs(1));
-    let _ = store.acquire(&late, TTL);
-    assert!(
-        is_held.is_on(),
-        "the lease of the claim that lost is to end"
-    );
-    let lease = taken.lock().unwrap().take().unwrap();
-    ours(other.release(&call(&lease, 1)));
-    eventually("the lease has ended by itself", || {
-        leases(&server).is_empty().then_some(())
-    });
-    let grant = granted(store.acquire(&again(&late), LONG));
-    goes_on.set(true);
-    eventually("the late request arrives", || is_over.is_on().then_some(()));
-    thread::sleep(Duration::from_millis(500));
-    let refusal = held(other.acquire(&claim(&key), LONG));
-    assert_eq!(refusal.fence(), grant.fence);
 }
 
 #[test]

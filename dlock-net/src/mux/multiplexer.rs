@@ -63,6 +63,13 @@ impl<O: Open> Multiplexer<O> {
         &self.open
     }
 
+    /// Returns whether there is a connection over which a call that is polled here may be sent at
+    /// once.
+    pub fn is_connected(&self) -> bool {
+        let table = self.table();
+        table.is_ok_and(|table| Call::new(table, Time::MAX).open_connection().is_some())
+    }
+
     /// Sends one request and waits for its reply, until `deadline` on
     /// [`Clock::BOOTTIME`](dlock_core::Clock::BOOTTIME). `write` appends the request to the bytes
     /// that it is given.

@@ -61,6 +61,13 @@ pub trait Replies: Send + 'static {
     /// A reply.
     type Reply: Send + 'static;
 
+    /// A last request, after whose reply the server closes the connection. It is sent when a
+    /// runtime ends and the server must still carry out what was sent before.
+    ///
+    /// `None` if the server carries out everything that it has read, though its client sends
+    /// nothing more.
+    const FAREWELL: Option<&'static [u8]> = None;
+
     /// Returns the length of the first reply in `received`, or `None` if its end has not arrived.
     /// Must not wait for more than the reply needs, and must limit its length: everything up to its
     /// end is kept in memory.

@@ -42,9 +42,19 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
     pub(in crate::mux) fn close_with_runtime(self: &Arc<Self>, reason: Reason) {
         match self.end_calls(true, reason) {
             None => {}
-            Some(MustArrive(true)) => self.socket.close_when_read(),
+            Some(MustArrive(true)) => match R::FAREWELL {
+                Some(farewell) if self.write_last(farewell) => self.socket.close_with_server(),
+                _ => self.socket.close_when_read(),
+            },
             Some(MustArrive(false)) => self.socket.shut_down(),
         }
+    }
+
+    /// Writes behind the requests of a connection that is closed. Returns whether the socket has
+    /// taken it.
+    fn write_last(&self, bytes: &[u8]) -> bool {
+        let count = self.layer.write(&mut &self.socket, bytes);
+        count.is_ok_and(|count| count == bytes.len()) && self.layer.flush(&mut &self.socket).is_ok()
     }
 
     /// Returns `None` if the connection is closed already.

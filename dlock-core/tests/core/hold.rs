@@ -12,8 +12,8 @@ use dlock_core::{
 };
 
 const KEY: &str = "dlock:job";
-/// Long enough that a loaded machine renews in time.
-const TTL: Duration = Duration::from_millis(1500);
+/// Long enough that a machine that stalls for some seconds renews in time.
+const TTL: Duration = Duration::from_secs(6);
 
 fn short() -> LockOptionsBuilder {
     LockOptions::builder().ttl(TTL)
@@ -106,11 +106,11 @@ fn a_late_copy_of_a_claim_does_not_outlast_min_hold() {
 #[test]
 fn max_hold_ends_a_lock_whose_guard_was_forgotten() {
     let store = Flaky::new();
-    let options = short().max_hold(TTL * 4);
+    let options = short().max_hold(TTL * 2);
     std::mem::forget(lock(&store, options).try_acquire().unwrap());
-    eventually("renewed although forgotten", || store.extends.count() > 2);
+    eventually("renewed although forgotten", || store.extends.count() > 1);
     let guard = lock(&store, short())
-        .acquire_within(Duration::from_secs(20))
+        .acquire_within(Duration::from_secs(60))
         .expect("free in the end");
     assert!(guard.is_valid());
 }
@@ -118,7 +118,7 @@ fn max_hold_ends_a_lock_whose_guard_was_forgotten() {
 #[test]
 fn max_hold_ends_the_lock_and_the_holder_is_notified() {
     let store = Flaky::new();
-    let guard = lock(&store, short().max_hold(TTL * 3))
+    let guard = lock(&store, short().max_hold(TTL * 2))
         .try_acquire()
         .unwrap();
     let (sender, lost) = mpsc::channel();

@@ -50,7 +50,7 @@ fn a_callback_that_owns_another_guard_does_not_lock_up_the_store() {
         let store = Store::builder(MemoryDatastore::new())
             .observer(observer)
             .build();
-        let options = LockOptions::builder().ttl(SECOND);
+        let options = LockOptions::builder().ttl(SECOND * 6);
         let lock = |id: &str| Lock::with_options(&store, id, options.clone()).unwrap();
         let outer = lock("outer").try_acquire().unwrap();
         let inner = lock("inner").try_acquire().unwrap();
@@ -69,11 +69,11 @@ fn a_callback_that_owns_another_guard_does_not_lock_up_the_store() {
 fn a_callback_whose_captures_panic_or_block_when_dropped_ends_no_other_lease() {
     let flaky = Flaky::new();
     let store = Store::from(flaky.clone());
-    let options = LockOptions::builder().ttl(SECOND * 2);
+    let options = LockOptions::builder().ttl(SECOND * 6);
     let lock = |id: &str| Lock::with_options(&store, id, options.clone()).unwrap();
     let broken = lock("broken").try_acquire().unwrap();
     let other = lock("other").try_acquire().unwrap();
-    let (bomb, slow) = (Bomb, Slow(SECOND * 4));
+    let (bomb, slow) = (Bomb, Slow(SECOND * 12));
     broken.on_at_risk(move || drop(bomb));
     broken.on_at_risk(move || drop(slow));
     let fence = broken.fencing_token().unwrap();
@@ -84,7 +84,7 @@ fn a_callback_whose_captures_panic_or_block_when_dropped_ends_no_other_lease() {
     eventually("lost", || !broken.is_valid());
     let before = flaky.extends.count();
     eventually("the other is renewed", || {
-        flaky.extends.count() > before + 4
+        flaky.extends.count() > before + 3
     });
     assert!(other.is_valid());
     std::mem::forget(broken);
@@ -163,14 +163,14 @@ impl Layer for Distant {
 #[test]
 fn confirmations_do_not_starve_renewals() {
     let store = Distant::new(Some(MILLI * 50)).store();
-    let options = LockOptions::builder().ttl(SECOND * 6);
+    let options = LockOptions::builder().ttl(SECOND * 9);
     let lock =
         |number| Lock::with_options(&store, format!("job-{number}"), options.clone()).unwrap();
     // The confirmations alone take longer than a lease.
-    let guards: Vec<_> = (0..1_500)
+    let guards: Vec<_> = (0..2_000)
         .map(|number| lock(number).try_acquire().unwrap())
         .collect();
-    thread::sleep(SECOND * 9);
+    thread::sleep(SECOND * 12);
     let lost = guards.iter().filter(|guard| !guard.is_valid()).count();
     assert_eq!(lost, 0);
 }
@@ -192,7 +192,7 @@ fn a_lease_that_max_hold_shortens_to_the_minimum_is_confirmed_too() {
 
 #[test]
 fn a_short_max_hold_is_not_at_risk_from_the_start() {
-    let options = LockOptions::builder().max_hold(SECOND * 4);
+    let options = LockOptions::builder().max_hold(SECOND * 20);
     let lock = Lock::with_options(Flaky::new(), "job", options).unwrap();
     let guard = lock.try_acquire().unwrap();
     let (sender, notified) = mpsc::channel();
@@ -226,16 +226,19 @@ fn a_lease_until_the_end_of_time_causes_no_endless_loop() {
 
 #[test]
 fn a_check_that_races_with_a_failed_renewal_does_not_delay_the_next_renewal() {
-    let store = Flaky::new();
-    let options = LockOptions::builder().ttl(SECOND * 4).grace(SECOND * 2);
+    let store = Flaky {
+        call_timeout: MILLI * 1500,
+        ..Flaky::new()
+    };
+    let options = LockOptions::builder().ttl(SECOND * 12).grace(SECOND * 6);
     let guard = Lock::with_options(store.clone(), "job", options)
         .unwrap()
         .try_acquire()
         .unwrap();
     // The first renewal is under way when the lease becomes at risk, and fails.
-    store.extends.delay(MILLI * 650);
+    store.extends.delay(MILLI * 1950);
     store.extends.fail_next(&[Fault::Refuse]);
-    eventually("a renewal", || store.extends.count() == 1);
+    eventually("a renewal", || store.extends.count() > 0);
     store.extends.delay(Duration::ZERO);
     eventually("another", || store.extends.count() > 2);
     assert!(guard.is_valid());
@@ -244,7 +247,7 @@ fn a_check_that_races_with_a_failed_renewal_does_not_delay_the_next_renewal() {
 #[test]
 fn a_renewed_lease_counts_from_before_the_renewal_was_sent() {
     let store = Flaky {
-        call_timeout: SECOND * 5,
+        call_timeout: SECOND * 20,
         ..Flaky::new()
     };
     store.extends.delay(SECOND);
@@ -255,14 +258,14 @@ fn a_renewed_lease_counts_from_before_the_renewal_was_sent() {
         }
     };
     let store = Store::builder(store.layered()).observer(notify).build();
-    let options = LockOptions::builder().ttl(SECOND * 6);
+    let options = LockOptions::builder().ttl(SECOND * 24);
     let guard = Lock::with_options(&store, "job", options)
         .unwrap()
         .try_acquire()
         .unwrap();
-    let left = notified.recv_timeout(SECOND * 20).expect("renewed");
+    let left = notified.recv_timeout(SECOND * 60).expect("renewed");
     assert!(
-        left < SECOND * 5,
+        left < SECOND * 23,
         "{left:?}: the second that the renewal took is gone"
     );
     drop(guard);

@@ -12,8 +12,8 @@ use dlock_core::{
 };
 
 const KEY: &str = "dlock:job";
-/// Long enough that a loaded machine renews in time.
-const TTL: Duration = Duration::from_millis(1500);
+/// Long enough that a machine that stalls for some seconds renews in time.
+const TTL: Duration = Duration::from_secs(6);
 
 fn short() -> LockOptionsBuilder {
     LockOptions::builder().ttl(TTL)
@@ -52,7 +52,7 @@ fn a_lock_that_somebody_else_took_is_lost_and_its_release_leaves_the_other_alone
     let store = Flaky::new();
     let options = short().renew(false);
     let first = lock(&store, options.clone()).try_acquire().unwrap();
-    let second = lock(&store, short())
+    let second = lock(&store, LockOptions::builder())
         .acquire_within(Duration::from_secs(20))
         .unwrap();
     assert!(!first.is_valid());
@@ -96,7 +96,7 @@ fn each_callback_for_a_loss_is_called_once_even_a_late_one_but_not_after_a_relea
         .unwrap();
     guard.on_lost(notify(&notified));
     guard.release().unwrap();
-    thread::sleep(TTL * 2);
+    thread::sleep(TTL + TTL / 6);
     assert_eq!((times(), times_after_release()), (2, 0));
 }
 
@@ -214,7 +214,7 @@ fn a_callback_that_blocks_or_panics_affects_no_other_lease() {
         .expect("the third callback is called");
     let before = flaky.extends.count();
     eventually("the other lease is renewed", || {
-        flaky.extends.count() > before + 6
+        flaky.extends.count() > before + 3
     });
     assert!(other.is_valid());
     drop(block);
@@ -223,7 +223,7 @@ fn a_callback_that_blocks_or_panics_affects_no_other_lease() {
 #[test]
 fn renewals_that_fail_and_recover_in_time_keep_the_lock() {
     let store = Flaky::new();
-    let guard = lock(&store, LockOptions::builder().ttl(Duration::from_secs(3)))
+    let guard = lock(&store, LockOptions::builder().ttl(Duration::from_secs(9)))
         .try_acquire()
         .unwrap();
     let (notified, times) = counter();

@@ -8,7 +8,7 @@ use dlock_core::{
     Cancel, Lock, LockEvent, MemoryDatastore, Observer, Operation, Store, StoreCall, Wait,
 };
 
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(4);
 
 /// Writes down the kind of each event, and each call.
 #[derive(Clone, Default)]

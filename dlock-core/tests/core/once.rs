@@ -101,9 +101,9 @@ fn while_it_runs_others_are_refused_and_the_mark_says_running() {
 #[test]
 fn a_waiter_waits_for_the_mark_of_a_crashed_run_and_then_the_job_runs() {
     let store = Flaky::new();
-    let short = LockOptions::builder().ttl(Duration::from_secs(2));
+    let short = LockOptions::builder().ttl(Duration::from_secs(6));
     let lock = Lock::with_options(store.clone(), "import", short).unwrap();
-    leave_a_crash_for(&store, Duration::from_millis(1500));
+    leave_a_crash_for(&store, Duration::from_secs(5));
     let tried = lock.once("19", DAY, |_| ok());
     assert!(
         tried.unwrap_err().is_held(),
@@ -286,7 +286,7 @@ fn a_waiter_for_a_job_that_was_done_does_not_wait() {
 #[test]
 fn a_job_does_not_run_if_the_lock_was_lost_during_the_wait_for_its_mark() {
     let store = Flaky::new();
-    leave_a_crash_for(&store, Duration::from_secs(3));
+    leave_a_crash_for(&store, Duration::from_secs(6));
     let options = LockOptions::builder()
         .ttl(Duration::from_secs(1))
         .renew(false);
@@ -304,11 +304,11 @@ fn a_job_does_not_run_if_the_lock_was_lost_during_the_wait_for_its_mark() {
 #[test]
 fn max_hold_does_not_end_the_mark() {
     let store = Flaky::new();
-    let ttl = Duration::from_millis(1500);
+    let ttl = Duration::from_secs(6);
     let options = LockOptions::builder().ttl(ttl).max_hold(ttl);
     let lock = Lock::with_options(store.clone(), "import", options).unwrap();
     let outcome = lock.once("19", DAY, |_| {
-        std::thread::sleep(ttl * 2);
+        std::thread::sleep(ttl + ttl / 6);
         Ok::<_, ()>(store.is_free(MARK))
     });
     assert_eq!(outcome.unwrap(), Ok(OnceOutcome::Ran(false)));

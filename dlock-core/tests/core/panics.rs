@@ -13,7 +13,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 const LONG: Duration = Duration::from_secs(30);
-const SOON: Duration = Duration::from_millis(500);
+/// Long enough to wait although each panic on the way is reported.
+const SOON: Duration = Duration::from_secs(2);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Writes down the kind of each event and call, and panics.

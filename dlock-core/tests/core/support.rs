@@ -128,7 +128,8 @@ impl Flaky {
             acquires: Arc::default(),
             extends: Arc::default(),
             releases: Arc::default(),
-            call_timeout: Duration::from_millis(500),
+            // Longer than a busy machine stalls.
+            call_timeout: Duration::from_secs(4),
             abandons: Arc::default(),
             refuses_late_calls: true,
             executes_late: false,

@@ -131,7 +131,7 @@ fn a_refused_wait_says_how_often_it_tried() {
     let lock = Lock::new(&store, "import");
     let _guard = lock.try_acquire().unwrap();
     let spans = traced(Level::INFO, || {
-        lock.acquire_within(Duration::from_secs(1)).unwrap_err();
+        lock.acquire_within(Duration::from_secs(4)).unwrap_err();
     });
     let [acquire] = &spans[..] else {
         panic!("{spans:?}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Flaky, eventually};
 use dlock_core::{
     AcquireError, AcquireOutcome, Cancel, Characteristics, Claim, Datastore, DatastoreError,
-    ErrorKind, Extension, Layer, Layered, Lease, Lock, LockOptions, LockOptionsBuilder,
+    ErrorKind, Extension, FakeClock, Layer, Layered, Lease, Lock, LockOptions, LockOptionsBuilder,
     MemoryDatastore, ReleaseOutcome, Signal, Store, Wait, Watch,
 };
 
@@ -89,7 +89,8 @@ fn a_cancel_that_came_before_the_wait_ends_it_at_once() {
 
 #[test]
 fn waiters_are_served_in_the_order_they_came_and_a_newcomer_does_not_jump_the_queue() {
-    let store = Flaky::new();
+    // Its clock stands still, so no waiter is too late for its turn.
+    let store = Flaky::over(MemoryDatastore::with_clock(FakeClock::new().clock()));
     let guard = lock(&store, LockOptions::builder()).try_acquire().unwrap();
     let (sender, order) = mpsc::channel();
     let waiters: Vec<_> = (0..10)

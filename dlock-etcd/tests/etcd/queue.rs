@@ -150,11 +150,16 @@ fn those_who_wait_ask_for_nothing_and_each_watches_what_is_before_it() {
             (server.metric("etcd_debugging_mvcc_watcher_total") == WAITERS).then_some(())
         });
         let reads = || server.metric("etcd_debugging_mvcc_range_total");
-        let before = reads();
-        thread::sleep(Duration::from_secs(4));
-        // The holder's renewals may read; by polling it would be hundreds.
-        let since = reads() - before;
-        assert!(since < WAITERS, "{since} reads");
+        let mut since = Vec::new();
+        // The holder's renewals may read; by polling it would be hundreds each time. If the machine
+        // stalls, a connection may seem dead, and all begin to watch anew.
+        let are_few = (0..3).any(|_| {
+            let before = reads();
+            thread::sleep(Duration::from_secs(4));
+            since.push(reads() - before);
+            since.last() < Some(&WAITERS)
+        });
+        assert!(are_few, "{since:?} reads");
         guard.release().unwrap();
     });
 }

@@ -15,12 +15,13 @@ fn a_reply_that_drips_does_not_extend_the_call() {
     let pool = pool(&server, 2);
     // The whole reply would take 20 seconds.
     let question = "x".repeat(200);
-    let (taken, answer) = timed(|| pool.ask(Duration::from_millis(500), &question));
+    let within = Duration::from_secs(4);
+    let (taken, answer) = timed(|| pool.ask(within, &question));
     let error = answer.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.may_have_executed());
-    assert!(taken >= Duration::from_millis(400), "{taken:?}");
-    assert!(taken < Duration::from_millis(500) + GRACE, "{taken:?}");
+    assert!(taken >= within * 9 / 10, "{taken:?}");
+    assert!(taken < within + GRACE, "{taken:?}");
 }
 
 #[test]

@@ -49,6 +49,8 @@ struct State {
     stopped: AtomicBool,
     connections: AtomicUsize,
     requests: AtomicUsize,
+    /// The unrequested lines that were sent.
+    shouts: AtomicUsize,
     /// Connections that were not closed yet, by either side.
     live: AtomicUsize,
     /// Whether replies are held back.
@@ -132,6 +134,7 @@ fn converse(stream: &TcpStream, behaviour: Behaviour, state: &State, address: So
                 let _ = writer.write_all(line.as_bytes());
                 thread::sleep(Duration::from_millis(20));
                 let _ = writer.write_all(b"unasked\r\n");
+                state.shouts.fetch_add(1, Ordering::SeqCst);
             }
             Behaviour::Held => {
                 let holds = state.holds.lock().unwrap();
@@ -170,6 +173,11 @@ impl Server {
 
     pub(crate) fn requests(&self) -> usize {
         self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// How many unrequested lines it has sent.
+    pub(crate) fn shouts(&self) -> usize {
+        self.state.shouts.load(Ordering::SeqCst)
     }
 
     /// Holds back the replies of a server that does so.

@@ -55,7 +55,7 @@ fn the_transaction_of_a_stale_holder_is_rolled_back() {
 fn nobody_else_gets_the_lock_before_a_transaction_with_a_checked_token_has_ended() {
     let server = with_schema(PostgresServer::start());
     let store = patient(&server.url());
-    let lease = acquired_for(&store, "dlock:x", Duration::from_secs(2));
+    let lease = acquired(&store, "dlock:x");
     let mut writer = server.session();
     writer.run(&format!("BEGIN; {}", check("dlock:x", fence_of(&lease))));
 
@@ -137,13 +137,13 @@ fn an_old_snapshot_shows_the_lease_of_then_and_still_keeps_everybody_else_from_t
     let server = with_schema(PostgresServer::start());
     let store = patient(&server.url());
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM dlock.locks";
-    let lease = acquired_for(&store, "dlock:x", Duration::from_secs(1));
+    let lease = acquired_for(&store, "dlock:x", Duration::from_secs(6));
     let check = check("dlock:x", fence_of(&lease));
     let mut old = server.session();
     old.run(begin);
     let extension = store.extend(&call(&lease, 1), TTL).unwrap();
     assert!(matches!(extension, Extension::Extended(_)), "{extension:?}");
-    thread::sleep(Duration::from_millis(1100));
+    thread::sleep(Duration::from_millis(6100));
     old.run(&format!(
         "DO $$ BEGIN PERFORM 1 FROM ({check}) c; RAISE EXCEPTION 'approved' USING ERRCODE = 'XX001'; \
          EXCEPTION WHEN SQLSTATE 'DL001' THEN NULL; END $$"

@@ -76,8 +76,14 @@ fn a_claim_whose_synchronous_standby_is_gone_may_have_been_carried_out() {
     acquired(&store, "dlock:warm");
     primary.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
     primary.sql("SELECT pg_reload_conf()");
+    // One process of the server reads the setting for all commits, sooner or later.
+    let mut probes = Vec::new();
     until("commits wait", || {
-        primary.sql("SHOW synchronous_standby_names") == "nobody"
+        let mut probe = primary.session();
+        probe.send("SELECT txid_current(); CREATE TEMPORARY TABLE probe ()");
+        probes.push(probe);
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        primary.sql(waiting) != "0"
     });
     let impatient = claim_within("dlock:x", Duration::from_secs(1));
     let error = store.acquire(&impatient, TTL).unwrap_err();

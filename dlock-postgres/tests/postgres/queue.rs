@@ -40,10 +40,13 @@ pub(crate) fn count(server: &PostgresServer, what: &str) -> usize {
 }
 
 /// Puts a waiter of another process at the end of the queue. Its owner token is 32 times the digit.
+/// The process is alive for an hour if it makes no heartbeat.
 pub(crate) fn enters(server: &PostgresServer, digit: char, process: &str) {
     let owner = digit.to_string().repeat(32);
     server.sql(&format!(
-        "SELECT dlock.enter('dlock:import', '{owner}', '{process}', '', dlock.now_us())"
+        "SELECT dlock.enter('dlock:import', '{owner}', '{process}', '', dlock.now_us()); \
+         UPDATE dlock.processes SET alive_until = dlock.now_us() + 3600000000 \
+         WHERE process = '{process}'"
     ));
 }
 
@@ -77,7 +80,8 @@ fn a_release_wakes_the_waiter_and_nothing_is_left() {
 
 #[test]
 fn a_release_notifies_only_if_somebody_waits_and_writes_nothing_more() {
-    let server = with_schema(PostgresServer::start());
+    // Its transactions would be counted.
+    let server = with_schema(PostgresServer::start_with(&[("autovacuum", "off")]));
     let other = Lock::new(patient(&server.url()), "other");
     let next_transaction = || -> u64 {
         let next = server.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())");
@@ -139,7 +143,6 @@ fn each_release_hands_the_lock_to_the_waiter_that_came_first() {
     for digit in ['c', 'a', 'b'] {
         enters(&server, digit, "others");
     }
-    server.sql("UPDATE dlock.processes SET alive_until = dlock.now_us() + 3600000000");
     guard.release().unwrap();
     for digit in ['c', 'a', 'b'] {
         let token = digit.to_string().repeat(32);
@@ -225,8 +228,12 @@ fn killed_waiters_behind_which_nobody_waits_keep_no_key() {
 fn a_process_without_heartbeats_is_passed_over() {
     let server = with_schema(PostgresServer::start());
     let guard = lock(&server).try_acquire().unwrap();
-    enters(&server, 'a', "silent");
-    assert_eq!(waiting(&server), 1);
+    // In one transaction: it is soon dead.
+    let waiting_then = server.sql(
+        "SELECT dlock.enter('dlock:import', 'silent', 'silent', '', dlock.now_us()); \
+         SELECT dlock.waiting('dlock:import')",
+    );
+    assert_eq!(waiting_then.lines().last(), Some("1"));
     until("it is dead", || waiting(&server) == 0);
     thread::scope(|scope| {
         let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
@@ -249,14 +256,15 @@ fn a_waiter_that_does_not_claim_in_its_turn_is_followed_by_the_next() {
     thread::scope(|scope| {
         let waits = scope.spawn(|| lock(&server).acquire_within(LONG).map(drop));
         until("the next waits", || waiting(&server) == 2);
-        server.sql(
-            "UPDATE dlock.processes SET alive_until = dlock.now_us() + 60000000 \
-             WHERE process = 'stopped'",
-        );
-        guard.release().unwrap();
-        assert_eq!(owner(&server), "a".repeat(32));
+        // In one transaction: its turn is soon over.
+        let owner_then = server.sql(&format!(
+            "SELECT dlock.release('dlock:import', '{}', 1000); SELECT owner FROM dlock.locks",
+            owner(&server)
+        ));
+        assert_eq!(owner_then.lines().last(), Some("a".repeat(32).as_str()));
         waits.join().unwrap().unwrap();
     });
+    assert!(guard.release().is_err(), "it was released already");
 }
 
 #[test]

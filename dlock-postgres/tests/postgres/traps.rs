@@ -121,14 +121,17 @@ fn a_claim_on_a_new_key_waits_for_the_one_that_comes_first_and_sees_how_it_ended
 
 #[test]
 fn a_statement_timeout_of_the_role_is_an_error_after_which_nothing_was_done() {
-    let server = with_schema(PostgresServer::start_with(&[(
-        "statement_timeout",
-        "300ms",
-    )]));
+    let server = with_schema(PostgresServer::start());
     let store = patient(&server.url());
     let lease = acquired(&store, "dlock:x");
     assert!(released(&store, &lease));
     let row = RowLock::on(&server, "dlock:x");
+    server.sql(
+        "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA dlock TO app; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dlock TO app; \
+         ALTER ROLE app SET statement_timeout = '3s'",
+    );
+    let store = patient(&server.url_of("app"));
     let error = store.acquire(&claim("dlock:x"), TTL).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(!error.may_have_executed());

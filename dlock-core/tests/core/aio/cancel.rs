@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dlock_core::aio::{Lock, Store};
-use dlock_core::{Inspect, LockEvent, LockOptions, MemoryDatastore, OnceOutcome};
+use dlock_core::{FakeClock, Inspect, LockEvent, LockOptions, MemoryDatastore, OnceOutcome};
 
 use super::support::{
     Events, How, Odd, On, Stepped, block_on, eventually, in_time, is_held, nothing_is_left,
@@ -80,7 +80,9 @@ fn a_waiter_that_is_dropped_at_each_await_leaves_the_queue() {
 #[test]
 fn a_waiter_that_is_dropped_when_it_is_its_turn_hands_the_lock_on() {
     for by_caller in [true, false] {
-        let odd = Odd::new(How::Suspend).polled_by_caller(by_caller);
+        // Its clock stands still, so the turn of the first waiter does not end by itself.
+        let memory = MemoryDatastore::with_clock(FakeClock::new().clock());
+        let odd = Odd::on(memory, How::Suspend).polled_by_caller(by_caller);
         let store = Store::new(odd.clone());
         let lock = Lock::new(&store, "job");
         let holder = block_on(lock.try_acquire()).unwrap();

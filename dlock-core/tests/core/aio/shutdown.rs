@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use dlock_core::aio::{AsyncDatastore, Lock, Store, Unblock, is_polled_by_drop};
 use dlock_core::{
-    AcquireOutcome, Claim, Datastore, DatastoreError, Extension, FencingToken, Layer, Layered,
-    Lease, MemoryDatastore, ReleaseOutcome, Signal, Watch,
+    AcquireOutcome, Characteristics, Claim, Datastore, DatastoreError, Extension, FencingToken,
+    Layer, Layered, Lease, MemoryDatastore, ReleaseOutcome, Signal, Watch,
 };
 
 use super::support::{
@@ -78,6 +78,11 @@ impl SlowLeave {
 }
 
 impl Layer for SlowLeave {
+    /// The next acquire of the lock waits for half of it.
+    fn characteristics(&self, store: &dyn Datastore) -> Characteristics {
+        store.characteristics().with_call_timeout(LONG)
+    }
+
     fn watch(
         &self,
         store: &dyn Datastore,

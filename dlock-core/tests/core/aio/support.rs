@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 /// Longer than anything takes here.
 pub const LONG: Duration = Duration::from_secs(30);
-/// Short, and long enough that a loaded machine renews in time.
-pub const TTL: Duration = Duration::from_millis(1500);
+/// Long enough that a machine that stalls for some seconds renews in time.
+pub const TTL: Duration = Duration::from_secs(6);
 
 /// How the calls of a store go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub struct Odd {
     pub is_polled_by_caller: bool,
     pub call_timeout: Duration,
     pub calls: Arc<AtomicUsize>,
+    pub extends: Arc<AtomicUsize>,
     /// Claims and watches: what a waiter calls.
     pub waits: Arc<AtomicUsize>,
     /// Off, all calls are ready at once.
@@ -65,8 +66,10 @@ impl Odd {
             memory,
             how,
             is_polled_by_caller: false,
-            call_timeout: Duration::from_secs(2),
+            // Nothing here waits for the end of a call unless the test sets it.
+            call_timeout: LONG,
             calls: Arc::default(),
+            extends: Arc::default(),
             waits: Arc::default(),
             on: Arc::new(AtomicBool::new(true)),
             gate: watch::Sender::new(false),
@@ -155,6 +158,7 @@ impl AsyncDatastore for Odd {
     async fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
         self.before().await;
         let answer = dlock_core::Datastore::extend(&self.memory, lease, ttl);
+        self.extends.fetch_add(1, Ordering::SeqCst);
         self.after().await;
         answer
     }

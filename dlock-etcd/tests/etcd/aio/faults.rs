@@ -140,7 +140,7 @@ fn a_call_that_is_dropped_leaves_its_answer_to_nobody() {
 
 #[test]
 fn a_call_after_one_that_a_node_did_not_answer_goes_to_another_node() {
-    const TIME: Duration = Duration::from_secs(3);
+    const TIME: Duration = Duration::from_secs(8);
     let cluster = EtcdCluster::start();
     // Not the leader, so that no election takes place meanwhile.
     let follower = (cluster.leader() + 1) % 3;

@@ -83,9 +83,13 @@ fn a_call_on_a_runtime_that_is_entered_and_not_driven_is_answered() {
         ("a", false),
         "it was taken back"
     );
-    let start = Instant::now();
-    assert_eq!(by_hand(ask(&mux, LONG, "b")).unwrap(), "b");
-    assert!(start.elapsed() < LONG / 10, "that is known by now");
+    // Each of these would take that long, and the machine does not stall each time.
+    let is_quick = || {
+        let start = Instant::now();
+        assert_eq!(by_hand(ask(&mux, LONG, "b")).unwrap(), "b");
+        start.elapsed() < LONG / 10
+    };
+    assert!((0..3).any(|_| is_quick()), "that is known by now");
     drop(entered);
     let before = server.connections();
     assert_eq!(runtime.block_on(ask(&mux, LONG, "c")).unwrap(), "c");

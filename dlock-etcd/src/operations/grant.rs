@@ -271,3 +271,6 @@ pub(super) fn lease_ended(error: DatastoreError) -> DatastoreError {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,3 +194,6 @@ impl Shared {
         left.map_or_else(|error| is_answer(&error), |_| true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,9 @@ use dlock_core::DatastoreError;
 use dlock_net::{Transport, Wire};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::IsNull;
-use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Header, Message};
+use postgres_protocol::message::backend::{
+    DataRowBody, ErrorResponseBody, Header, Message, NotificationResponseBody,
+};
 use postgres_protocol::message::frontend;
 
 use crate::error::ServerError;
@@ -165,7 +167,7 @@ impl ReplyReader {
                 return Ok(Some((reply, ready.status() == b'I')));
             }
             Message::NotificationResponse(notification) => {
-                notified.push(notification.message()?.to_owned());
+                notified.push(payload(&notification)?);
             }
             Message::CloseComplete
             | Message::ParseComplete
@@ -233,14 +235,20 @@ pub(crate) fn read_notification<S: Transport>(
 ) -> Result<Option<String>, DatastoreError> {
     match read_message(wire)? {
         Message::NotificationResponse(notification) => {
-            let payload = notification.message();
-            let payload = payload.map_err(|error| wire.failed(error))?;
-            Ok(Some(payload.to_owned()))
+            let payload = payload(&notification);
+            payload.map(Some).map_err(|error| wire.failed(error))
         }
         Message::NoticeResponse(_) | Message::ParameterStatus(_) => Ok(None),
         Message::ErrorResponse(error) => Err(server_error(&error).into()),
         _ => Err(wire.failed(no_reply())),
     }
+}
+
+/// The text of a notification. That it is none is no fault of the caller, as the error of the
+/// parser would say.
+fn payload(notification: &NotificationResponseBody) -> io::Result<String> {
+    let payload = notification.message().map_err(|_| no_reply())?;
+    Ok(payload.to_owned())
 }
 
 fn columns(row: &DataRowBody) -> io::Result<Row> {
@@ -252,7 +260,8 @@ fn columns(row: &DataRowBody) -> io::Result<Row> {
         let text = std::str::from_utf8(bytes).map_err(|_| no_reply())?;
         Ok(Some(text.to_owned()))
     });
-    columns.collect()
+    // A row that is cut off within its message is not one that has not arrived yet.
+    columns.collect().map_err(|_: io::Error| no_reply())
 }
 
 /// Reads an error's fields. What is missing stays empty.
@@ -276,3 +285,6 @@ pub(crate) fn server_error(response: &ErrorResponseBody) -> ServerError {
 pub(crate) fn no_reply() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "this is no PostgreSQL reply")
 }
+
+#[cfg(test)]
+mod tests;

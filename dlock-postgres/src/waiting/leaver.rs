@@ -117,3 +117,6 @@ fn wait(shared: &Shared) -> Option<Vec<Leave>> {
     }
     Some(mem::take(&mut state.leaves))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,11 +10,11 @@ use crate::fuzzing::Constant;
 use crate::operations::requests::bytes;
 use crate::operations::{grant, record, watching};
 
-const KEY: &str = "dlock:a";
+pub(super) const KEY: &str = "dlock:a";
 const TTL: Duration = Duration::from_secs(5);
 const OTHERS: &str = "dlock:a waits 1 x";
 /// The run of the threads that would work.
-const RUN: u64 = 1;
+pub(super) const RUN: u64 = 1;
 
 /// A pool that opens nothing.
 fn pool() -> Arc<Pool<ConnectionManager>> {
@@ -23,7 +23,7 @@ fn pool() -> Arc<Pool<ConnectionManager>> {
 }
 
 /// What waiters share that have a lease for their places, and a claim that waits at one.
-fn with_waiter() -> (Shared, Claim) {
+pub(super) fn with_waiter() -> (Shared, Claim) {
     let shared = Shared {
         pool: pool(),
         state: Mutex::default(),

@@ -1,7 +1,7 @@
 //! What a claim that waits makes of the answers of a server, and what this process notes of it. No
 //! thread runs, and no connection is opened.
 
-use dlock_core::{HeldBy, OwnerToken};
+use dlock_core::{FencingToken, HeldBy, OwnerToken};
 use dlock_net::{Earlier, Limits};
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ fn a_refused_waiter_waits_for_what_is_before_its_place() {
     for (before, watched) in [(&Value::Null, KEY), (&other, OTHERS)] {
         let (shared, claim) = with_waiter();
         let held = held(&shared, &claim, answer(&lock(), before, "10"));
-        assert_eq!(held.fence().map(|fence| fence.get()), Some(7));
+        assert_eq!(held.fence(), Some(FencingToken::new(7)));
         let requests = shared.state().take_requests(RUN);
         assert_eq!(requests, [watching::create(1, watched)]);
     }

@@ -107,3 +107,21 @@ fn a_change_wakes_those_whose_turn_may_have_come() {
     shared.with_state(State::connected);
     assert!(signal.take());
 }
+
+#[test]
+fn the_thread_ends_with_the_store() {
+    let (waiters, claim) = (waiters(), waiting_claim());
+    enter(&waiters, &claim);
+    let shared = Arc::clone(waiters.shared().unwrap().unwrap());
+    assert!(shared.state().runs(1));
+    drop(waiters);
+    assert!(!shared.state().runs(1));
+    assert_eq!(shared.state().start(), None, "it does not begin again");
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_has_not_answered() {
+    let (waiters, claim) = (waiters(), waiting_claim());
+    let shared = enter(&waiters, &claim);
+    assert!(!shared.call_leave(claim.owner(), TTL));
+}

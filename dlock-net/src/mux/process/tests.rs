@@ -68,3 +68,17 @@ fn a_sleep_ends_at_its_time_and_also_one_that_began_later_and_ends_earlier() {
     assert!(Clock::BOOTTIME.now() >= earlier);
     assert!(endless.as_mut().poll(&mut cx).is_pending());
 }
+
+#[test]
+fn two_sleeps_that_end_at_the_same_time_both_end() {
+    let end = soon();
+    let mut sleeps = vec![Box::pin(sleep_until(end)), Box::pin(sleep_until(end))];
+    run(poll_fn(|cx| {
+        sleeps.retain_mut(|sleep| sleep.as_mut().poll(cx).is_pending());
+        match sleeps.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }));
+    assert!(Clock::BOOTTIME.now() >= end);
+}

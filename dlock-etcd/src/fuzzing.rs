@@ -96,7 +96,7 @@ fn sent_lines(bytes: &[u8], rhythm: usize) {
 }
 
 /// A server that answers everything alike.
-struct Constant(Value);
+pub(crate) struct Constant(pub(crate) Value);
 
 impl Commands for Constant {
     async fn ask(&mut self, _: Method, _: &Value) -> Result<Value, DatastoreError> {

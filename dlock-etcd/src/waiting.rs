@@ -255,3 +255,6 @@ impl Turn<'_> {
             .with_state(|state| state.answered(owner, is_granted, now));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,4 +79,14 @@ mod tests {
         }
         assert_eq!(shared.get().map(|made| **made), Some(7));
     }
+
+    #[test]
+    fn a_watch_ends_in_the_process_that_waits() {
+        let (shared, left) = (OfProcess::<()>::default(), Arc::new(OnceLock::new()));
+        let leave = Arc::clone(&left);
+        let watch = shared.watch(move |_| leave.set(()).unwrap());
+        assert!(left.get().is_none(), "it has not ended");
+        drop(watch);
+        assert!(left.get().is_some());
+    }
 }

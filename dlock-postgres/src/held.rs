@@ -31,3 +31,32 @@ pub(crate) fn begin<'a>(
         Some(mark) => Err(mark.unknown()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dlock_core::{ErrorKind, HeldBy};
+
+    fn keys(count: usize) -> Answer {
+        let key = |number| (format!("dlock:{number}"), HeldBy::new());
+        Answer::Keys((0..count).map(key).collect())
+    }
+
+    #[test]
+    fn a_full_page_leads_on_behind_its_last_key() {
+        let next = |count| page(keys(count)).unwrap().next;
+        assert!(next(0).is_none() && next(MOST_ROWS - 1).is_none());
+        let mark = next(MOST_ROWS).unwrap();
+        assert_eq!(mark.as_str(), format!("dlock:{}", MOST_ROWS - 1));
+        assert_eq!(begin("dlock:", Some(&mark)).unwrap(), mark.as_str());
+        let error = page(Answer::Lost).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn a_page_begins_at_the_first_key_or_behind_a_mark_with_its_prefix() {
+        assert_eq!(begin("dlock:", None).unwrap(), "");
+        let error = begin("other:", Some(&PageMark::new("dlock:a"))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+}

@@ -106,6 +106,7 @@ mod tests {
             assert!(!request.contains("SELECT"), "{request}");
             assert!(!statements.learn(statement, &Ok(Vec::new())));
         }
+        assert_eq!(statements.prepared, ["one", "two"]);
     }
 
     #[test]

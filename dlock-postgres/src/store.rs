@@ -310,3 +310,6 @@ impl fmt::Debug for PostgresDatastore {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,3 +212,6 @@ enum Left {
     RowIsLocked,
     NoAnswer,
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use dlock_net::{Transport, Wire};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::IsNull;
 use postgres_protocol::message::backend::{
-    DataRowBody, ErrorFields, ErrorResponseBody, Header, Message,
+    DataRowBody, ErrorFields, ErrorResponseBody, Header, Message, NotificationResponseBody,
 };
 use postgres_protocol::message::frontend;
 
@@ -182,7 +182,7 @@ impl ReplyReader {
                 return Ok(Some((reply, goes_on && ready.status() == b'I')));
             }
             Message::NotificationResponse(notification) => {
-                notified.push(notification.message()?.to_owned());
+                notified.push(payload(&notification)?);
             }
             Message::CloseComplete
             | Message::ParseComplete
@@ -250,14 +250,20 @@ pub(crate) fn read_notification<S: Transport>(
 ) -> Result<Option<String>, DatastoreError> {
     match read_message(wire)? {
         Message::NotificationResponse(notification) => {
-            let payload = notification.message();
-            let payload = payload.map_err(|error| wire.failed(error))?;
-            Ok(Some(payload.to_owned()))
+            let payload = payload(&notification);
+            payload.map(Some).map_err(|error| wire.failed(error))
         }
         Message::NoticeResponse(_) | Message::ParameterStatus(_) => Ok(None),
         Message::ErrorResponse(error) => Err(server_error(&error).into()),
         _ => Err(wire.failed(no_reply())),
     }
+}
+
+/// The text of a notification. That it is none is no fault of the caller, as the error of the
+/// parser would say.
+fn payload(notification: &NotificationResponseBody) -> io::Result<String> {
+    let payload = notification.message().map_err(|_| no_reply())?;
+    Ok(payload.to_owned())
 }
 
 fn columns(row: &DataRowBody) -> io::Result<Row> {
@@ -269,7 +275,8 @@ fn columns(row: &DataRowBody) -> io::Result<Row> {
         let text = std::str::from_utf8(bytes).map_err(|_| no_reply())?;
         Ok(Some(text.to_owned()))
     });
-    columns.collect()
+    // A row that is cut off within its message is not one that has not arrived yet.
+    columns.collect().map_err(|_: io::Error| no_reply())
 }
 
 pub(crate) fn server_error(response: &ErrorResponseBody) -> ServerError {
@@ -306,3 +313,6 @@ fn stated(mut fields: ErrorFields<'_>) -> ServerError {
 pub(crate) fn no_reply() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "this is no PostgreSQL reply")
 }
+
+#[cfg(test)]
+mod tests;

@@ -298,3 +298,6 @@ fn lease_ended(error: DatastoreError) -> DatastoreError {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,3 +177,6 @@ async fn end_lease_of<C: Commands>(server: &mut C, key: &Value) {
         lease::revoke(server, record.lease).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

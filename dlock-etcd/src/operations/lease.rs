@@ -155,11 +155,61 @@ fn whole_seconds(ttl: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing::Constant;
+    use crate::operations::requests::bytes;
+    use dlock_core::{Characteristics, at_once};
 
     #[test]
     fn times_are_rounded_up_to_seconds() {
         for (millis, seconds) in [(10, 2), (2000, 2), (2001, 3), (2999, 3), (60_000, 60)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
         }
+    }
+
+    #[test]
+    fn random_leases_are_positive_and_differ() {
+        assert_eq!((positive(0), positive(u64::MAX)), (1, i64::MAX));
+        let [one, other] = [(); 2].map(|()| random_lease().unwrap());
+        assert!(one > 1 && other > 1 && one != other);
+    }
+
+    #[test]
+    fn the_longest_lease_of_a_store_is_that_of_all_stores_and_one_that_etcd_has() {
+        assert_eq!(TTL_MAX, Characteristics::default().ttl_max);
+        assert!(TTL_MAX < LONGEST);
+    }
+
+    #[test]
+    fn what_is_left_of_a_lease_is_read_and_more_than_there_can_be_is_not_believed() {
+        let left = |ttl: &str| at_once(time_left(&mut Constant(json!({"TTL": ttl})), 7));
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(left("10").unwrap(), seconds(10));
+        assert_eq!(left("-1").unwrap(), None, "it has ended");
+        assert_eq!(left("9000000000").unwrap(), seconds(9_000_000_000));
+        let error = left("9000000001").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
+        assert!(!error.may_have_executed());
+        let none = at_once(time_left(&mut Constant(json!({})), 7));
+        assert_eq!(none.unwrap(), seconds(0), "zeros are left out");
+    }
+
+    #[test]
+    fn a_lease_that_was_kept_alive_says_for_how_long() {
+        let kept = |ttl: &str| {
+            let answer = json!({"result": {"ID": "7", "TTL": ttl}});
+            at_once(keep_alive(&mut Constant(answer), 7)).unwrap()
+        };
+        assert!(kept("4") && kept("1"));
+        assert!(!kept("0") && !kept("-1"), "there is none");
+        assert!(!at_once(keep_alive(&mut Constant(json!({"result": {}})), 7)).unwrap());
+    }
+
+    #[test]
+    fn the_keys_of_a_lease_are_read_and_what_is_no_text_is_left_out() {
+        let answer = json!({"keys": [bytes("dlock:a"), "/w==", bytes("dlock:b")]});
+        let keys = at_once(keys_of(&mut Constant(answer), 7)).unwrap();
+        assert_eq!(keys, ["dlock:a", "dlock:b"]);
+        let none = at_once(keys_of(&mut Constant(json!({})), 7)).unwrap();
+        assert!(none.is_empty());
     }
 }

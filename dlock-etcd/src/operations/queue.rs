@@ -240,6 +240,8 @@ pub(crate) async fn count<C: Commands>(server: &mut C, key: &str) -> Result<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing::Constant;
+    use dlock_core::at_once;
 
     fn owner() -> OwnerToken {
         OwnerToken::from_hex("00000000000000000000000000000aff").unwrap()
@@ -277,6 +279,64 @@ mod tests {
         assert_eq!(before.holder, "me");
 
         let seen = Seen::of(&json!({}), None);
-        assert!(seen.before.is_none() && !seen.has_place);
+        assert!(seen.before.is_none() && !seen.has_place && !seen.has_foreign_place());
+    }
+
+    #[test]
+    fn a_place_without_a_lease_is_foreign_and_another_one_names_who_is_granted_the_key() {
+        let holder = "dlock1 web-3 4121 00000000000000aa 1764000271000 running";
+        let value = bytes(&format!("{VALUE}{holder}"));
+        let seen = |lease: &str| {
+            let place = json!({"key": bytes("dlock:a waits 1 x"), "value": value, "lease": lease});
+            let range = json!({"response_range": {"kvs": [place]}});
+            Seen::of(&json!({"responses": [{"response_range": {}}, range]}), None)
+        };
+        assert!(seen("0").has_foreign_place());
+        let ours = seen("5");
+        assert!(!ours.has_foreign_place());
+        let held = ours.before.unwrap().held();
+        assert_eq!(held.holder().unwrap().to_text(), holder);
+    }
+
+    /// Whether a range has a key of this name, as etcd sees it.
+    fn has(range: &Value, name: &str) -> bool {
+        let (first, end) = (bytes_of(&range["key"]), bytes_of(&range["range_end"]));
+        let name = name.as_bytes();
+        first.as_slice() <= name && name < end.as_slice()
+    }
+
+    #[test]
+    fn only_places_before_the_own_one_are_read_and_must_be_gone_for_a_grant() {
+        let [before, own, after] = [8, 9, 10].map(|revision| place("dlock:a", revision, owner()));
+        let other_key = place("dlock:b", 1, owner());
+        for (place, expected) in [
+            (None, [true, true, true]),
+            (Some(&*own), [true, false, false]),
+        ] {
+            let reads = reads("dlock:a", place);
+            assert_eq!(reads.len(), if place.is_some() { 3 } else { 2 });
+            assert_eq!(reads[0]["request_range"], range("dlock:a"));
+            let compare = is_first("dlock:a", place);
+            assert_eq!(compare["target"], "CREATE");
+            assert_eq!(compare["create_revision"], "0", "there is none");
+            for range in [&reads[1]["request_range"], &compare] {
+                let found = [&before, &own, &after].map(|place| has(range, place));
+                assert_eq!(found, expected);
+                assert!(!has(range, "dlock:a") && !has(range, &other_key));
+            }
+        }
+        let reads = reads("dlock:a", Some(&own));
+        assert_eq!(
+            reads[1]["request_range"]["sort_order"], "DESCEND",
+            "the last of them"
+        );
+        assert_eq!(reads[2]["request_range"]["key"], bytes(&own));
+    }
+
+    #[test]
+    fn waiters_are_counted() {
+        let counted = |answer| at_once(count(&mut Constant(answer), "dlock:a")).unwrap();
+        assert_eq!(counted(json!({"count": "3"})), 3);
+        assert_eq!(counted(json!({})), 0, "zeros are left out");
     }
 }

@@ -117,11 +117,18 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let text = value(owner(), 3, "dlock1 web-3 4121");
+        let holder = "dlock1 web-3 4121 00000000000000aa 1764000271000 running";
+        let text = value(owner(), 3, holder);
         let record = Record::of(&key(&text, "5")).unwrap();
         assert_eq!(record.owner, owner());
         assert_eq!((record.created, record.modified, record.lease), (7, 9, 5));
         assert_eq!(record.value, text);
+        let held = record.held();
+        assert_eq!(held.fence(), Some(FencingToken::new(7)));
+        assert_eq!(held.holder().map(ToString::to_string), {
+            let held = HeldBy::new().with_holder_text(holder);
+            Some(held.holder().unwrap().to_string())
+        });
         assert_eq!(
             Record::of(&key(&value(owner(), 0, ""), "5"))
                 .unwrap()
@@ -134,7 +141,10 @@ mod tests {
     #[test]
     fn what_others_wrote_is_foreign() {
         let ours = value(owner(), 3, "x");
+        let (few_digits, no_digits) = (ours.replace("00003", "3"), ours.replace("00003", "0000x"));
         for (text, lease) in [
+            (few_digits.as_str(), "5"),
+            (&no_digits, "5"),
             ("", "5"),
             ("hello", "5"),
             (&ours, "0"),

@@ -72,6 +72,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_asked_names_the_watch_and_the_key_it_is_about() {
+        let parsed = |line: String| serde_json::from_str::<Value>(&line).unwrap();
+        let create = &parsed(create(7, "dlock:a"))["create_request"];
+        assert_eq!(create["watch_id"], "7");
+        assert_eq!(create["key"], bytes("dlock:a"));
+        assert_eq!(create["filters"], json!(["NOPUT"]), "deletions only");
+        assert_eq!(create["start_revision"], Value::Null, "from now on");
+        assert_eq!(parsed(cancel(7))["cancel_request"]["watch_id"], "7");
+        assert!(parsed(progress())["progress_request"].is_object());
+    }
+
+    #[test]
     fn each_line_is_read() {
         for (line, report) in [
             (

@@ -140,3 +140,6 @@ fn call<T>(
     let deadline = deadline_in(HEARTBEAT_EVERY);
     shared.pool.call_urgent(deadline, |link, _| call(link))
 }
+
+#[cfg(test)]
+mod tests;

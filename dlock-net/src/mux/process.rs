@@ -235,3 +235,6 @@ impl Future for Sleep {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests;

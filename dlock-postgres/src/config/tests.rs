@@ -25,7 +25,7 @@ fn urls_are_read() {
             "shop",
         ),
         (
-            "postgres://app@a,b/?port=7",
+            "postgres://app@a,b/?port=7&target_session_attrs=primary",
             vec!["a:7", "b:7"],
             "app",
             None,
@@ -67,6 +67,9 @@ fn wrong_urls_are_refused_with_the_reason_and_without_a_secret() {
         ("postgres://app@/shop?host=run", "give a host"),
         ("postgres://app@db:0/shop", "the port is not a number"),
         ("postgres://app@db?port=x", "the port is not a number"),
+        ("postgres://app@db?port=0", "the port is not a number"),
+        ("postgres://a%00b@db/shop", "the login is"),
+        ("postgres://app@db/a%00b", "the name of a database"),
         ("postgres://app:s3cret", "the port is not a number"),
         ("postgres://app@a,a/shop", "there twice"),
         ("postgres://app@db/shop/x", "the name of a database"),

@@ -143,3 +143,6 @@ fn wait(shared: &Shared, again: Option<Time>) -> Option<Vec<Leave>> {
     }
     Some(mem::take(&mut state.leaves))
 }
+
+#[cfg(test)]
+mod tests;

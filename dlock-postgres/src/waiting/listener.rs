@@ -146,3 +146,6 @@ fn pause(shared: &Shared, run: u64, time: Duration) -> bool {
     sleep(shared, run, deadline_in(time));
     shared.state().goes_on(run, Clock::BOOTTIME.now())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,8 @@
+mod leases;
+mod leaves;
+mod runs;
+mod watches;
+
 use super::*;
 use crate::operations::watching;
 
@@ -41,6 +46,21 @@ fn woken(state: &mut State) -> usize {
 
 fn later(seconds: u64) -> Time {
     NOW.saturating_add(Duration::from_secs(seconds))
+}
+
+/// What the thread of the first run has to do at that time; `None` if nothing.
+fn work(state: &mut State, seconds: u64) -> Option<Work> {
+    match state.next(1, later(seconds)) {
+        Next::Work(work) => Some(work),
+        Next::Sleep => None,
+        Next::End(_) => panic!("the run is over"),
+    }
+}
+
+/// The places that the thread has to delete at that time.
+fn leaves(state: &mut State, seconds: u64) -> Vec<Arc<str>> {
+    let leaves = work(state, seconds).map_or_else(Vec::new, |work| work.leaves);
+    leaves.into_iter().map(|leave| leave.place).collect()
 }
 
 #[test]

@@ -69,7 +69,8 @@ fn all_claim_again_when_the_database_may_have_lost_them() {
     assert!(!is_woken(&mut state, &signal));
     state.beaten(&beat(vec![]), at(5000), at(3000 + 2200));
     assert!(is_woken(&mut state, &signal), "it was late");
-    assert!(state.is_served(at(7000)) && !state.is_served(at(10_000)));
+    assert!(state.is_served(at(7999)) && !state.is_served(at(8000)));
+    assert!(!state.is_served(at(10_000)));
     assert!(state.disconnected());
     assert!(is_woken(&mut state, &signal) && !state.is_served(at(7000)));
     assert!(!state.disconnected());
@@ -122,4 +123,56 @@ fn the_thread_ends_when_nobody_has_waited_for_a_while_and_comes_back() {
     assert!(!state.goes_on(1, at(82_000)) && state.goes_on(2, at(82_000)));
     state.stop();
     assert!(!state.runs(2) && state.start().is_none());
+}
+
+#[test]
+fn the_thread_is_started_once_and_one_that_did_not_start_may_be_started_again() {
+    let mut state = State::default();
+    assert_eq!(state.start(), Some(1));
+    assert_eq!(state.start(), None, "it runs");
+    state.end(1);
+    assert!(!state.runs(1));
+    assert_eq!(state.start(), Some(2));
+    state.end(1);
+    assert!(state.runs(2), "that was another one");
+}
+
+#[test]
+fn a_claim_that_does_not_wait_is_not_queued() {
+    let (mut state, owner, _) = with_waiter();
+    assert!(state.has_waiters());
+    let stranger = OwnerToken::random().unwrap();
+    assert!(!state.asks(stranger) && !state.leave(stranger));
+    state.granted(stranger);
+    assert!(state.leave(owner));
+    assert!(!state.has_waiters());
+}
+
+#[test]
+fn a_notification_for_several_wakes_those_that_are_here() {
+    let (mut state, owner, signal) = with_waiter();
+    let gone = OwnerToken::random().unwrap();
+    assert!(!state.received(&[start(gone), start(owner)]));
+    assert!(is_woken(&mut state, &signal));
+    assert!(!state.received(&[start(owner), start(gone)]));
+    assert!(is_woken(&mut state, &signal));
+    assert!(state.received(&[]));
+    assert!(!is_woken(&mut state, &signal));
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_key_is_left_when_the_last_of_its_waiters_is_off_the_queue() {
+    let (mut state, ..) = with_waiter();
+    assert!(state.is_running());
+    state.leaving.insert("dlock:a".into(), 2);
+    state.leaving.insert("dlock:b".into(), 1);
+    state.has_left("dlock:a");
+    assert_eq!(state.leaving.get("dlock:a"), Some(&1));
+    state.has_left("dlock:a");
+    state.has_left("dlock:a");
+    let left: Vec<_> = state.leaving.keys().map(|key| &**key).collect();
+    assert_eq!(left, ["dlock:b"]);
+    state.stop();
+    assert!(!state.is_running());
 }

@@ -182,6 +182,6 @@ impl Tries {
     }
 }
 
-fn half_way(now: Time, deadline: Time) -> Time {
+pub(crate) fn half_way(now: Time, deadline: Time) -> Time {
     now.saturating_add(now.until(deadline) / 2)
 }

@@ -24,9 +24,9 @@ use crate::store::{BATCH, EtcdDatastore};
 /// Holds a conversation, which may run twice. An async closure would do as well, but a future that
 /// has one in it and borrows is not known to be `Send`.
 macro_rules! conversation {
-    ($store:expr, $deadline:expr, |$server:ident, $earlier:pat_param| $run:expr) => {{
+    ($store:ident.$session:ident($deadline:expr), |$server:ident, $earlier:pat_param| $run:expr) => {{
         let lane = $store.shares.take().ok_or_else(ended)?;
-        let mut session = lane.0.mux.session($deadline)?;
+        let mut session = lane.0.mux.$session($deadline)?;
         loop {
             let (mut connection, $earlier) = session.connection().await?;
             let $server = &mut SharedConnection::on(&mut connection);
@@ -50,7 +50,7 @@ impl AsyncDatastore for EtcdDatastore {
         let deadline = self.deadline(claim);
         let turn = self.waiters.turn(claim, deadline);
         let outcome = async {
-            conversation!(self, deadline, |server, earlier| {
+            conversation!(self.session(deadline), |server, earlier| {
                 let (queue, unanswered) = (turn.as_ref(), &self.unanswered);
                 grant::acquire(server, claim, ttl, earlier, unanswered, queue)
             })
@@ -64,15 +64,17 @@ impl AsyncDatastore for EtcdDatastore {
 
     async fn extend(&self, lease: &Lease, ttl: Duration) -> Result<Extension, DatastoreError> {
         Datastore::characteristics(self).check_ttl(ttl)?;
-        conversation!(self, self.deadline(lease.claim()), |server, _| {
-            holding::extend(server, lease, ttl)
-        })
+        conversation!(
+            self.urgent_session(self.deadline(lease.claim())),
+            |server, _| { holding::extend(server, lease, ttl) }
+        )
     }
 
     async fn release(&self, lease: &Lease) -> Result<ReleaseOutcome, DatastoreError> {
-        conversation!(self, self.deadline(lease.claim()), |server, earlier| {
-            holding::release(server, lease, earlier)
-        })
+        conversation!(
+            self.urgent_session(self.deadline(lease.claim())),
+            |server, earlier| { holding::release(server, lease, earlier) }
+        )
     }
 
     fn characteristics(&self) -> Characteristics {
@@ -85,7 +87,7 @@ impl AsyncDatastore for EtcdDatastore {
 
     async fn abandon(&self, claim: &Claim) -> Result<(), DatastoreError> {
         let place = self.waiters.gives_up(claim);
-        conversation!(self, self.deadline(claim), |server, _| {
+        conversation!(self.urgent_session(self.deadline(claim)), |server, _| {
             holding::abandon(server, claim, &self.unanswered, place.as_ref())
         })
     }
@@ -140,7 +142,7 @@ async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Out
 impl AsyncInspect for EtcdDatastore {
     fn holder<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<Option<HeldBy>, DatastoreError>> {
         Box::pin(async move {
-            conversation!(self, deadline_in(self.call_timeout), |server, _| {
+            conversation!(self.session(deadline_in(self.call_timeout)), |server, _| {
                 holding::holder(server, key)
             })
         })
@@ -152,15 +154,16 @@ impl AsyncInspect for EtcdDatastore {
         fence: FencingToken,
     ) -> Boxed<'a, Result<ReleaseOutcome, DatastoreError>> {
         Box::pin(async move {
-            conversation!(self, deadline_in(self.call_timeout), |server, earlier| {
-                holding::delete_fenced(server, key, fence, earlier)
-            })
+            conversation!(
+                self.urgent_session(deadline_in(self.call_timeout)),
+                |server, earlier| { holding::delete_fenced(server, key, fence, earlier) }
+            )
         })
     }
 
     fn waiting<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<usize, DatastoreError>> {
         Box::pin(async move {
-            conversation!(self, deadline_in(self.call_timeout), |server, _| {
+            conversation!(self.session(deadline_in(self.call_timeout)), |server, _| {
                 queue::count(server, key)
             })
         })
@@ -172,7 +175,7 @@ impl AsyncInspect for EtcdDatastore {
         after: Option<&'a PageMark>,
     ) -> Boxed<'a, Result<HeldPage, DatastoreError>> {
         Box::pin(async move {
-            conversation!(self, deadline_in(self.call_timeout), |server, _| {
+            conversation!(self.session(deadline_in(self.call_timeout)), |server, _| {
                 held::held(server, prefix, after)
             })
         })

@@ -69,6 +69,23 @@ enum Phase {
     Closed(Reason),
 }
 
+/// Until when a request waits for its reply.
+#[derive(Clone, Copy)]
+pub(super) enum Until {
+    /// The end of its call; half of that time if the connection was unused for long.
+    End(Time),
+    /// The end of the first half of its call.
+    HalfWay(Time),
+}
+
+impl Until {
+    pub(super) fn time(self) -> Time {
+        match self {
+            Until::End(time) | Until::HalfWay(time) => time,
+        }
+    }
+}
+
 /// When a request is written.
 #[derive(Clone, Copy)]
 enum When {
@@ -156,11 +173,11 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
     /// Not sent.
     pub(super) fn send(
         self: &Arc<Self>,
-        deadline: Time,
+        until: Until,
         again: bool,
         write: impl FnOnce(&mut W, &mut Vec<u8>, Sending) -> R::Expected,
     ) -> Result<Receiver<R>, Failure> {
-        self.send_when(When::Best, deadline, again, write)
+        self.send_when(When::Best, until, again, write)
     }
 
     /// As [`send`](Self::send), for a caller that may end the runtime, and the program, as soon as
@@ -172,21 +189,21 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
     /// Not sent.
     pub(super) fn send_now(
         self: &Arc<Self>,
-        deadline: Time,
+        until: Until,
         again: bool,
         write: impl FnOnce(&mut W, &mut Vec<u8>, Sending) -> R::Expected,
     ) -> Result<Receiver<R>, Failure> {
-        self.send_when(When::Now, deadline, again, write)
+        self.send_when(When::Now, until, again, write)
     }
 
     fn send_when(
         self: &Arc<Self>,
         when: When,
-        deadline: Time,
+        until: Until,
         again: bool,
         write: impl FnOnce(&mut W, &mut Vec<u8>, Sending) -> R::Expected,
     ) -> Result<Receiver<R>, Failure> {
-        let now = Clock::BOOTTIME.now();
+        let (now, deadline) = (Clock::BOOTTIME.now(), until.time());
         let failure = |reason| Failure {
             sent: false,
             reason,
@@ -203,7 +220,8 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
         let rested = state.received.until(now);
         let is_calm = state.latest_replies <= 1 || rested >= CALM_AFTER;
         let State { writer, queue, .. } = &mut *state;
-        let after_rest = queue.is_empty() && rested >= RESTS_AFTER;
+        let may_rest = matches!(until, Until::End(_));
+        let after_rest = may_rest && queue.is_empty() && rested >= RESTS_AFTER;
         let sending = Sending { now, again };
         let (outcome, check_at) = queue.push(now, deadline, after_rest, |bytes| {
             write(writer, bytes, sending)

@@ -10,6 +10,7 @@ use dlock_core::{DatastoreError, ProcessId, Time};
 use tokio::runtime::Handle;
 
 use super::call::{Call, lost};
+use super::connection::Until;
 use super::process::Process;
 use super::protocol::{Open, Replied, Replies, Sending};
 use super::table::{Entry, Table, closed};
@@ -93,8 +94,8 @@ impl<O: Open> Multiplexer<O> {
             };
             let in_doubt = call.in_doubt;
             let sent = match is_polled_by_drop() {
-                true => connection.send_now(deadline, in_doubt, &mut write),
-                false => connection.send(deadline, in_doubt, &mut write),
+                true => connection.send_now(Until::End(deadline), in_doubt, &mut write),
+                false => connection.send(Until::End(deadline), in_doubt, &mut write),
             };
             let failure = match sent {
                 Ok(outcome) => match outcome.await.unwrap_or_else(|_| Err(lost())) {
@@ -148,9 +149,10 @@ impl<O: Open> Multiplexer<O> {
         let Some((runtime, connection)) = runtime.and_then(open).or_else(|| open(own()?)) else {
             return false;
         };
+        let until = Until::End(deadline);
         let sent = match is_polled_by_drop() {
-            true => connection.send_now(deadline, false, write),
-            false => connection.send(deadline, false, write),
+            true => connection.send_now(until, false, write),
+            false => connection.send(until, false, write),
         };
         let Ok(outcome) = sent else {
             return false;

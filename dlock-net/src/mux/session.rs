@@ -5,15 +5,15 @@ use std::mem;
 use std::sync::Arc;
 
 use dlock_core::aio::is_polled_by_drop;
-use dlock_core::{Clock, DatastoreError, Time};
+use dlock_core::{Clock, DatastoreError, ErrorKind, Time};
 
 use super::call::{Call, lost};
-use super::connection::{Receiver, error_of};
+use super::connection::{Receiver, Until, error_of};
 use super::multiplexer::Multiplexer;
 use super::protocol::{Open, Replies, Sending};
 use super::queue::{Failure, Reason};
 use super::table::Shares;
-use crate::repeat::{Silence, Tries};
+use crate::repeat::{Silence, Tries, half_way};
 use crate::{Earlier, NetError, failed_after_sending, failed_before_sending};
 
 type Reply<O> = <<O as Open>::Replies as Replies>::Reply;
@@ -47,6 +47,8 @@ pub struct Session<'a, O: Open> {
     call: Call<'a, O>,
     open: &'a Arc<O>,
     tries: Tries,
+    /// Whether a connection that was open before has half of the time to answer.
+    is_urgent: bool,
     /// Whether there was a try.
     is_begun: bool,
 }
@@ -58,12 +60,29 @@ impl<O: Open> Multiplexer<O> {
     ///
     /// Not executed.
     pub fn session(&self, deadline: Time) -> Result<Session<'_, O>, DatastoreError> {
+        self.begin(deadline, false)
+    }
+
+    /// The same for a call for whose effect others wait, as
+    /// [`Pool::call_urgent`](crate::Pool::call_urgent): if a connection that was open before does
+    /// not answer within half of the time, the call runs again over a fresh one.
+    ///
+    /// # Errors
+    ///
+    /// Not executed.
+    pub fn urgent_session(&self, deadline: Time) -> Result<Session<'_, O>, DatastoreError> {
+        self.begin(deadline, true)
+    }
+
+    fn begin(&self, deadline: Time, is_urgent: bool) -> Result<Session<'_, O>, DatastoreError> {
         Ok(Session {
             call: Call::new(self.table()?, deadline),
             open: self.open(),
-            // Before the end of the call only the connection's queue finds a server silent: after
-            // half of the time of a request that came after a rest. That ends the connection.
+            // Before the end of a call that is not urgent, only the connection's queue finds a
+            // server silent: after half of the time of a request that came after a rest. That ends
+            // the connection.
             tries: Tries::of(deadline, Silence::RunsAgain),
+            is_urgent,
             is_begun: false,
         })
     }
@@ -102,7 +121,11 @@ impl<O: Open> Session<'_, O> {
             Ok(answer) => return Some(Ok(answer)),
             Err(error) => error,
         };
-        let is_dead = !connection.is_usable();
+        let is_silent = connection.ends_half_way() && error.kind() == ErrorKind::Timeout;
+        if is_silent {
+            connection.connection.retire();
+        }
+        let is_dead = is_silent || !connection.is_usable();
         if !connection.was_open {
             return Some(Err(self.tries.failed(error)));
         }
@@ -125,10 +148,14 @@ impl<O: Open> Session<'_, O> {
     }
 
     fn pin(&self, connection: Arc<Shares<O>>, was_open: bool) -> Pinned<O> {
+        let deadline = self.call.deadline();
         Pinned {
             connection,
             open: Arc::clone(self.open),
-            deadline: self.call.deadline(),
+            until: match was_open && self.is_urgent {
+                true => Until::HalfWay(half_way(Clock::BOOTTIME.now(), deadline)),
+                false => Until::End(deadline),
+            },
             was_open,
             is_stuck: false,
         }
@@ -140,7 +167,7 @@ impl<O: Open> Session<'_, O> {
 pub struct Pinned<O: Open> {
     connection: Arc<Shares<O>>,
     open: Arc<O>,
-    deadline: Time,
+    until: Until,
     /// Whether it was open before this call.
     was_open: bool,
     /// Whether a request failed because nobody drives the connection's runtime.
@@ -148,9 +175,13 @@ pub struct Pinned<O: Open> {
 }
 
 impl<O: Open> Pinned<O> {
-    /// The end of the session.
+    /// The end of the session, or of this try.
     pub fn deadline(&self) -> Time {
-        self.deadline
+        self.until.time()
+    }
+
+    fn ends_half_way(&self) -> bool {
+        matches!(self.until, Until::HalfWay(_))
     }
 
     /// The server, as errors name it.
@@ -164,7 +195,7 @@ impl<O: Open> Pinned<O> {
         self.connection.with_writer(f)
     }
 
-    /// Sends one request and waits for its reply, until the end of the session. `write` appends
+    /// Sends one request and waits for its reply, until the [end](Self::deadline). `write` appends
     /// the request to the bytes that it is given.
     ///
     /// # Errors
@@ -208,8 +239,8 @@ impl<O: Open> Pinned<O> {
         write: impl FnOnce(&mut O::Writer, &mut Vec<u8>, Sending) -> Expected<O>,
     ) -> Result<Receiver<O::Replies>, Failure> {
         match is_polled_by_drop() {
-            true => self.connection.send_now(self.deadline, false, write),
-            false => self.connection.send(self.deadline, false, write),
+            true => self.connection.send_now(self.until, false, write),
+            false => self.connection.send(self.until, false, write),
         }
     }
 
@@ -244,7 +275,7 @@ impl<O: Open> Pinned<O> {
 impl<O: Open> Pinned<O> {
     /// Ends the session sooner.
     pub fn give_up(&mut self) {
-        self.deadline = Time::ZERO;
+        self.until = Until::End(Time::ZERO);
     }
 
     /// Whether another request may be sent over it. If not, no other call is, either.

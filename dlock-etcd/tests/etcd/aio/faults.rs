@@ -7,7 +7,10 @@ use dlock_test_servers::EtcdCluster;
 use dlock_test_servers::faults::Fault;
 
 use super::*;
-use crate::support::{again, extended, held, leases, read};
+use crate::support::{again, claim_within, extended, held, leases, read};
+
+/// The time of a call to a node that does not answer.
+const TIME: Duration = Duration::from_secs(8);
 
 #[test]
 fn wherever_the_answers_to_a_claim_are_cut_it_is_granted_once_and_leaves_nothing() {
@@ -114,6 +117,8 @@ fn an_answer_that_drips_ends_with_the_deadline() {
             assert!(started.elapsed() < PATIENCE / 4);
             proxy.cut();
             proxy.heal();
+            // A connection was being opened, and was cut too: a call that waits for it fails.
+            let _ = claims(&store, &claim(&key("aio-drips"))).await;
             ours(releases(&store, &lease).await);
         });
     }
@@ -138,29 +143,52 @@ fn a_call_that_is_dropped_leaves_its_answer_to_nobody() {
     });
 }
 
-#[test]
-fn a_call_after_one_that_a_node_did_not_answer_goes_to_another_node() {
-    const TIME: Duration = Duration::from_secs(8);
-    let cluster = EtcdCluster::start();
-    // Not the leader, so that no election takes place meanwhile.
+/// A store that asks a node first that is not the leader, so that no election takes place when the
+/// node is paused; and that node.
+fn store_at_a_follower(cluster: &EtcdCluster) -> (EtcdDatastore, usize) {
     let follower = (cluster.leader() + 1) % 3;
     let mut addresses = cluster.addresses();
     addresses.rotate_left(follower);
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let url = format!("etcd://{}", addresses.join(","));
     let store = EtcdDatastore::builder(&url).unwrap().call_timeout(TIME);
-    let store = store.build();
+    (store.build(), follower)
+}
+
+#[test]
+fn a_call_after_one_that_a_node_did_not_answer_goes_to_another_node() {
+    let cluster = EtcdCluster::start();
+    let (store, follower) = store_at_a_follower(&cluster);
     current_thread().block_on(async {
         let lease = taken(&store, &key("aio-stops")).await;
         cluster.nodes()[follower].pause();
-        let extend = async |sequence| {
-            let end = Clock::BOOTTIME.now().saturating_add(TIME);
-            AsyncDatastore::extend(&store, &lease.for_call(sequence, end), LONG).await
-        };
-        let error = extend(1).await.unwrap_err();
+        let other = claim_within(&key("aio-stops"), TIME);
+        let error = claims(&store, &other).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-        extended(extend(2).await);
+        let end = Clock::BOOTTIME.now().saturating_add(TIME);
+        extended(AsyncDatastore::extend(&store, &lease.for_call(1, end), LONG).await);
         ours(releases(&store, &lease).await);
     });
     cluster.nodes()[follower].resume();
+}
+
+#[test]
+fn a_release_and_an_extend_that_a_node_does_not_answer_go_to_another_node_in_time() {
+    let cluster = EtcdCluster::start();
+    for ends in [false, true] {
+        let (store, follower) = store_at_a_follower(&cluster);
+        current_thread().block_on(async {
+            let lease = taken(&store, &key("aio-urgent")).await;
+            cluster.nodes()[follower].pause();
+            let end = Clock::BOOTTIME.now().saturating_add(TIME);
+            let lease = lease.for_call(1, end);
+            if ends {
+                ours(AsyncDatastore::release(&store, &lease).await);
+            } else {
+                extended(AsyncDatastore::extend(&store, &lease, LONG).await);
+            }
+        });
+        cluster.nodes()[follower].resume();
+        cluster.wait_until_healthy();
+    }
 }

@@ -120,6 +120,26 @@ fn a_session_on_a_connection_that_went_silent_while_it_rested_runs_again_on_a_fr
 }
 
 #[test]
+fn an_urgent_session_on_an_open_connection_that_went_silent_runs_again_on_a_fresh_one() {
+    let server = serve(Behaviour::MuteAfterFirst);
+    let mux = mux(&server);
+    current_thread().block_on(async {
+        assert_eq!(ask(&mux, LONG, "warm").await.unwrap(), "warm");
+        let mut session = mux.urgent_session(deadline_in(SOON * 3)).unwrap();
+        let (mut pinned, _) = session.connection().await.unwrap();
+        let error = asks(&mut pinned, "a").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(session.ended::<()>(pinned, Err(error)).is_none());
+
+        let (mut pinned, earlier) = session.connection().await.unwrap();
+        assert!(earlier.may_have_run(), "the server may have read it");
+        assert_eq!(asks(&mut pinned, "a").await.unwrap(), "a");
+        session.ended(pinned, Ok(())).unwrap().unwrap();
+    });
+    assert_eq!((server.connections(), server.requests()), (2, 3));
+}
+
+#[test]
 fn a_session_that_fails_on_a_connection_that_works_does_not_run_again() {
     let server = serve(Behaviour::Echo);
     let mux = mux(&server);

@@ -14,7 +14,7 @@ use dlock_core::{
     ReleaseOutcome, Signal, Watch,
 };
 
-use super::support::{How, Odd, On, TTL, block_on, eventually, poll_boxed, poll_times};
+use super::support::{How, LONG, Odd, On, TTL, block_on, eventually, poll_boxed, poll_times};
 
 /// A blocking store that can be closed: then its calls wait, and are counted.
 #[derive(Clone)]
@@ -191,6 +191,9 @@ fn a_panic_of_a_blocking_store_is_the_callers() {
         }
         fn release(&self, _: &dlock_core::Lease) -> Result<ReleaseOutcome, DatastoreError> {
             Ok(ReleaseOutcome::NotHeld)
+        }
+        fn characteristics(&self) -> Characteristics {
+            Characteristics::default().with_call_timeout(LONG)
         }
     }
     let lock = Lock::new(Unblock::new(Panics), "job");

@@ -134,7 +134,9 @@ mod tests {
         let unanswered = Unanswered::default();
         let owner = OwnerToken::random().unwrap();
         let all: Vec<_> = (1..).take(KEPT + 2).collect();
-        all.iter().for_each(|lease| unanswered.add(owner, *lease));
+        for lease in &all {
+            unanswered.add(owner, *lease);
+        }
         assert_eq!(unanswered.leases_of(owner), all[2..]);
     }
 }

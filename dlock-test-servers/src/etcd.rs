@@ -31,13 +31,17 @@ pub struct EtcdServer {
 pub(super) struct Ports {
     pub(super) client: u16,
     pub(super) peer: u16,
+    /// Where other nodes reach it.
+    pub(super) from_peers: u16,
 }
 
 impl Ports {
     pub(super) fn free() -> Self {
+        let peer = process::free_port();
         Ports {
             client: process::free_port(),
-            peer: process::free_port(),
+            peer,
+            from_peers: peer,
         }
     }
 }
@@ -395,7 +399,7 @@ fn all_arguments(
     let url = |port| format!("http://{}", address(port));
     let cluster: Vec<_> = members
         .iter()
-        .map(|(name, ports)| format!("{name}={}", url(ports.peer)))
+        .map(|(name, ports)| format!("{name}={}", url(ports.from_peers)))
         .collect();
     // No other cluster of this machine has the same.
     let token = format!("dlock-{}", members[0].1.peer);
@@ -404,7 +408,7 @@ fn all_arguments(
         ("--listen-client-urls", url(ports.client)),
         ("--advertise-client-urls", url(ports.client)),
         ("--listen-peer-urls", url(ports.peer)),
-        ("--initial-advertise-peer-urls", url(ports.peer)),
+        ("--initial-advertise-peer-urls", url(ports.from_peers)),
         ("--initial-cluster", cluster.join(",")),
         ("--initial-cluster-token", token),
         ("--initial-cluster-state", "new".to_owned()),

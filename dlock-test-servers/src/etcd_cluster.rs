@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::etcd::{EtcdServer, Ports};
+use crate::etcd_network::Network;
 
 /// How many nodes: one may be lost, and the other two are a majority.
 const NODES: usize = 3;
@@ -17,6 +18,8 @@ const TRIES: usize = 10;
 /// Three etcd nodes, as [`EtcdServer`]s that know each other. Dropping it ends them.
 pub struct EtcdCluster {
     nodes: Vec<EtcdServer>,
+    /// What is between the nodes, if one of them is to be cut off.
+    network: Option<Network>,
 }
 
 impl EtcdCluster {
@@ -26,9 +29,22 @@ impl EtcdCluster {
     ///
     /// If they cannot be started: because the binary is missing, say.
     pub fn start() -> Self {
+        Self::start_nodes(false)
+    }
+
+    /// The same, where a node can be [cut off](Self::cut_off) from the others.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be started.
+    pub fn start_with_network() -> Self {
+        Self::start_nodes(true)
+    }
+
+    fn start_nodes(with_network: bool) -> Self {
         for _ in 0..TRIES {
-            if let Some(nodes) = start_nodes() {
-                let cluster = EtcdCluster { nodes };
+            if let Some((nodes, network)) = start_nodes(with_network) {
+                let cluster = EtcdCluster { nodes, network };
                 cluster.wait_until("every node has a leader", || {
                     cluster.nodes.iter().all(EtcdServer::is_healthy)
                 });
@@ -108,6 +124,33 @@ impl EtcdCluster {
         });
     }
 
+    /// Cuts the network between this node and the others, until [`heal`](Self::heal). Its clients
+    /// still reach it.
+    ///
+    /// # Panics
+    ///
+    /// If the cluster was started without a network, or the node does not answer.
+    pub fn cut_off(&self, number: usize) {
+        let member = self.nodes[number].member();
+        let member = member.parse().expect("a number");
+        self.network().cut_off(number, member);
+    }
+
+    /// Lets all nodes reach each other again, and waits until every node that runs has a leader.
+    ///
+    /// # Panics
+    ///
+    /// If the cluster was started without a network, or a node has no leader for long.
+    pub fn heal(&self) {
+        self.network().heal();
+        self.wait_until_healthy();
+    }
+
+    fn network(&self) -> &Network {
+        let network = self.network.as_ref();
+        network.expect("the cluster was started with a network")
+    }
+
     /// Waits until every node that runs has a leader.
     ///
     /// # Panics
@@ -134,15 +177,22 @@ impl EtcdCluster {
     }
 }
 
-fn start_nodes() -> Option<Vec<EtcdServer>> {
-    let ports: [Ports; NODES] = std::array::from_fn(|_| Ports::free());
+fn start_nodes(with_network: bool) -> Option<(Vec<EtcdServer>, Option<Network>)> {
+    let mut ports: [Ports; NODES] = std::array::from_fn(|_| Ports::free());
+    let network = with_network.then(|| Network::to(&ports.map(|ports| ports.peer)));
+    if let Some(network) = &network {
+        for (ports, way) in ports.iter_mut().zip(network.ports()) {
+            ports.from_peers = *way;
+        }
+    }
     let members = [
         ("first", ports[0]),
         ("second", ports[1]),
         ("third", ports[2]),
     ];
     let nodes = members.iter();
-    nodes
+    let nodes: Option<Vec<_>> = nodes
         .map(|(name, ports)| EtcdServer::start_node(name, *ports, &members, &[]))
-        .collect()
+        .collect();
+    Some((nodes?, network))
 }

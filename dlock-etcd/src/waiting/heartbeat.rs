@@ -9,7 +9,7 @@ use dlock_net::deadline_in;
 use super::Shared;
 use super::state::{HEARTBEAT_EVERY, LeaseWork, Next, Work};
 use crate::operations::lease::{self, WAITERS_TTL, random_lease};
-use crate::operations::queue::{self, BATCH};
+use crate::operations::queue;
 
 pub(super) fn run(shared: &Shared, run: u64) {
     while let Some(work) = wait(shared, run) {
@@ -119,7 +119,8 @@ fn keep_alive(shared: &Shared, run: u64, lease: i64) {
     }
 }
 
-/// Deletes places that nobody waits at: late copies of requests made them.
+/// Looks for places that nobody waits at: late copies of requests made them. They are deleted like
+/// those of waiters that left, so that the lease is renewed meanwhile, however many there are.
 fn sweep(shared: &Shared) {
     let Some(lease) = shared.state().granted_lease() else {
         return;
@@ -127,10 +128,7 @@ fn sweep(shared: &Shared) {
     let Ok(places) = call(shared, |link| at_once(lease::keys_of(link, lease))) else {
         return;
     };
-    let unknown = shared.state().unknown(places);
-    for places in unknown.chunks(BATCH) {
-        leave(shared, places.to_vec());
-    }
+    shared.state().swept(places);
 }
 
 fn call<T>(

@@ -2,7 +2,7 @@
 
 mod watches;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -391,11 +391,17 @@ impl State {
         }
     }
 
-    /// Those of the places that nobody waits at.
-    pub(super) fn unknown(&self, places: Vec<String>) -> Vec<Arc<str>> {
-        let unknown = |place: &String| !self.places.contains_key(place.as_str());
-        let places = places.into_iter().filter(unknown);
-        places.map(Arc::from).collect()
+    /// Those of the places that nobody waits at are to be deleted.
+    pub(super) fn swept(&mut self, places: Vec<String>) {
+        let room = LEAVES_KEPT.saturating_sub(self.leaves.len());
+        let leaves: HashSet<_> = self.leaves.iter().map(|leave| &*leave.place).collect();
+        let is_known = |place: &str| self.places.contains_key(place) || leaves.contains(place);
+        let unknown = places.into_iter().filter(|place| !is_known(place));
+        let unknown: Vec<_> = unknown.take(room).collect();
+        self.leaves.extend(unknown.into_iter().map(|place| Leave {
+            place: place.into(),
+            leaving: None,
+        }));
     }
 
     pub(super) fn granted_lease(&self) -> Option<i64> {
@@ -429,11 +435,14 @@ impl State {
             });
             self.pass_over_sleepers(now);
             self.end_unused_watches();
-            work.sweeps = self.doubt.is_some();
+            if self.doubt.is_some() {
+                self.due.sweep = now;
+            }
             // Once more after that time.
             self.doubt.take_if(|until| *until <= now);
         }
-        if self.due.sweep <= now {
+        // After the places that are to be deleted already, which it would find again.
+        if self.due.sweep <= now && self.leaves.is_empty() {
             self.due.sweep = now.saturating_add(SWEEP_EVERY);
             work.sweeps = true;
         }
@@ -449,12 +458,12 @@ impl State {
 
     /// How long there is nothing to do.
     pub(super) fn pause(&self, run: u64, now: Time) -> Duration {
-        let leave = match self.leaves.is_empty() {
-            true => Time::MAX,
+        let next = match self.leaves.is_empty() {
+            true => self.due.sweep,
             false => self.due.leave,
         };
         match self.runs(run) {
-            true => now.until(self.due.heartbeat.min(self.due.sweep).min(leave)),
+            true => now.until(self.due.heartbeat.min(next)),
             false => Duration::ZERO,
         }
     }

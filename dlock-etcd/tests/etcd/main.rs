@@ -12,6 +12,7 @@ mod faults;
 mod findings;
 mod gate;
 mod late_copies;
+mod partition;
 mod points;
 mod promises;
 mod queue;

@@ -9,9 +9,11 @@ use dlock_test_servers::faults::{Fault, Proxy};
 use dlock_test_servers::{EtcdCluster, EtcdServer};
 use serde_json::{Value, json};
 
+use crate::gate::{Fate, Gate};
 use crate::queue::{KEY, granted_when_woken, lock, refused, wait_for};
 use crate::support::{
-    LONG, again, ask, call, eventually, held, key, ours, places, server, store, store_at, take,
+    LONG, again, ask, base64, call, eventually, held, key, ours, places, server, store, store_at,
+    take,
 };
 
 #[test]
@@ -170,4 +172,42 @@ fn a_node_that_is_cut_off_is_not_listened_to_any_longer() {
     eventually("the lock is released", || {
         store.release(&call(&lease, 1)).ok().map(|_| ())
     });
+}
+
+/// Each hundred of them takes a while, all of them longer than the lease of the places lasts.
+#[test]
+fn waiters_keep_their_places_while_thousands_that_nobody_waits_at_are_deleted() {
+    const BATCHES: u64 = 30;
+    let server = EtcdServer::start();
+    let gate = Gate::to(&server, |request| {
+        let deletes = |at: usize| &request.body["success"][at]["request_delete_range"];
+        if !deletes(0).is_null() && !deletes(1).is_null() {
+            thread::sleep(Duration::from_millis(300));
+        }
+        Fate::Passes
+    });
+    let (direct, waits, key) = (store(&server), store_at(&gate.url()), key("strays"));
+    let lease = take(&direct, &key, LONG);
+    let (waiter, watch, signal) = refused(&waits, &key);
+    let place = places(&server, &key).remove(0);
+    for batch in 0..BATCHES {
+        let puts = (0..100).map(|number| {
+            let name = format!("{key} waits {:020} {number:032x}", batch + 1_000_000);
+            json!({"request_put": {
+                "key": base64(&name), "value": base64("waits"), "lease": place["lease"],
+            }})
+        });
+        let body = json!({"success": puts.collect::<Vec<_>>()});
+        let answer = ask(&server, "/v3/kv/txn", &body);
+        assert!(answer.get("error").is_none(), "{answer}");
+    }
+    let left = eventually("they are deleted", || {
+        let left = places(&server, &key);
+        (left.len() <= 1).then_some(left)
+    });
+    assert_eq!(left, [place]);
+    ours(direct.release(&call(&lease, 1)));
+    let lease = granted_when_woken(&waits, &waiter, &signal);
+    drop(watch);
+    ours(waits.release(&call(&lease, 1)));
 }

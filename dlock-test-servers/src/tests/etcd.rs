@@ -51,6 +51,26 @@ fn a_majority_of_etcd_nodes_comes_back_together_and_another_node_becomes_the_lea
 }
 
 #[test]
+fn an_etcd_node_that_is_cut_off_answers_nothing_and_catches_up() {
+    let cluster = EtcdCluster::start_with_network();
+    let first = cluster.leader();
+    cluster.cut_off(first);
+    let healthy = || {
+        let nodes = cluster.nodes().iter();
+        nodes.map(EtcdServer::is_healthy).collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = (0..3).map(|node| node != first).collect();
+    let started = std::time::Instant::now();
+    while healthy() != expected {
+        assert!(started.elapsed().as_secs() < 60, "{:?}", healthy());
+    }
+    cluster.nodes()[(first + 1) % 3].post("/v3/kv/put", PUT);
+    cluster.heal();
+    let answer = cluster.nodes()[first].post("/v3/kv/range", RANGE);
+    assert!(answer.contains(r#""value":"dg==""#), "{answer}");
+}
+
+#[test]
 fn a_compacted_etcd_has_no_former_versions() {
     let server = EtcdServer::start();
     server.post("/v3/kv/put", PUT);

@@ -242,16 +242,34 @@ fn places_that_nobody_waits_at_are_looked_for_as_long_as_a_claim_is_in_doubt() {
     let (mut state, waiters) = state(1);
     assert!(state.claims(waiters[0].0, later(2)));
     state.enters(waiters[0].0, place(1), NOW);
-    let known = vec![place(1).to_string(), place(2).to_string()];
-    assert_eq!(state.unknown(known), [place(2)]);
     // In the middle of the claim.
     assert_eq!(state.leave(waiters[0].0, NOW), Some(place(1)));
-    assert_eq!(state.unknown(vec![place(1).to_string()]), [place(1)]);
     let mut sweeps = |seconds| match state.next(1, later(seconds)) {
         Next::Work(work) => work.sweeps,
         _ => false,
     };
     assert_eq!([1, 2, 3].map(&mut sweeps), [true, true, false]);
+}
+
+#[test]
+fn many_places_that_nobody_waits_at_are_deleted_a_batch_at_a_time_between_heartbeats() {
+    let (mut state, waiters) = state(1);
+    refused(&mut state, waiters[0].0, 1, KEY);
+    let found = || (1..=250).map(|number| place(number).to_string()).collect();
+    state.swept(found());
+    // They are not found twice.
+    state.swept(found());
+    let mut deleted = Vec::new();
+    for (seconds, is_alive) in [(10, true), (10, false), (11, true), (11, false)] {
+        let Next::Work(work) = state.next(1, later(seconds)) else {
+            panic!("there is something to do");
+        };
+        assert_eq!(work.lease.is_some(), is_alive);
+        // Not before all of them are gone.
+        assert_eq!(work.sweeps, deleted.len() == 249);
+        deleted.extend(work.leaves.into_iter().map(|leave| leave.place));
+    }
+    assert_eq!(deleted, (2..=250).map(place).collect::<Vec<_>>());
 }
 
 #[test]

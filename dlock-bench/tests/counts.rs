@@ -45,6 +45,20 @@ const HAND_OVER_POLLS: u64 = 5;
 /// leaves a gap of this size between what stays, which the allocator cannot give back.
 const ACQUIRE_FUTURE_BYTES: usize = 640;
 
+/// A store on Redis that gives a busy machine time.
+fn redis(url: &str) -> RedisDatastore {
+    let builder = RedisDatastore::builder(url).unwrap();
+    let builder = builder.call_timeout(PATIENCE).connect_timeout(PATIENCE);
+    builder.build()
+}
+
+/// The same on memcached.
+fn memcached(url: &str) -> MemcacheDatastore {
+    let builder = MemcacheDatastore::builder(url).unwrap();
+    let builder = builder.call_timeout(PATIENCE).connect_timeout(PATIENCE);
+    builder.build()
+}
+
 /// Acquires and releases. The first acquire may have to wait: a fresh memcached grants nothing for
 /// its first seconds.
 fn pair(lock: &Lock) {
@@ -123,7 +137,7 @@ fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: us
     let lock = aio::Lock::new(&store, "counted");
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime starts");
-    let guard = runtime.block_on(lock.try_acquire());
+    let guard = runtime.block_on(lock.try_acquire()).unwrap();
     let wait = async |wanted: usize| {
         for _ in waiting.load(Ordering::Relaxed)..wanted {
             let lock = lock.clone();
@@ -157,7 +171,7 @@ fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: us
 fn polls_of_a_hand_over(server: &RedisServer, waiters: usize) -> u64 {
     const GRANTS: usize = 20;
     let (polls, granted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let datastore = RedisDatastore::open(&server.url()).expect("a URL of Redis");
+    let datastore = redis(&server.url());
     let lock = aio::Lock::new(datastore, "counted");
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime starts");
@@ -220,7 +234,7 @@ fn a_held_async_lock_keeps_at_most_a_kilobyte() {
     let bytes = bytes_of_a_held_lock(MemoryDatastore::new()) - bytes_of_a_record();
     assert!((64..=HELD_BYTES).contains(&bytes), "in memory {bytes}");
     let server = RedisServer::start();
-    let bytes = bytes_of_a_held_lock(RedisDatastore::open(&server.url()).unwrap());
+    let bytes = bytes_of_a_held_lock(redis(&server.url()));
     assert!((64..=HELD_BYTES).contains(&bytes), "on Redis {bytes}");
 }
 
@@ -230,8 +244,7 @@ fn a_waiting_task_keeps_at_most_four_kilobytes() {
         let bytes = bytes_of_a_waiting_task(MemoryDatastore::new(), at_once);
         assert!((64..=WAITING_BYTES).contains(&bytes), "in memory {bytes}");
         let server = RedisServer::start();
-        let datastore = RedisDatastore::open(&server.url()).unwrap();
-        let bytes = bytes_of_a_waiting_task(datastore, at_once);
+        let bytes = bytes_of_a_waiting_task(redis(&server.url()), at_once);
         assert!((64..=WAITING_BYTES).contains(&bytes), "on Redis {bytes}");
     }
 }
@@ -267,14 +280,14 @@ fn an_async_pair_in_memory_makes_few_allocations() {
 #[test]
 fn an_async_pair_on_redis_makes_few_allocations() {
     let server = RedisServer::start();
-    let count = allocations_of_an_async_pair(RedisDatastore::open(&server.url()).unwrap());
+    let count = allocations_of_an_async_pair(redis(&server.url()));
     assert!(count <= ASYNC_REDIS_ALLOCATIONS, "{count}");
 }
 
 #[test]
 fn an_async_pair_on_memcached_makes_few_allocations() {
     let server = MemcachedServer::start();
-    let count = allocations_of_an_async_pair(MemcacheDatastore::open(&server.url()).unwrap());
+    let count = allocations_of_an_async_pair(memcached(&server.url()));
     assert!(count <= ASYNC_MEMCACHED_ALLOCATIONS, "{count}");
 }
 
@@ -287,14 +300,14 @@ fn a_pair_in_memory_makes_few_allocations() {
 #[test]
 fn a_pair_on_redis_makes_few_allocations() {
     let server = RedisServer::start();
-    let count = allocations_of_a_pair(RedisDatastore::open(&server.url()).unwrap());
+    let count = allocations_of_a_pair(redis(&server.url()));
     assert!(count <= REDIS_ALLOCATIONS, "{count}");
 }
 
 #[test]
 fn a_pair_on_memcached_makes_few_allocations() {
     let server = MemcachedServer::start();
-    let count = allocations_of_a_pair(MemcacheDatastore::open(&server.url()).unwrap());
+    let count = allocations_of_a_pair(memcached(&server.url()));
     assert!(count <= MEMCACHED_ALLOCATIONS, "{count}");
 }
 
@@ -310,7 +323,7 @@ fn a_pair_on_redis_is_two_commands_in_two_round_trips() {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.address());
     let url = format!("redis://{}/", proxy.address());
-    let lock = Lock::new(RedisDatastore::open(&url).unwrap(), "counted");
+    let lock = Lock::new(redis(&url), "counted");
     pair(&lock);
     server.reset_calls();
     proxy.reset_counts();
@@ -341,14 +354,20 @@ fn a_pair_on_memcached_is_two_commands_and_one_more_if_it_is_held_for_long() {
     let server = MemcachedServer::start();
     let proxy = Proxy::to(server.address());
     let url = format!("memcache://{}", proxy.address());
-    let lock = Lock::new(MemcacheDatastore::open(&url).unwrap(), "counted");
+    let lock = Lock::new(memcached(&url), "counted");
     pair(&lock);
 
-    let before = commands(&server);
-    proxy.reset_counts();
-    pair(&lock);
-    assert_eq!(proxy.counts().round_trips, TRIPS);
-    assert_eq!(commands(&server) - before, TRIPS);
+    let (trips, sent) = until(|| {
+        let before = commands(&server);
+        proxy.reset_counts();
+        let start = Instant::now();
+        pair(&lock);
+        // On a busy machine it may have been held for long.
+        let is_quick = start.elapsed() < Duration::from_millis(150);
+        let counted = (proxy.counts().round_trips, commands(&server) - before);
+        is_quick.then_some(counted)
+    });
+    assert_eq!((trips, sent), (TRIPS, TRIPS));
 
     let (before, start) = (commands(&server), Instant::now());
     let guard = lock.try_acquire().unwrap();
@@ -360,6 +379,17 @@ fn a_pair_on_memcached_is_two_commands_and_one_more_if_it_is_held_for_long() {
     assert_eq!(commands(&server) - before, 2);
     guard.release().unwrap();
     assert_eq!(commands(&server) - before, TRIPS + 1);
+}
+
+/// Calls `measure` until it has a result.
+fn until<T>(mut measure: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(result) = measure() {
+            return result;
+        }
+        assert!(start.elapsed() < PATIENCE * 6, "it is never quick");
+    }
 }
 
 /// The number of commands on keys that a memcached has carried out.

@@ -35,8 +35,10 @@ impl Scratch {
         folder_at(self.0.path())
     }
 
+    /// A store that waits for a shard for as long as a busy machine may stop its owner.
     fn open(&self) -> FileDatastore {
-        FileDatastore::open(self.0.path()).unwrap()
+        let builder = FileDatastore::builder(self.0.path()).call_timeout(CALL);
+        builder.open().unwrap()
     }
 
     /// The store, opened as by a process after a restart of the machine.

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use crate::support::{
-    Place, await_end_of, code, ended, kill_child, output, spawn, status_of, stderr, wait_until,
+    Place, await_end_of, code, dlock, ended, kill_child, output, spawn, status_of, stderr,
+    wait_until,
 };
 use rustix::process::Signal;
 
@@ -50,7 +51,7 @@ fn server(place: &Place, recipe: &str) -> Command {
     let hour = "\"$(date -u +%FT%H)\"";
     assert!(recipe.contains(hour), "{recipe}");
     let line = format!(
-        "exec \"$DLOCK\" run --ttl 3s {} -- sh -c \"$SCRIPT\"",
+        "exec \"$DLOCK\" run --ttl 9s {} -- sh -c \"$SCRIPT\"",
         recipe.replace(hour, "2026-11-24T12")
     );
     let mut command = Command::new("sh");
@@ -65,26 +66,41 @@ fn server(place: &Place, recipe: &str) -> Command {
 
 #[test]
 fn a_waiter_takes_over_from_a_winner_that_crashes() {
-    for page in PAGES {
-        let recipe = recipe(page);
-        let place = Place::new();
-        let start = || spawn(&mut server(&place, &recipe));
-        let mut winner = start();
-        let job = place.await_pid("pids");
-        let others: Vec<Child> = (0..2).map(|_| start()).collect();
-        // They must already wait when the winner crashes: a later one runs the job in any case.
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        fs::write(place.path("go"), "").unwrap();
-        kill_child(&winner, Signal::KILL);
-        status_of(&mut winner);
-        await_end_of(job);
-        for mut other in others {
-            wait_until("the end of a server's line", || other.try_wait().unwrap());
-            let output = ended(other);
-            assert!(output.status.success(), "{page}: {}", stderr(&output));
+    // Each waits for the end of a lease.
+    std::thread::scope(|tests| {
+        for page in PAGES {
+            tests.spawn(|| a_waiter_takes_over(page));
         }
-        assert_eq!(place.read("log"), "imported\n", "{page}");
+    });
+}
+
+fn a_waiter_takes_over(page: &str) {
+    let recipe = recipe(page);
+    let place = Place::new();
+    let start = || spawn(&mut server(&place, &recipe));
+    let mut winner = start();
+    let job = place.await_pid("pids");
+    let others: Vec<Child> = (0..2).map(|_| start()).collect();
+    // They must already wait when the winner crashes: a later one runs the job in any case.
+    wait_until("two waiters", || (waiting(&place) == 2).then_some(()));
+    fs::write(place.path("go"), "").unwrap();
+    kill_child(&winner, Signal::KILL);
+    status_of(&mut winner);
+    await_end_of(job);
+    for other in others {
+        let output = ended(other);
+        assert!(output.status.success(), "{page}: {}", stderr(&output));
     }
+    assert_eq!(place.read("log"), "imported\n", "{page}");
+}
+
+/// How many processes wait for the lock.
+fn waiting(place: &Place) -> u64 {
+    let store = place.store();
+    let status = ["status", "--json", "--store", &store, "hourly-import"];
+    let shown = output(dlock().args(status));
+    let entries: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+    entries[0]["waiting"].as_u64().unwrap_or_default()
 }
 
 #[test]

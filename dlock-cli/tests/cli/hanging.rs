@@ -65,7 +65,7 @@ fn quiet<'a>(place: &Place, command: &'a mut Command) -> &'a mut Command {
 fn a_command_that_hangs_after_max_hold_is_given_up_and_its_lease_is_neither_renewed_nor_released() {
     for once in ["", "--once today"] {
         let place = Place::new();
-        let options = format!("--ttl 12s --kill-after 300ms --max-hold 500ms {once} job");
+        let options = format!("--ttl 16s --kill-after 300ms --max-hold 4s {once} job");
         let mut command = place.run(&options, "echo $$ >pid; exec sleep 60");
         let mut child = quiet(&place, &mut command).spawn().unwrap();
         let hanging = Hanging::make(place.await_pid("pid"));
@@ -73,7 +73,7 @@ fn a_command_that_hangs_after_max_hold_is_given_up_and_its_lease_is_neither_rene
         let said = place.read("said");
         assert_eq!(status.code(), Some(70), "{said}");
         assert!(
-            said.contains("for longer than --max-hold 500ms, was killed and does not end"),
+            said.contains("for longer than --max-hold 4s, was killed and does not end"),
             "{said}"
         );
         assert!(said.contains("it stays taken for at most "), "{said}");
@@ -92,7 +92,7 @@ fn a_command_that_hangs_after_max_hold_is_given_up_and_its_lease_is_neither_rene
 #[test]
 fn a_command_that_hangs_after_its_lease_was_lost_is_given_up() {
     let place = Place::new();
-    let mut command = place.run("--ttl 3s job", "echo $$ >pid; exec sleep 60");
+    let mut command = place.run("--ttl 12s job", "echo $$ >pid; exec sleep 60");
     let mut child = quiet(&place, &mut command).spawn().unwrap();
     let hanging = Hanging::make(place.await_pid("pid"));
     break_lock(&place);

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 fn a_command_whose_lease_cannot_be_renewed_is_asked_to_end() {
     let place = Place::new();
     let script = "trap 'echo told >>log; exit 0' TERM; echo $$ >pid; while :; do sleep 0.02; done";
-    let child = spawn(&mut place.run("--ttl 4s --kill-after 2s job", script));
+    let child = spawn(&mut place.run("--ttl 20s --kill-after 8s job", script));
     place.await_pid("pid");
     take_store_away(&place);
     let output = ended(child);
@@ -32,7 +32,7 @@ fn a_command_that_ignores_sigterm_is_killed_before_the_lease_ends() {
     let place = Place::new();
     let script = "trap '' TERM; (trap '' TERM; echo $$ >inner; while :; do sleep 0.02; done) & \
                   echo $$ >pid; while :; do sleep 0.02; done";
-    let child = spawn(&mut place.run("--ttl 2s --lost-exit-code 9 job", script));
+    let child = spawn(&mut place.run("--ttl 9s --lost-exit-code 9 job", script));
     let (pid, inner) = (place.await_pid("pid"), place.await_pid("inner"));
     take_store_away(&place);
     let output = ended(child);
@@ -44,7 +44,7 @@ fn a_command_that_ignores_sigterm_is_killed_before_the_lease_ends() {
 fn the_children_of_a_command_get_the_grace_period_too() {
     let place = Place::new();
     let cleaning = "trap 'sleep 0.3; echo cleaned >>log; exit' TERM; echo $$ >pid; while :; do sleep 0.02; done";
-    let mut command = place.run("--ttl 4s --kill-after 2s job", "sh -c \"$CLEANING\"; true");
+    let mut command = place.run("--ttl 20s --kill-after 8s job", "sh -c \"$CLEANING\"; true");
     let child = spawn(command.env("CLEANING", cleaning));
     place.await_pid("pid");
     take_store_away(&place);
@@ -102,12 +102,14 @@ fn key_was_deleted(place: &Place, fate: &str) -> String {
 fn a_key_that_another_process_took_is_reported_with_its_holder() {
     let place = Place::new();
     let script = "trap '' TERM; echo $$ >pid; while :; do sleep 0.02; done";
-    // The taker has until the next renewal.
     let robbed = spawn(&mut place.run("--ttl 20s job", script));
     place.await_pid("pid");
+    // It must not look before the taker has the key.
+    kill_child(&robbed, Signal::STOP);
     break_lock(&place);
     let taker = spawn(&mut place.run("--label taker job", "echo $$ >taker; exec sleep 60"));
     place.await_pid("taker");
+    kill_child(&robbed, Signal::CONT);
     let output = ended(robbed);
     let said = stderr(&output);
     assert_eq!(code(&output), 70, "{said}");
@@ -146,9 +148,9 @@ fn a_lock_that_cannot_be_released_is_reported_and_the_status_stays() {
 fn a_renewed_lease_lasts_longer_than_its_ttl() {
     let place = Place::new();
     let script = "echo $$ >pid; while [ ! -e go ]; do sleep 0.02; done";
-    let child = spawn(&mut place.run("--ttl 3s job", script));
+    let child = spawn(&mut place.run("--ttl 9s job", script));
     place.await_pid("pid");
-    for _ in 0..7 {
+    for _ in 0..12 {
         sleep(Duration::from_secs(1));
         assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
     }
@@ -160,11 +162,11 @@ fn a_renewed_lease_lasts_longer_than_its_ttl() {
 #[test]
 fn a_dlock_that_was_stopped_beyond_its_lease_ends_the_command_when_it_continues() {
     let place = Place::new();
-    let child = spawn(&mut place.run("--ttl 2s job", "echo $$ >pid; exec sleep 60"));
+    let child = spawn(&mut place.run("--ttl 9s job", "echo $$ >pid; exec sleep 60"));
     let pid = place.await_pid("pid");
     kill_child(&child, Signal::STOP);
     // Only the fencing token protects what the first command does from here on.
-    assert_eq!(code(&output(&mut place.run("--wait 20s job", "true"))), 0);
+    assert_eq!(code(&output(&mut place.run("--wait 60s job", "true"))), 0);
     assert!(runs(pid));
     kill_child(&child, Signal::CONT);
     let output = ended(child);

@@ -39,7 +39,7 @@ fn stubborn(place: &Place, arguments: &str) -> (Child, i32) {
 #[test]
 fn a_lease_ends_its_command_though_no_thread_can_be_started() {
     let place = Place::new();
-    let (child, pid) = stubborn(&place, "--ttl 3s job");
+    let (child, pid) = stubborn(&place, "--ttl 9s job");
     take_store_away(&place);
     let output = ended(child);
     assert_eq!(code(&output), 70, "{}", stderr(&output));
@@ -49,7 +49,7 @@ fn a_lease_ends_its_command_though_no_thread_can_be_started() {
 #[test]
 fn a_deleted_key_ends_its_command_though_no_thread_can_be_started() {
     let place = Place::new();
-    let (child, pid) = stubborn(&place, "--ttl 3s job");
+    let (child, pid) = stubborn(&place, "--ttl 9s job");
     break_lock(&place);
     let output = ended(child);
     assert_eq!(code(&output), 70, "{}", stderr(&output));
@@ -59,7 +59,7 @@ fn a_deleted_key_ends_its_command_though_no_thread_can_be_started() {
 #[test]
 fn a_lease_ends_its_command_though_dlock_gets_no_more_memory() {
     let place = Place::new();
-    let (mut child, pid) = stubborn(&place, "--ttl 3s job");
+    let (mut child, pid) = stubborn(&place, "--ttl 9s job");
     limit(&child, &["--as=0:0", "--data=0:0"]);
     take_store_away(&place);
     // dlock may die of it. Then the watcher ends the command.

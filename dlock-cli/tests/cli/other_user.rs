@@ -60,7 +60,7 @@ fn a_command_that_cannot_be_killed_is_reported_to_run_on() {
     let place = Place::new();
     let child = start(
         &place,
-        "--ttl 3s job",
+        "--ttl 9s job",
         "exec $SUDO sh -c 'echo $$ >pid; exec sleep 60 >/dev/null 2>&1'",
     );
     let pid = await_root(&place, "pid");
@@ -83,7 +83,7 @@ fn a_command_that_cannot_be_killed_is_reported_to_run_on() {
 fn the_child_of_a_killed_command_that_runs_as_another_user_is_reported_to_run_on() {
     let place = Place::new();
     let script = "$SUDO sh -c 'echo $$ >pid; exec sleep 60 >/dev/null 2>&1'; true";
-    let child = start(&place, "--ttl 3s job", script);
+    let child = start(&place, "--ttl 9s job", script);
     let pid = await_root(&place, "pid");
     take_store_away(&place);
     let output = ended(child);
@@ -103,12 +103,12 @@ fn a_signal_that_cannot_be_passed_on_is_reported_and_the_lock_stays_held() {
     let place = Place::new();
     let child = start(
         &place,
-        "--ttl 4s job",
+        "--ttl 9s job",
         "exec $SUDO sh -c 'echo $$ >pid; exec sleep 60'",
     );
     let pid = await_root(&place, "pid");
     kill_child(&child, Signal::TERM);
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(12));
     assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
     assert!(runs(pid));
     kill(pid, Signal::KILL);
@@ -126,8 +126,8 @@ fn a_renewal_that_succeeds_at_the_last_moment_keeps_the_lock() {
     let place = Place::new();
     let script = "exec $SUDO sh -c 'echo $$ >pid; exec sleep 60'";
     let start = Instant::now();
-    let (ttl, log) = (Duration::from_secs(16), place.path("log"));
-    let mut command = dlock_as_user(&place, "--ttl 16s --kill-after 8s job");
+    let (ttl, log) = (Duration::from_secs(20), place.path("log"));
+    let mut command = dlock_as_user(&place, "--ttl 20s --kill-after 8s job");
     command
         .env("SUDO", sudo(&place))
         .args(["--", "sh", "-c", script])
@@ -165,7 +165,7 @@ fn a_renewal_that_succeeds_at_the_last_moment_keeps_the_lock() {
 #[test]
 fn a_command_that_may_not_be_signalled_after_max_hold_keeps_its_status() {
     let place = Place::new();
-    let mut command = dlock_as_user(&place, "--max-hold 4s job");
+    let mut command = dlock_as_user(&place, "--max-hold 8s job");
     let script = "exec $SUDO sh -c 'echo $$ >pid; while [ ! -e go ]; do sleep 0.02; done; exit 5'";
     let mut child = command
         .env("SUDO", sudo(&place))
@@ -187,7 +187,7 @@ fn a_command_that_may_not_be_signalled_after_max_hold_keeps_its_status() {
 #[test]
 fn a_process_that_cannot_be_killed_after_max_hold_is_reported_and_dlock_exits() {
     let place = Place::new();
-    let mut command = dlock_as_user(&place, "--max-hold 4s --kill-after 1s job");
+    let mut command = dlock_as_user(&place, "--max-hold 8s --kill-after 1s job");
     let script = "$SUDO sh -c 'echo $$ >pid; exec sleep 600' & while :; do sleep 0.02; done";
     let mut child = command
         .env("SUDO", sudo(&place))

@@ -98,14 +98,14 @@ fn a_job_runs_once_while_it_is_held(store: &str) {
 }
 
 fn the_next_waiter_gets_the_lock_of_a_killed_holder_when_its_lease_has_ended(store: &str) {
-    const LEASE: Duration = Duration::from_secs(2);
+    const LEASE: Duration = Duration::from_secs(6);
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let beat = "echo $$ >$0; while :; do echo $0 >>log; sleep 0.02; done";
     // A child, a grandchild, and a second command that must never start.
     let script =
         "sh -c \"$BEAT\" background & sh -c 'sh -c \"$BEAT\" inner; true'; echo second >>log";
-    let takeover = ["--ttl", "2s", "takeover"];
+    let takeover = ["--ttl", "6s", "takeover"];
 
     // The grant comes after this, so the lease cannot end earlier than `LEASE` from here.
     let start = Instant::now();
@@ -123,7 +123,7 @@ fn the_next_waiter_gets_the_lock_of_a_killed_holder_when_its_lease_has_ended(sto
     status_of(&mut holder);
     let killed = Instant::now();
 
-    let waiting = ["--ttl", "2s", "--wait", "30s", "takeover"];
+    let waiting = ["--wait", "30s", "takeover"];
     let next = run(store, folder.path(), &waiting, "echo next >>log")
         .spawn()
         .unwrap();

@@ -54,12 +54,12 @@ fn for_cron_a_lock_that_is_held_and_a_job_that_is_done_are_silent_successes() {
 fn a_command_that_takes_too_long_is_asked_to_end_and_the_lock_is_free() {
     let place = Place::new();
     let script = "trap 'echo asked >>log; exit 3' TERM; echo $$ >pid; while :; do sleep 0.02; done";
-    let run = output(&mut place.run("--max-hold 3s job", script));
+    let run = output(&mut place.run("--max-hold 8s job", script));
     assert_eq!(code(&run), 124, "{}", stderr(&run));
     // The shell may report that its `sleep` was ended.
     assert_eq!(
         stderr(&run).lines().last(),
-        Some("dlock: the command held job for longer than --max-hold 3s and was ended")
+        Some("dlock: the command held job for longer than --max-hold 8s and was ended")
     );
     assert_eq!(place.read("log"), "asked\n");
     assert!(!runs(place.await_pid("pid")));
@@ -71,7 +71,7 @@ fn a_command_that_takes_too_long_and_does_not_end_is_killed_with_all_it_started(
     let place = Place::new();
     let script =
         "trap '' TERM; sleep 60 & echo $! >child; echo $$ >pid; while :; do sleep 0.02; done";
-    let run = output(&mut place.run("--max-hold 3s --kill-after 200ms job", script));
+    let run = output(&mut place.run("--max-hold 8s --kill-after 200ms job", script));
     assert_eq!(code(&run), 124, "{}", stderr(&run));
     assert!(!runs(place.await_pid("pid")));
     await_end_of(place.await_pid("child"));

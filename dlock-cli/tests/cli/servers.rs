@@ -123,7 +123,7 @@ fn a_wait_outlasts_a_restart_of_the_server() {
 fn a_command_is_ended_when_its_server_is_gone() {
     let place = Place::new();
     let mut server = RedisServer::start();
-    let arguments = ["--ttl", "2s", "job"];
+    let arguments = ["--ttl", "9s", "job"];
     let script = "trap '' TERM; echo $$ >pid; while :; do sleep 0.02; done";
     let child = spawn(run(&server.url(), &arguments, script).current_dir(place.path("")));
     let pid = place.await_pid("pid");

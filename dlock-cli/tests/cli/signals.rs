@@ -70,7 +70,7 @@ fn the_lock_is_held_until_what_the_command_started_has_cleaned_up() {
 fn the_wait_for_processes_that_do_not_end_is_bounded() {
     let place = Place::new();
     let script = "(trap '' TERM; sh -c 'echo $$ >pid; exec sleep 60' >/dev/null 2>&1) & wait";
-    let child = spawn(&mut place.run("--ttl 2s --kill-after 200ms job", script));
+    let child = spawn(&mut place.run("--kill-after 200ms job", script));
     let pid = place.await_pid("pid");
     kill_child(&child, Signal::TERM);
     let output = ended(child);
@@ -113,7 +113,7 @@ fn a_signal_that_is_ignored_from_the_start_stays_ignored() {
     let place = Place::new();
     let binary = env!("CARGO_BIN_EXE_dlock");
     let store = place.store();
-    let job = "echo $$ >pid; sleep 0.5; echo survived >>log";
+    let job = "echo $$ >pid; while [ ! -e go ]; do sleep 0.02; done; echo survived >>log";
     let script = format!("trap '' HUP; exec {binary} run --store {store} job -- sh -c '{job}'");
     let mut shell = Command::new("sh");
     let mut child = shell
@@ -124,6 +124,7 @@ fn a_signal_that_is_ignored_from_the_start_stays_ignored() {
     let pid = place.await_pid("pid");
     kill_child(&child, Signal::HUP);
     kill(pid, Signal::HUP);
+    std::fs::write(place.path("go"), "").unwrap();
     assert_eq!(status_of(&mut child).code(), Some(0));
     assert_eq!(place.read("log"), "survived\n");
 }
@@ -131,10 +132,10 @@ fn a_signal_that_is_ignored_from_the_start_stays_ignored() {
 #[test]
 fn a_command_that_a_user_stops_keeps_its_lock() {
     let place = Place::new();
-    let mut child = spawn(&mut place.run("--ttl 2s job", "echo $$ >pid; exec sleep 60"));
+    let mut child = spawn(&mut place.run("--ttl 8s job", "echo $$ >pid; exec sleep 60"));
     let pid = place.await_pid("pid");
     kill(pid, Signal::STOP);
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(12));
     assert_eq!(code(&output(&mut place.run("job", "true"))), 75);
     kill(pid, Signal::CONT);
     kill_child(&child, Signal::TERM);

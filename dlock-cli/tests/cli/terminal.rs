@@ -121,10 +121,10 @@ fn a_stopped_command_whose_lease_ended_is_not_continued() {
     let place = Place::new();
     let job = run(
         &place,
-        "--ttl 3s job",
+        "--ttl 9s job",
         "echo ready; read word; echo got=$word",
     );
-    let other = run(&place, "--wait 20s job", "echo other");
+    let other = run(&place, "--wait 60s job", "echo other");
     let script = format!("{job}; echo stopped=$?; {other}; echo other=$?; fg; echo status=$?");
     let mut shell = Shell::run(&script);
     shell.shows("ready");

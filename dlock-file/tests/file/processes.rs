@@ -198,7 +198,8 @@ fn a_forked_child_uses_the_inherited_store() {
 #[test]
 fn a_child_forked_in_the_middle_of_a_call_does_not_keep_the_shard_locked() {
     let scratch = Scratch::new();
-    let store = scratch.open();
+    // With the usual time for a call.
+    let store = FileDatastore::open(scratch.path()).unwrap();
     let forkers: Vec<_> = (0..4)
         .map(|_| {
             thread::spawn(|| {

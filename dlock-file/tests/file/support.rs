@@ -48,8 +48,10 @@ impl Scratch {
         self.place.join("locks")
     }
 
+    /// A store that waits for a shard for as long as a busy machine may stop its owner.
     pub(crate) fn open(&self) -> FileDatastore {
-        FileDatastore::open(self.path()).unwrap()
+        let builder = FileDatastore::builder(self.path()).call_timeout(CALL);
+        builder.open().unwrap()
     }
 
     /// The content of the record whose file name starts with `key`.

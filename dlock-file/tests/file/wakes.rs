@@ -25,7 +25,9 @@ use rustix::process::{Pid, Signal as Kill, kill_process};
 const KEY: &str = "dlock:job";
 const TTL: Duration = Duration::from_secs(30);
 /// The lease of a process that may be killed while it holds the lock.
-const SHORT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_secs(8);
+/// How long a look at the lock may wait for a process that may be stopped in a call.
+const LOOK: Duration = Duration::from_secs(2);
 /// A group that no user of this machine is in.
 const GROUP: u32 = 12_000;
 /// Far more than anything here takes.
@@ -112,7 +114,7 @@ impl Waiter {
             while !self.is_stopped() {
                 thread::sleep(Duration::from_millis(1));
             }
-            let look = Claim::new(KEY, &Clock::BOOTTIME, SHORT).unwrap();
+            let look = Claim::new(KEY, &Clock::BOOTTIME, LOOK).unwrap();
             match store.acquire(&look, TTL) {
                 Ok(AcquireOutcome::Held(_)) => return,
                 Err(error) if error.kind() == dlock_core::ErrorKind::Timeout => {

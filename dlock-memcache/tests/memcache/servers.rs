@@ -82,6 +82,7 @@ fn a_verified_grant_is_kept_in_full_after_a_stall() {
     let verifying = MemcacheDatastore::builder(&server.url()).unwrap();
     let verifying = verifying
         .call_timeout(CALL)
+        .connect_timeout(CALL)
         .verify_before_grant(true)
         .build();
     let ttl = Duration::from_secs(3);
@@ -101,8 +102,10 @@ fn a_verified_grant_is_kept_in_full_after_a_stall() {
 fn a_guard_ends_no_later_than_the_server_says_after_a_stall() {
     let server = may_grant(MemcachedServer::start());
     let key = key("guarded");
+    // The server keeps it for a second or two less. Long before that end the lease was confirmed,
+    // also on a busy machine.
     let options = LockOptions::builder()
-        .ttl(Duration::from_secs(4))
+        .ttl(Duration::from_secs(12))
         .renew(false);
     let id = &key["dlock:".len()..];
     let lock = Lock::with_options(store(&server), id, options).unwrap();
@@ -208,13 +211,14 @@ fn a_server_that_has_just_started_grants_once_it_is_old_enough() {
     // On a busy machine the server may be old enough by now.
     if uptime() < 4 {
         let error = answer.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unreachable, "{}", text(&error));
+        // Its time may also end before the server was asked.
+        let is_young = text(&error).contains("has just started");
+        let kind = match is_young {
+            true => ErrorKind::Unreachable,
+            false => ErrorKind::Timeout,
+        };
+        assert_eq!(error.kind(), kind, "{}", text(&error));
         assert!(!error.may_have_executed());
-        assert!(
-            text(&error).contains("has just started"),
-            "{}",
-            text(&error)
-        );
         assert_eq!(value(&server, short.key()), None);
     }
     // With more time the call waits.
@@ -346,7 +350,8 @@ fn an_abandoned_claim_that_a_stopped_server_carries_out_later_does_not_keep_this
     let key = key("abandoned");
     ours(store.release(&take(&store, &key, LONG)));
     server.pause();
-    let given_up = claim_within(&key, Duration::from_millis(300));
+    // Long enough for a busy machine to send it.
+    let given_up = claim_within(&key, Duration::from_secs(4));
     let error = store.acquire(&given_up, LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.may_have_executed());

@@ -272,7 +272,7 @@ fn garbage_and_half_a_reply_are_typed_errors() {
         let address = scripted(Box::leak(Box::new([HANDSHAKE, answer])), closes);
         let store = store_at(&format!("memcache://{address}"));
         let within = match kind {
-            ErrorKind::Timeout => Duration::from_secs(3),
+            ErrorKind::Timeout => Duration::from_secs(5),
             _ => CALL,
         };
         let claim = claim_within(&key("garbage"), within);

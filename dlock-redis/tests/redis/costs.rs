@@ -160,8 +160,9 @@ fn a_fence_is_kept_for_as_long_as_the_store_was_told() {
     let server = RedisServer::start();
     let hour = Duration::from_secs(3600);
     let builder = RedisDatastore::builder(&server.url()).unwrap();
+    let builder = builder.call_timeout(LONG).connect_timeout(LONG);
     let built = builder.fence_keep(hour).unwrap().build();
-    let by_url = RedisDatastore::open(&format!("{}?fence_keep=1h", server.url())).unwrap();
+    let by_url = patient(&format!("{}?fence_keep=1h", server.url()));
     let life = || server.command(["PTTL", FENCE]).integer().unwrap();
     for store in [built, by_url] {
         server.command(["FLUSHALL"]);

@@ -68,7 +68,7 @@ fn the_waiter_behind_any_number_of_killed_ones_is_the_next() {
             });
             server.reset_calls();
             guard.release().unwrap();
-            let record = server.command(["GET", KEY]).text().unwrap();
+            let record = server.command(["GET", KEY]).text().unwrap_or_default();
             assert!(!record.contains("@dead"), "{dead} {called:?}: {record}");
             let publishes = server.calls()["publish"];
             // The release tries each of them once, and the claim notifies nobody.
@@ -164,18 +164,24 @@ fn processes_that_are_killed_while_they_wait_cost_the_next_one_nothing() {
 #[test]
 fn what_was_handed_to_a_process_that_died_since_goes_to_the_next_who_asks() {
     let server = RedisServer::start();
-    let guard = lock(&server).try_acquire().unwrap();
-    killed_waiters(&server, 7, 1, Called::JustNow);
-    let mut stream = TcpStream::connect(server.address()).unwrap();
-    stream
-        .write_all(b"SUBSCRIBE dlock:wake:dead000000000007\r\n")
-        .unwrap();
-    until("it listens", || subscriptions(&server) == 1);
-    guard.release().unwrap();
-    let record = server.command(["GET", KEY]).text().unwrap();
+    let record = loop {
+        let guard = lock(&server).acquire_within(LONG).unwrap();
+        killed_waiters(&server, 7, 1, Called::JustNow);
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream
+            .write_all(b"SUBSCRIBE dlock:wake:dead000000000007\r\n")
+            .unwrap();
+        until("it listens", || subscriptions(&server) == 1);
+        guard.release().unwrap();
+        let record = server.command(["GET", KEY]).text();
+        drop(stream);
+        until("it is gone", || subscriptions(&server) == 0);
+        // Its second may be over before a busy machine has looked.
+        if let Some(record) = record {
+            break record;
+        }
+    };
     assert!(record.contains("@dead000000000007"), "{record}");
-    drop(stream);
-    until("it is gone", || subscriptions(&server) == 0);
     let (before, start) = (server.command(["PTTL", KEY]), Instant::now());
     lock(&server)
         .acquire_within(LONG)
@@ -214,7 +220,7 @@ fn waiters_that_crash_in_a_loop_leave_a_worker_most_of_its_grants() {
             grants.load(Ordering::SeqCst) - before
         };
         let (mut alone, mut beside) = (0, 0);
-        for _ in 0..3 {
+        for _ in 0..5 {
             alone += slice(false);
             beside += slice(true);
         }
@@ -227,34 +233,25 @@ fn waiters_that_crash_in_a_loop_leave_a_worker_most_of_its_grants() {
 /// Real processes, which are killed at any moment but while they hold the lock.
 #[test]
 fn processes_that_crash_in_a_loop_while_they_wait_leave_a_worker_most_of_its_grants() {
+    const TURNS: u32 = 10;
     const HOLD: Duration = Duration::from_millis(500);
     let server = RedisServer::start();
-    let (over, grants) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let store = Store::new(store(&server));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::SeqCst) {
-                let guard = Lock::new(&store, "import").acquire_within(LONG).unwrap();
-                grants.fetch_add(1, Ordering::SeqCst);
-                thread::sleep(HOLD);
-                drop(guard);
-            }
-        });
-        until("it works", || grants.load(Ordering::SeqCst) > 0);
-        let (before, start) = (grants.load(Ordering::SeqCst), Instant::now());
-        for _ in 0..10 {
-            // A turn of the worker is longer than one of them lives.
-            let now = grants.load(Ordering::SeqCst);
-            until("a turn begins", || grants.load(Ordering::SeqCst) > now);
-            let child = waiter(&server);
-            until("it waits", || waiting(&server) > 0);
-            kill(child);
-        }
-        let turns = u128::try_from(grants.load(Ordering::SeqCst) - before).unwrap();
-        over.store(true, Ordering::SeqCst);
-        let alone = start.elapsed().as_millis() / HOLD.as_millis();
-        assert!(turns * 2 >= alone, "{turns} of {alone} turns");
-    });
+    let worker = lock(&server);
+    let mut guard = worker.try_acquire().unwrap();
+    let mut paused = Duration::ZERO;
+    for turn in 1..=TURNS {
+        let child = waiter(&server);
+        until("it waits", || waiting(&server) > 0);
+        // At another moment of its life each time.
+        thread::sleep(HOLD * turn / TURNS);
+        kill(child);
+        let start = Instant::now();
+        guard.release().unwrap();
+        guard = worker.acquire_within(LONG).unwrap();
+        paused += start.elapsed();
+    }
+    // Of turns as long as that it would have at least half as many as alone.
+    assert!(paused <= HOLD * TURNS, "{paused:?} without the lock");
 }
 
 #[test]

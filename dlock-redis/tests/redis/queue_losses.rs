@@ -73,12 +73,15 @@ fn a_waiter_that_hangs_after_its_wake_up_costs_the_others_a_second() {
     thread::scope(|scope| {
         let waiting_thread = scope.spawn(|| lock(&server).acquire_within(LONG));
         until("it waits", || waiting(&server) == 2);
-        guard.release().unwrap();
         let released = Instant::now();
+        guard.release().unwrap();
         let refused = lock(&server).try_acquire().unwrap_err();
         assert!(refused.is_held(), "handed to the one that hangs: {refused}");
-        let record = server.command(["GET", KEY]).text().unwrap();
-        assert!(record.contains(DEAD), "{record}");
+        let record = server.command(["GET", KEY]).text();
+        // Its second may be over before a busy machine has looked.
+        if released.elapsed() < HEARTBEAT {
+            assert!(record.as_ref().unwrap().contains(DEAD), "{record:?}");
+        }
         let won = waiting_thread.join().unwrap().unwrap();
         assert!(released.elapsed() < SOON, "{:?}", released.elapsed());
         won.release().unwrap();

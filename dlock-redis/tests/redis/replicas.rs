@@ -66,7 +66,7 @@ fn fewer_replicas_than_are_waited_for_are_too_few() {
     let set = replicated(2);
     set.node(2).pause();
     let url = set.node(0).url();
-    for caller in callers(|| waiting_for(&url, 2, WITHIN / 2)) {
+    for caller in callers(|| waiting_for(&url, 2, WITHIN)) {
         let error = caller.acquire(&claim(KEY)).unwrap_err();
         assert_eq!(too_few(&error), (1, 2));
     }

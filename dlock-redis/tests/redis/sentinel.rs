@@ -267,7 +267,7 @@ fn the_sentinels_are_asked_in_turn_and_the_one_that_answers_comes_first() {
     // The first refuses, the second accepts and does not answer.
     let hosts = format!("127.0.0.1:1,{},{}", silent.address(), answering.address());
     let url = format!("redis+sentinel://{hosts}/{}", set.service());
-    for caller in callers(|| patient_for(&url, Duration::from_secs(3))) {
+    for caller in callers(|| patient_for(&url, Duration::from_secs(9))) {
         let lease = caller.acquired(&claim(KEY));
         set.node(0).command(["CLIENT", "KILL", "TYPE", "normal"]);
         let (before, of_answering) = (silent.counts(), answering.counts());

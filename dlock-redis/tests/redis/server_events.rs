@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use dlock_core::{Datastore, DatastoreError, ErrorKind, Lock, LockOptions};
-use dlock_redis::{RedisDatastore, ServerError};
+use dlock_redis::ServerError;
 use dlock_test_servers::{RedisServer, Reply};
 
 use crate::support::*;
@@ -87,7 +87,7 @@ fn a_lock_is_lost_by_a_restart_that_loses_the_data_and_the_next_token_is_higher(
 #[test]
 fn a_renewed_lock_outlives_a_short_restart_with_data() {
     let mut server = RedisServer::start();
-    let options = LockOptions::builder().ttl(Duration::from_secs(6));
+    let options = LockOptions::builder().ttl(Duration::from_secs(12));
     let lock = Lock::with_options(store(&server), "import", options).unwrap();
     let guard = lock.try_acquire().unwrap();
     let record = server.command(["GET", KEY]);
@@ -236,12 +236,11 @@ fn a_server_with_too_many_clients_refuses() {
 fn a_database_of_its_own_is_another_place() {
     let server = RedisServer::start();
     let zero = store(&server);
-    let three = RedisDatastore::open(&format!("{}3", server.url())).unwrap();
+    let three = patient(&format!("{}3", server.url()));
     let lease = acquired(&zero, &claim(KEY));
     let other = acquired(&three, &claim(KEY));
     assert!(released(&zero, &lease) && released(&three, &other));
-    let error = RedisDatastore::open(&format!("{}99", server.url()))
-        .unwrap()
+    let error = patient(&format!("{}99", server.url()))
         .acquire(&claim(KEY), TTL)
         .unwrap_err();
     assert!(!error.may_have_executed());

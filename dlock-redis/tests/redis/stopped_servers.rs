@@ -11,7 +11,7 @@ use dlock_test_servers::RedisServer;
 use crate::support::*;
 
 /// Long enough for a busy machine to send a request.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_claim_that_waited_at_a_stopped_server_holds_nothing_when_it_goes_on() {
@@ -105,7 +105,8 @@ fn a_lock_is_not_acquired_from_a_stopped_server_and_free_when_it_goes_on() {
     let server = RedisServer::start();
     let store = RedisDatastore::builder(&server.url())
         .unwrap()
-        .call_timeout(Duration::from_millis(300))
+        .call_timeout(SOON)
+        .connect_timeout(SOON)
         .build();
     let lock = Lock::new(store, "import");
     lock.try_acquire().unwrap().release().unwrap();

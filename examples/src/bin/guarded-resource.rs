@@ -46,7 +46,7 @@ impl Ledger {
 
 /// Both servers do this: acquire, check, write.
 fn pay(ledger: &str, role: &Role) -> Outcome {
-    let options = role.options().ttl(Duration::from_secs(2));
+    let options = role.options().ttl(Duration::from_secs(5));
     let lock = Lock::with_options(role.store()?, "payout", options)?;
     let guard = lock.acquire_within(Duration::from_secs(30))?;
     let token = guard.fencing_token().ok_or("this store has no tokens")?;

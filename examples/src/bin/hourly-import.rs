@@ -23,9 +23,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// The command that cron starts on each server.
 fn import_of(hour: &str, patience: Duration, role: &Role) -> Outcome {
-    // If a server crashes, the lock stays taken for at most 2 s. For real use the default of 30 s
+    // If a server crashes, the lock stays taken for at most 6 s. For real use the default of 30 s
     // is better.
-    let options = role.options().ttl(Duration::from_secs(2));
+    let options = role.options().ttl(Duration::from_secs(6));
     let lock = Lock::with_options(role.store()?, "hourly-import", options)?;
     // The hour names the job. Otherwise a late server would find the lock free and import again.
     let outcome = lock.once_with(&Wait::within(patience), hour, DAY, |guard| {
@@ -54,7 +54,7 @@ fn import(hour: &str, guard: &LockGuard, role: &Role) -> Result<u32, String> {
         if !guard.is_valid() {
             return Err(format!("lost the lock in the middle of {hour}"));
         }
-        sleep(Duration::from_millis(300));
+        sleep(Duration::from_millis(600));
         rows += 100;
     }
     let log = OpenOptions::new()

@@ -33,15 +33,23 @@ fn start(role: &Role) -> Outcome {
     // The lease is renewed in the background, so a step may take longer than 5 s. A server that has
     // waited finds nothing to do.
     lock.locked_within(Duration::from_secs(60), |guard| migrate(guard, role))??;
+    if applied(role) < STEPS.len() {
+        return Err("it would serve with the schema of an older release".into());
+    }
     report("serves");
     Ok(())
+}
+
+/// The number of steps that have been applied.
+fn applied(role: &Role) -> usize {
+    let schema = fs::read_to_string(role.folder.join("schema")).unwrap_or_default();
+    schema.lines().count()
 }
 
 /// Applies the steps that are missing.
 fn migrate(guard: &LockGuard, role: &Role) -> Outcome {
     let schema = role.folder.join("schema");
-    let applied = fs::read_to_string(&schema).unwrap_or_default();
-    let applied = applied.lines().count();
+    let applied = applied(role);
     if applied == STEPS.len() {
         report("finds the schema up to date");
         return Ok(());
@@ -52,7 +60,7 @@ fn migrate(guard: &LockGuard, role: &Role) -> Outcome {
         if !guard.is_valid() {
             return Err("lost the lock, and leaves the rest to the next".into());
         }
-        sleep(Duration::from_secs(1));
+        sleep(Duration::from_secs(2));
         // A database would apply the step and store its number in one transaction.
         let mut file = OpenOptions::new().create(true).append(true).open(&schema)?;
         writeln!(file, "{step}")?;

@@ -26,7 +26,7 @@ const STALE: &str = "DL001";
 
 /// Both servers do this: acquire, book, check, commit.
 fn pay(database: &str, role: &Role) -> Outcome {
-    let options = role.options().ttl(Duration::from_secs(2));
+    let options = role.options().ttl(Duration::from_secs(5));
     let lock = Lock::with_options(role.store()?, "payout", options)?;
     let guard = lock.acquire_within(Duration::from_secs(30))?;
     let token = guard.fencing_token().ok_or("this store has no tokens")?;

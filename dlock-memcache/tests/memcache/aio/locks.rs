@@ -99,13 +99,13 @@ fn a_guard_that_is_dropped_frees_the_lock_though_its_runtime_ends_with_it() {
 
 #[test]
 fn a_lease_is_kept_while_the_executor_is_blocked() {
-    let options = LockOptions::builder().ttl(Duration::from_secs(3));
+    let options = LockOptions::builder().ttl(Duration::from_secs(9));
     let store = store(server());
     let lock = Lock::with_options(store, &*id("aio-blocked"), options).unwrap();
     current_thread().block_on(async {
         let guard = lock.acquire().await.unwrap();
         // Blocks the runtime's only thread, and with it the connection there.
-        thread::sleep(Duration::from_secs(5));
+        thread::sleep(Duration::from_secs(12));
         assert!(guard.is_valid());
         guard.release().await.unwrap();
     });

@@ -174,12 +174,12 @@ fn a_guard_that_is_dropped_frees_the_lock_though_its_runtime_ends_with_it() {
 #[test]
 fn a_lease_is_kept_while_the_executor_is_blocked() {
     let server = RedisServer::start();
-    let options = LockOptions::builder().ttl(Duration::from_millis(1500));
+    let options = LockOptions::builder().ttl(Duration::from_secs(9));
     let lock = Lock::with_options(store(&server), "import", options).unwrap();
     current_thread().block_on(async {
         let guard = lock.acquire().await.unwrap();
         // Blocks the runtime's only thread, and with it the connection there.
-        std::thread::sleep(Duration::from_secs(4));
+        std::thread::sleep(Duration::from_secs(12));
         assert!(guard.is_valid());
         guard.release().await.unwrap();
     });

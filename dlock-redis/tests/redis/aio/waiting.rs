@@ -179,7 +179,7 @@ fn coming_does_not_block_the_tasks_beside_it_and_lasts_no_longer_than_the_call()
     let store = store(&server);
     current_thread().block_on(async {
         server.pause();
-        let soon = Duration::from_millis(500);
+        let soon = Duration::from_millis(1500);
         let claim =
             claim_within(KEY, soon).with_deadline(Clock::BOOTTIME.now().saturating_add(LONG));
         let signal = Signal::new();

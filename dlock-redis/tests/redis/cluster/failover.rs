@@ -304,7 +304,7 @@ fn a_batch_of_renewals_ends_with_its_soonest_call_whichever_node_hangs() {
         );
         cluster.node(cluster.owner_of(late.key())).pause();
         let start = Instant::now();
-        let ends = Clock::BOOTTIME.now().saturating_add(Duration::from_secs(3));
+        let ends = Clock::BOOTTIME.now().saturating_add(LONG / 2);
         let batch = [(soon.for_call(1, ends), TTL), (call(&late, 1), TTL)];
         let answers = store.extend_many(&batch);
         // That of the other call.

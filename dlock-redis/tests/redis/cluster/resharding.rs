@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use dlock_core::{Clock, FencingToken, Lock, Store};
 
@@ -64,19 +65,30 @@ fn fails_for_now(store: &Form, key: &str) {
     }
 }
 
+/// Extends the lease to less than a second, and then for longer. Returns whether both were done
+/// before it was over: on a busy machine they may not be.
+fn is_extended_near_its_end(store: &Form, lease: &Lease, sequence: u64) -> bool {
+    let (start, soon) = (Instant::now(), Duration::from_millis(900));
+    assert!(extends(store, lease, sequence, soon), "near its end");
+    let is_extended = extends(store, lease, sequence + 1, TTL);
+    assert!(is_extended || start.elapsed() >= soon, "it was not over");
+    is_extended
+}
+
 #[test]
 fn a_lock_is_extended_and_released_before_its_slot_has_moved() {
     for open in forms() {
         let (store, other) = (open(whole()), open(whole()));
-        let moving = Moving::new();
-        let lease = acquired(&store, &claim(&moving.key));
-        moving.begin();
-        assert!(extends(&store, &lease, 1, TTL));
-        assert!(
-            extends(&store, &lease, 2, Duration::from_millis(900)),
-            "near its end"
-        );
-        assert!(extends(&store, &lease, 3, TTL));
+        let (moving, lease) = loop {
+            let moving = Moving::new();
+            let lease = acquired(&store, &claim(&moving.key));
+            moving.begin();
+            assert!(extends(&store, &lease, 1, TTL));
+            if is_extended_near_its_end(&store, &lease, 2) {
+                break (moving, lease);
+            }
+            moving.finish();
+        };
         // The lock and its fence are both there, so it is answered.
         refused(tries(&other, &moving.key));
         assert!(releases(&store, &lease));
@@ -93,15 +105,19 @@ fn a_lock_is_extended_and_released_before_its_slot_has_moved() {
 fn a_lock_that_has_moved_is_extended_and_released_before_its_slot_is_settled() {
     for open in forms() {
         let (store, other) = (open(whole()), open(whole()));
-        let moving = Moving::new();
-        let lease = acquired(&store, &claim(&moving.key));
-        moving.begin();
-        moving.move_key(&moving.key);
-        assert!(extends(&store, &lease, 1, TTL), "the fence has not moved");
-        fails_for_now(&other, &moving.key);
-        moving.move_key(&moving.fence());
-        assert!(extends(&store, &lease, 2, Duration::from_millis(900)));
-        assert!(extends(&store, &lease, 3, TTL));
+        let (moving, lease) = loop {
+            let moving = Moving::new();
+            let lease = acquired(&store, &claim(&moving.key));
+            moving.begin();
+            moving.move_key(&moving.key);
+            assert!(extends(&store, &lease, 1, TTL), "the fence has not moved");
+            fails_for_now(&other, &moving.key);
+            moving.move_key(&moving.fence());
+            if is_extended_near_its_end(&store, &lease, 2) {
+                break (moving, lease);
+            }
+            moving.finish();
+        };
         fails_for_now(&other, &moving.key);
         assert!(errors(whole(), moving.from, "ASK") > 0);
         assert!(releases(&store, &lease));

@@ -75,6 +75,8 @@ impl fmt::Display for Law {
 
 /// How often a sample is repeated if it came too late.
 const SAMPLES: u32 = 20;
+/// How many samples must show a broken promise where the machine may be at fault.
+const DOUBTS: u32 = 3;
 /// After how many samples that came too late short leases are made twice as long.
 const SAMPLES_OF_ONE_LENGTH: u32 = 4;
 /// How often a call is timed. The least time is the store's, the rest comes from this machine.
@@ -128,6 +130,9 @@ pub(crate) enum Sample {
     Judged,
     /// The machine or the store was too slow, so the sample proves nothing.
     TooSlow,
+    /// The promise looks broken, as it also does if the machine stalls at the wrong moment. It is
+    /// broken if it looks so several times in a row.
+    Doubtful(String),
 }
 
 impl<'s> Case<'s> {
@@ -177,10 +182,15 @@ impl<'s> Case<'s> {
 
     /// Takes samples until one can be judged.
     pub(crate) fn sampled(&self, what: &str, mut sample: impl FnMut() -> Sample) {
+        let mut doubts = 0;
         for _ in 0..SAMPLES {
             match sample() {
                 Sample::Judged => return,
                 Sample::TooSlow => self.stretch(),
+                Sample::Doubtful(what) => {
+                    doubts += 1;
+                    check!(self, doubts < DOUBTS, "{what} ({DOUBTS} times in a row)");
+                }
             }
         }
         let latency = self.latency();
@@ -279,6 +289,35 @@ mod tests {
         );
         assert!(message.contains("A call took"), "{message}");
         assert_eq!(samples, SAMPLES);
+    }
+
+    #[test]
+    fn a_promise_that_looks_broken_once_is_sampled_again_and_three_times_it_is_broken() {
+        let subject = Subject::from(MemoryDatastore::new());
+        let case = Case::new(&subject, Law::Waiting);
+        let doubtful = || Sample::Doubtful("out of turn".to_owned());
+        let mut samples = 0;
+        case.sampled("anything", || {
+            samples += 1;
+            match samples {
+                1 => doubtful(),
+                2 => Sample::TooSlow,
+                3 => doubtful(),
+                _ => Sample::Judged,
+            }
+        });
+        assert_eq!(samples, 4);
+        samples = 0;
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            case.sampled("anything", || {
+                samples += 1;
+                doubtful()
+            });
+        }));
+        let message = failed.unwrap_err().downcast::<String>().unwrap();
+        let what = "lock (waiting): out of turn (3 times in a row)";
+        assert!(message.starts_with(what), "{message}");
+        assert_eq!(samples, DOUBTS);
     }
 
     #[test]

@@ -111,32 +111,41 @@ pub fn locked_or_cancel_ends_the_job(subject: &Subject) -> Verdict {
     );
     all.is_free(&lock, "`locked_or_cancel` had ended");
 
-    let ttl = case.short();
-    let lock = all.lock_for(&store, "cancelled", ttl);
-    let (began, ended) = (Flag::default(), Flag::default());
-    let job = {
-        let (began, ended) = (began.clone(), ended.clone());
-        async move {
-            let _ended = ended.on_drop();
-            began.set();
-            pending().await
+    let mut number = 0;
+    case.sampled("a job that began before its lease ended", || {
+        number += 1;
+        let ttl = case.short();
+        let lock = all.lock_for(&store, &format!("cancelled-{number}"), ttl);
+        let (began, ended) = (Flag::default(), Flag::default());
+        let job = {
+            let (began, ended) = (began.clone(), ended.clone());
+            async move {
+                let _ended = ended.on_drop();
+                began.set();
+                pending().await
+            }
+        };
+        let sent = now();
+        let cancelled = calls.locked_or_cancel(&lock.bare, Box::pin(job));
+        let outcome = ends(&all, ttl, "`locked_or_cancel`", cancelled);
+        check!(
+            case,
+            matches!(outcome, Ok(None)),
+            "a job goes on for ever and its lease was lost, and `locked_or_cancel` came to \
+             {outcome:?}"
+        );
+        lasted(case, sent, ttl);
+        check!(
+            case,
+            ended.is_set() || !began.is_set(),
+            "a lease was lost, but the future of its job was not dropped"
+        );
+        all.is_free(&lock, "the lease of the lock was lost");
+        match began.is_set() {
+            true => Sample::Judged,
+            false => Sample::TooSlow,
         }
-    };
-    let sent = now();
-    let cancelled = calls.locked_or_cancel(&lock.bare, Box::pin(job));
-    let outcome = ends(&all, ttl, "`locked_or_cancel`", cancelled);
-    check!(
-        case,
-        matches!(outcome, Ok(None)),
-        "a job goes on for ever and its lease was lost, and `locked_or_cancel` came to {outcome:?}"
-    );
-    check!(
-        case,
-        began.is_set() && ended.is_set(),
-        "a lease was lost, but the future of its job was not dropped"
-    );
-    lasted(case, sent, ttl);
-    all.is_free(&lock, "the lease of the lock was lost");
+    });
     Verdict::Kept
 }
 

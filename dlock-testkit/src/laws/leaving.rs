@@ -6,7 +6,7 @@ use std::time::Duration;
 use dlock_core::{AcquireOutcome, Cancel, Clock, Signal, Wait};
 
 use super::process::is_shared;
-use super::queue::{MISSED_TURN, SOON, is_queueing};
+use super::queue::{MISSED_TURN, SOON, is_queueing, missed_turn};
 use crate::case::{Case, Law, Sample, broken, check, now};
 use crate::child_process::ChildProcess;
 use crate::form::{Lock, LockGuard, Store};
@@ -60,23 +60,36 @@ pub fn a_waiter_that_gives_up_is_passed_over(subject: &Subject) -> Verdict {
     drop(watch);
 
     // In its turn.
-    let (_, gives_up, signal) = waiter(0);
-    let (last, watch, last_signal) = waiter(1);
-    next.frees(&lease, "the lease had half an hour left");
-    check!(
-        case,
-        is_woken(&signal),
-        "the key was released, and the first waiter was not woken"
-    );
-    last_signal.take();
-    drop(gives_up);
-    check!(
-        case,
-        is_woken(&last_signal),
-        "the first waiter gave up when it was woken, and the next one was not woken"
-    );
-    let lease = last.take(case.long(), "it was woken").lease;
-    drop(watch);
+    let mut holding = (next, lease);
+    case.sampled("a waiter that gave up in its turn", || {
+        let (_, gives_up, signal) = waiter(0);
+        let (last, watch, last_signal) = waiter(1);
+        let (former, lease) = &holding;
+        former.frees(lease, "the lease had half an hour left");
+        let free = now();
+        check!(
+            case,
+            is_woken(&signal),
+            "the key was released, and the first waiter was not woken"
+        );
+        last_signal.take();
+        drop(gives_up);
+        // If it missed its turn, the next one may have been woken before, and missed its own.
+        let is_late = free.until(now()) > missed_turn(&case);
+        check!(
+            case,
+            is_late || is_woken(&last_signal),
+            "the first waiter gave up when it was woken, and the next one was not woken"
+        );
+        let lease = last.take(case.long(), "it was woken").lease;
+        drop(watch);
+        holding = (last, lease);
+        match is_late {
+            true => Sample::TooSlow,
+            false => Sample::Judged,
+        }
+    });
+    let (last, lease) = holding;
     last.frees(&lease, "the lease had half an hour left");
     case.client(holder.key())
         .take(case.long(), "nobody waited any more");
@@ -273,13 +286,15 @@ fn newcomer_comes(case: &Case<'_>, key: &str, alive: Option<Waiter>) -> Sample {
     match alive.end() {
         Ok(served) if served < granted => Sample::Judged,
         _ if longest > MISSED_TURN => Sample::TooSlow,
-        Ok(_) => broken!(
-            case,
-            "the key was free behind dead waiters, and a newcomer got it before the next one, who lived"
+        // Unless the thread of the living waiter stalled in its turn.
+        Ok(_) => Sample::Doubtful(
+            "the key was free behind dead waiters, and a newcomer got it before the next one, who \
+             lived"
+                .to_owned(),
         ),
-        Err(error) => broken!(
-            case,
-            "the key was free behind dead waiters, and the next one, who lived, did not get it: {error}"
-        ),
+        Err(error) => Sample::Doubtful(format!(
+            "the key was free behind dead waiters, and the next one, who lived, did not get it: \
+             {error}"
+        )),
     }
 }

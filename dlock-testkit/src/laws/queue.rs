@@ -122,10 +122,10 @@ fn in_turn(case: &Case<'_>, released: Time, turns: &[Time]) -> Sample {
     if longest > Some(missed_turn(case)) {
         return Sample::TooSlow;
     }
-    broken!(
-        case,
+    // A waiter whose process or store stalled while others came has lost its place.
+    Sample::Doubtful(format!(
         "{late} of {count} waiters were not served in the order of their coming"
-    )
+    ))
 }
 
 /// The least number of waiters to leave out so that the others were served in order.
@@ -180,13 +180,13 @@ pub fn a_newcomer_does_not_overtake(subject: &Subject) -> Verdict {
             let newcomer = case.client_on(&newcomers, holder.key());
             let answer = newcomer.ask(case.long());
             if let AcquireOutcome::Granted(_) = answer.value {
-                let late = free.until(answer.received);
-                check!(
-                    case,
-                    late > missed_turn(&case),
-                    "a newcomer that only tried was granted the key before one who waited for it"
-                );
-                return Sample::TooSlow;
+                if free.until(answer.received) > missed_turn(&case) {
+                    return Sample::TooSlow;
+                }
+                // A waiter that stalled before that has lost its place.
+                let what =
+                    "a newcomer that only tried was granted the key before one who waited for it";
+                return Sample::Doubtful(what.to_owned());
             }
             let holding = waiter.take(case.long(), "it was the first of those who waited");
             drop(watch);

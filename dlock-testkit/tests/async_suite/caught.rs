@@ -6,6 +6,7 @@ use dlock_testkit::{ASYNC_LAWS, LAWS, Subject, Verdict, laws};
 
 use super::broken_locks::{Broken, Flaw};
 use super::broken_stores::{BrokenStore, Fault};
+use super::pauses;
 use super::suspending::Suspending;
 
 /// A store that keeps its promises, with locks that do not.
@@ -24,18 +25,41 @@ fn store(fault: Fault) -> Subject {
     Subject::of_async(move || std::sync::Arc::clone(&store))
 }
 
+/// How often a case may be run again if the machine paused during it.
+const TRIES: u32 = 6;
+
+/// Runs the case and checks how it fails. As for the saboteurs of the blocking suite, it is run again
+/// if this process paused meanwhile.
+fn assert_caught(case: impl Fn() -> Verdict, says: &str) {
+    for _ in 0..TRIES {
+        let (caught, paused) = pauses::during(|| is_caught(&case, says));
+        match caught {
+            Ok(()) => return,
+            Err(text) if !paused => panic!("{text}"),
+            Err(text) => eprintln!("the machine paused: {text}"),
+        }
+    }
+    panic!("the machine paused during each of {TRIES} tries");
+}
+
+fn is_caught(case: impl Fn() -> Verdict, says: &str) -> Result<(), String> {
+    let message = match catch_unwind(AssertUnwindSafe(case)) {
+        Ok(verdict) => return Err(format!("it was not caught: the case came to {verdict:?}")),
+        Err(panic) => *panic.downcast::<String>().expect("a message"),
+    };
+    match message.contains(says) {
+        true => Ok(()),
+        false => Err(format!("it was caught with `{message}`, not `{says}`")),
+    }
+}
+
 macro_rules! caught {
     ($($name:ident = $form:ident($what:expr), $module:ident::$case:ident, $says:literal;)+) => {
         $(
             #[test]
             fn $name() {
-                let subject = $form($what);
-                let case = || laws::$module::$case(&subject);
-                let message = match catch_unwind(AssertUnwindSafe(case)) {
-                    Ok(verdict) => panic!("it was not caught: the case came to {verdict:?}"),
-                    Err(panic) => *panic.downcast::<String>().expect("a message"),
-                };
-                assert!(message.contains($says), "it was caught with `{message}`, not `{}`", $says);
+                let case = || laws::$module::$case(&$form($what));
+                assert_caught(case, $says);
             }
         )+
 

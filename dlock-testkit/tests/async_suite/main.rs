@@ -2,9 +2,16 @@
 //! lock is caught by the case that names it.
 
 // Helpers of tests are tests.
-#![allow(missing_docs, clippy::unwrap_used, reason = "it is a test")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "it is a test"
+)]
 
 mod broken_locks;
 mod broken_stores;
 mod caught;
+#[path = "../saboteurs/pauses.rs"]
+mod pauses;
 mod suspending;

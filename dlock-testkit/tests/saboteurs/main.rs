@@ -117,7 +117,7 @@ mod caught;
 use caught::SABOTEURS;
 
 /// How often a case may be run again if the machine paused during it.
-const TRIES: u32 = 3;
+const TRIES: u32 = 6;
 
 /// Runs the case and checks how it fails. A case gives a store the benefit of the doubt if the
 /// machine was too slow to see the flaw, or sees it in another place. So it is run again, on

@@ -30,6 +30,14 @@ fn place(number: i64) -> Arc<str> {
     crate::operations::queue::place(KEY, number, OwnerToken::from_hex(&"0".repeat(32)).unwrap())
 }
 
+/// Those of the places that are to be deleted since nobody waits at them.
+fn strays(state: &mut State, places: Vec<String>) -> Vec<Arc<str>> {
+    let known = state.leaves.len();
+    state.swept(places);
+    let strays = state.leaves.drain(known..);
+    strays.map(|leave| leave.place).collect()
+}
+
 /// The waiter claims, is refused, and gets this place behind `watched`.
 fn refused(state: &mut State, owner: OwnerToken, own: i64, watched: &str) {
     assert!(state.claims(owner, NOW.saturating_add(HEARTBEAT_EVERY)));

@@ -104,7 +104,7 @@ fn reports_of_watches_that_are_over_and_claims_of_strangers_change_nothing() {
     state.enters(stranger, place(9), NOW);
     state.waits_behind(stranger, KEY.into(), 1, NOW);
     assert_eq!(state.place(stranger), None);
-    assert_eq!(state.unknown(vec![place(9).to_string()]), [place(9)]);
+    assert_eq!(strays(&mut state, vec![place(9).to_string()]), [place(9)]);
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 1);
 }

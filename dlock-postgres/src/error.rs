@@ -61,8 +61,8 @@ impl ServerError {
     }
 
     /// Returns whether nothing more comes on this connection, or another one may fare better: after
-    /// a failover that leads to the new primary, and a commit that waited for a standby is confirmed
-    /// by the next one.
+    /// a failover that leads to the new primary, and a commit that no standby has confirmed is
+    /// confirmed together with the next one.
     pub(crate) fn ends_connection(&self) -> bool {
         self.severity != "ERROR" || self.code == "25006"
     }

@@ -55,7 +55,7 @@ fn the_transaction_of_a_stale_holder_is_rolled_back() {
 fn nobody_else_gets_the_lock_before_a_transaction_with_a_checked_token_has_ended() {
     let server = with_schema(PostgresServer::start());
     let store = patient(&server.url());
-    let lease = acquired_for(&store, "dlock:x", Duration::from_secs(2));
+    let lease = acquired(&store, "dlock:x");
     let mut writer = server.session();
     writer.run(&format!("BEGIN; {}", check("dlock:x", fence_of(&lease))));
 

@@ -16,8 +16,8 @@ const PARTS: u32 = 10;
 
 impl Shares {
     /// Makes a call that is sent when this future is polled for the first time, if a connection is
-    /// open. Behind others, if it is used: then this is a copy of the call. If those wait for a
-    /// row, the call itself goes over another connection, as any call does.
+    /// open. If each one that is open is in use, a copy of the call goes behind the call there. If
+    /// that waits for a row, the call goes over a connection of its own after all.
     pub(super) async fn call_at_drop(
         &self,
         deadline: Time,

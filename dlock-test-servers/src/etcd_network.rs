@@ -67,12 +67,12 @@ impl Network {
         let member = format!("{member:x}");
         let mut state = state_of(&self.state);
         state.cut_off = Some(CutOff { number, member });
-        let (cut, kept) = std::mem::take(&mut state.links)
+        let (cut, kept): (Vec<_>, _) = std::mem::take(&mut state.links)
             .into_iter()
             .partition(|link| state.is_cut(link));
         state.links = kept;
         drop(state);
-        close(cut);
+        close(&cut);
     }
 
     /// Lets all nodes reach each other again.
@@ -87,7 +87,7 @@ impl Drop for Network {
         state.is_closed = true;
         let links = std::mem::take(&mut state.links);
         drop(state);
-        close(links);
+        close(&links);
         for port in &self.ports {
             // Wakes the thread that accepts.
             let _ = TcpStream::connect(address(*port));
@@ -107,7 +107,7 @@ impl State {
     }
 }
 
-fn close(links: Vec<Link>) {
+fn close(links: &[Link]) {
     for end in links.iter().flat_map(|link| &link.ends) {
         if let Some(end) = end.upgrade() {
             // It may be closed already.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::runtime::{Builder, Runtime};
 
-use super::super::connection::Receiver;
+use super::super::connection::{Receiver, Until};
 use super::super::protocol::{Answered, Sending};
 use super::*;
 use crate::nonblocking::Plain;
@@ -75,7 +75,7 @@ fn connected(runtime: &Runtime) -> (Arc<Connection<(), Bytes>>, TcpStream) {
 
 fn send_now(connection: &Arc<Connection<(), Bytes>>) -> Receiver<Bytes> {
     connection
-        .send_now(deadline_in(LONG), false, write)
+        .send_now(Until::End(deadline_in(LONG)), false, write)
         .unwrap()
 }
 

@@ -49,14 +49,14 @@ const ACQUIRE_FUTURE_BYTES: usize = 640;
 
 /// A store on Redis that gives a busy machine time.
 fn redis(url: &str) -> RedisDatastore {
-    let builder = RedisDatastore::builder(url).unwrap();
+    let builder = RedisDatastore::builder(url).expect("a URL of Redis");
     let builder = builder.call_timeout(PATIENCE).connect_timeout(PATIENCE);
     builder.build()
 }
 
 /// The same on memcached.
 fn memcached(url: &str) -> MemcacheDatastore {
-    let builder = MemcacheDatastore::builder(url).unwrap();
+    let builder = MemcacheDatastore::builder(url).expect("a URL of memcached");
     let builder = builder.call_timeout(PATIENCE).connect_timeout(PATIENCE);
     builder.build()
 }
@@ -139,7 +139,9 @@ fn bytes_of_a_waiting_task(datastore: impl AsyncDatastore + 'static, at_once: us
     let lock = aio::Lock::new(&store, "counted");
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime starts");
-    let guard = runtime.block_on(lock.try_acquire()).unwrap();
+    let guard = runtime
+        .block_on(lock.try_acquire())
+        .expect("nobody else wants it");
     let wait = async |wanted: usize| {
         for _ in waiting.load(Ordering::Relaxed)..wanted {
             let lock = lock.clone();

@@ -25,13 +25,16 @@ impl Stores {
     fn start() -> Self {
         let postgres = PostgresServer::start();
         postgres.sql(dlock_postgres::MIGRATION);
-        Stores {
+        let stores = Stores {
             postgres,
             place: Place::new(),
             redis: RedisServer::start(),
             memcached: MemcachedServer::start(),
             etcd: EtcdServer::start(),
-        }
+        };
+        // memcached grants nothing in its first two seconds.
+        assert_eq!(run(&stores.memcached.url(), &["first"]), 0);
+        stores
     }
 
     fn urls(&self) -> [String; 5] {
@@ -55,6 +58,14 @@ fn ask(url: &str, arguments: &str) -> Output {
     output(dlock().args(arguments).args(["--store", url]))
 }
 
+/// `dlock run <arguments> --store URL`, with a command that succeeds. Returns the exit code. It
+/// waits, as a server on a busy machine may not answer in the time of one try.
+fn run(url: &str, arguments: &[&str]) -> i32 {
+    let mut command = dlock();
+    command.args(["run", "--store", url, "--wait", "60s"]);
+    code(&output(command.args(arguments).args(["--", "true"])))
+}
+
 /// What the verb prints as JSON: a list.
 fn json(url: &str, arguments: &str) -> Vec<Value> {
     let shown = ask(url, &format!("{arguments} --json"));
@@ -67,7 +78,7 @@ fn held(place: &Place, url: &str, name: &str, more: &str) -> Child {
     let mut command = dlock();
     let file = format!("pid-{}-{name}", url.split(':').next().unwrap());
     command
-        .args(["run", "--store", url, "--ttl", "6s"])
+        .args(["run", "--store", url, "--ttl", "6s", "--wait", "60s"])
         .args(more.split_whitespace())
         .args([
             name,
@@ -156,17 +167,7 @@ fn run_after(url: &str, name: &str, script: &str) -> Child {
 fn a_lock_that_its_minimum_hold_time_keeps_is_shown_as_kept() {
     let stores = Stores::start();
     for url in stores.urls() {
-        let arguments = [
-            "run",
-            "--store",
-            &url,
-            "--min-hold",
-            "60s",
-            "job",
-            "--",
-            "true",
-        ];
-        assert_eq!(code(&output(dlock().args(arguments))), 0);
+        assert_eq!(run(&url, &["--min-hold", "60s", "job"]), 0);
         assert_eq!(json(&url, "status job")[0]["state"], "kept");
         let shown = stdout(&ask(&url, "status job"));
         assert!(
@@ -186,10 +187,7 @@ fn list_has_all_locks_that_are_held_and_the_jobs_that_are_done() {
         assert!(stdout(&none).starts_with("No key that starts with dlock: is held in "));
 
         let holders = ["import-a", "import-b", "report"].map(|n| held(&stores.place, &url, n, ""));
-        let once = [
-            "run", "--store", &url, "--once", "12 h", "done", "--", "true",
-        ];
-        assert_eq!(code(&output(dlock().args(once))), 0);
+        assert_eq!(run(&url, &["--once", "12 h", "done"]), 0);
         let name = |entry: &Value| entry["name"].as_str().unwrap().to_owned();
         let names: Vec<_> = json(&url, "list import").iter().map(name).collect();
         assert_eq!(names, ["import-a", "import-b"]);
@@ -262,10 +260,7 @@ fn a_broken_lock_goes_to_the_waiter_and_its_holder_is_ended() {
 fn a_job_that_was_forgotten_runs_again_and_no_other() {
     let stores = Stores::start();
     for url in stores.urls() {
-        let run = |job: &str| {
-            let arguments = ["run", "--store", &url, "--once", job, "job", "--", "true"];
-            code(&output(dlock().args(arguments)))
-        };
+        let run = |job: &str| run(&url, &["--once", job, "job"]);
         assert_eq!([run("mon"), run("tue"), run("mon")], [0, 0, 75]);
         assert_eq!(
             json(&url, "status job --once mon")[0]["job"]["state"],

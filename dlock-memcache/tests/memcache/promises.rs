@@ -1,10 +1,11 @@
 //! The promises of the store on a healthy server.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
-use dlock_core::{AcquireOutcome, Datastore, ErrorKind, Lease};
+use dlock_core::{AcquireOutcome, Datastore, ErrorKind, Extension, Lease};
 use dlock_memcache::{ConnectionManager, MemcacheDatastore, r2d2};
 use dlock_test_servers::MemcachedServer;
 use dlock_test_servers::faults::Proxy;
@@ -69,9 +70,11 @@ fn a_batch_is_one_round_trip() {
 #[test]
 fn a_large_batch_is_answered_lease_by_lease() {
     let store = store(server());
-    let mut leases: Vec<(Lease, Duration)> = (0..600)
-        .map(|n| (take(&store, &key(&format!("large-{n}")), LONG), LONG))
+    let leases: Vec<Lease> = (0..600)
+        .map(|n| take(&store, &key(&format!("large-{n}")), LONG))
         .collect();
+    // Each has the whole time of a call from now on.
+    let mut leases: Vec<_> = leases.iter().map(|lease| (call(lease, 1), LONG)).collect();
     // Late copies of an older call and of the last one.
     for (n, sequence) in [(30, 4), (40, 5)] {
         let lease = &leases[n].0;
@@ -253,7 +256,9 @@ fn nobody_elses_lock_is_extended_released_or_confirmed() {
 fn a_time_is_kept_at_least_as_long_as_it_was_granted() {
     let server = server();
     let ttls = [1000, 1001, 1400, 1999];
+    let confirmed = AtomicUsize::new(0);
     thread::scope(|scope| {
+        let confirmed = &confirmed;
         for round in 0..8 {
             for millis in ttls {
                 scope.spawn(move || {
@@ -264,6 +269,16 @@ fn a_time_is_kept_at_least_as_long_as_it_was_granted() {
                     thread::sleep(Duration::from_millis(round * 125 + millis % 7));
                     let start = Instant::now();
                     let first = take(&store, &key, ttl);
+                    // A server that stands still at this moment keeps it for less, and says so.
+                    thread::sleep(store.characteristics().confirm_after.unwrap());
+                    let asked = Instant::now();
+                    let kept = match store.confirm(&first).unwrap() {
+                        Extension::Extended(grant) => asked + grant.ttl - start,
+                        Extension::Lost => Duration::ZERO,
+                    };
+                    let in_full = kept + Duration::from_millis(10) >= ttl;
+                    confirmed.fetch_add(usize::from(in_full), Ordering::Relaxed);
+                    let kept = if in_full { ttl } else { kept };
                     let end = start + Duration::from_secs(20);
                     loop {
                         let answer = store.acquire(&claim(&key), ttl);
@@ -274,7 +289,7 @@ fn a_time_is_kept_at_least_as_long_as_it_was_granted() {
                                 thread::sleep(Duration::from_millis(20));
                             }
                             AcquireOutcome::Granted(second) => {
-                                assert!(passed >= ttl, "{ttl:?} was gone after {passed:?}");
+                                assert!(passed >= kept, "{kept:?} was gone after {passed:?}");
                                 assert!(fence(&second) > first.fence().unwrap());
                                 return;
                             }
@@ -284,6 +299,8 @@ fn a_time_is_kept_at_least_as_long_as_it_was_granted() {
             }
         }
     });
+    let confirmed = confirmed.into_inner();
+    assert!(confirmed > 16, "{confirmed} of 32 were confirmed in full");
 }
 
 #[test]
@@ -291,25 +308,37 @@ fn a_thousand_leases_of_a_second_are_all_kept_for_a_second() {
     let server = server();
     let store = store(server);
     let ttl = Duration::from_secs(1);
-    let look = |key: &str, since: Instant| {
-        // As late as possible, with a moment for the answer.
-        thread::sleep(Duration::from_millis(970).saturating_sub(since.elapsed()));
+    let look = |key: &str, since: Instant, stood_still: Duration| {
+        // As late as possible, with a moment for the answer. By the time that the server stood still
+        // before, it may keep the key too short.
+        let late = Duration::from_millis(970).saturating_sub(stood_still);
+        thread::sleep(late.saturating_sub(since.elapsed()));
         let there = value(server, key).is_some();
         // A read that came too late proves nothing.
-        since.elapsed() < ttl && !there
+        since.elapsed() < ttl - stood_still.min(ttl) && !there
     };
-    let (told, hear) = std::sync::mpsc::channel::<(String, Instant)>();
+    let (told, hear) = std::sync::mpsc::channel::<(String, Instant, Duration)>();
     let (gone, seen) = thread::scope(|scope| {
         let looks = scope.spawn(move || {
-            hear.into_iter().fold((0, 0), |(gone, seen), (key, since)| {
-                (gone + u32::from(look(&key, since)), seen + 1)
-            })
+            hear.into_iter()
+                .fold((0, 0), |(gone, seen), (key, since, stood_still)| {
+                    (gone + u32::from(look(&key, since, stood_still)), seen + 1)
+                })
         });
+        let pause = Duration::from_millis(3);
+        // The longest time of one round in the last second, and when it was.
+        let (mut last, mut longest) = (Instant::now(), (Duration::ZERO, Instant::now()));
         for n in 0..1000 {
             let key = key(&format!("second-{n}"));
             take(&store, &key, ttl);
-            told.send((key, Instant::now())).unwrap();
-            thread::sleep(Duration::from_millis(3));
+            let now = Instant::now();
+            let round = (now - last).saturating_sub(pause * 5);
+            if round >= longest.0 || now - longest.1 > ttl {
+                longest = (round, now);
+            }
+            last = now;
+            told.send((key, now, longest.0)).unwrap();
+            thread::sleep(pause);
         }
         drop(told);
         looks.join().unwrap()

@@ -320,8 +320,8 @@ fn a_small_server_keeps_locks_that_are_not_evicted() {
     // Other size classes do not evict them.
     fill(&server, &"x".repeat(4000), 0..2000);
     for lease in leases {
-        extended(store.extend(&lease, LONG));
-        ours(store.release(&lease));
+        extended(store.extend(&call(&lease, 1), LONG));
+        ours(store.release(&call(&lease, 2)));
     }
 }
 

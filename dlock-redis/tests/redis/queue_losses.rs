@@ -68,6 +68,7 @@ fn a_free_key_behind_the_queue_of_a_dead_process_is_granted_at_once() {
 fn a_waiter_that_hangs_after_its_wake_up_costs_the_others_a_second() {
     let server = RedisServer::start();
     let guard = lock(&server).try_acquire().unwrap();
+    let start = Instant::now();
     dead_waiter_before_all(&server, LONG);
     let _listens = listens(&server, DEAD);
     thread::scope(|scope| {
@@ -86,8 +87,9 @@ fn a_waiter_that_hangs_after_its_wake_up_costs_the_others_a_second() {
         assert!(released.elapsed() < SOON, "{:?}", released.elapsed());
         won.release().unwrap();
     });
-    // It had its turn. Its place is kept for a while, should its process call again.
-    assert_eq!(waiting(&server), 1);
+    // It had its turn. Its place is kept for ten seconds, should its process call again.
+    let places = waiting(&server);
+    assert!(places == 1 || start.elapsed() > HEARTBEAT * 9, "{places}");
     until("the queue is forgotten", || server.keys() == [FENCE]);
 }
 

@@ -98,9 +98,11 @@ fn a_server_that_has_just_started_grants_once_it_is_old_enough() {
             // On a busy machine the server may be old enough by now.
             if uptime() < 4 {
                 let error = answer.unwrap_err();
-                // Its time may also end while the server is asked.
-                let is_young = text(&error).contains("has just started");
-                assert!(is_young || error.kind() == ErrorKind::Timeout, "{error:?}");
+                // Its time may also end while the server is asked, and a runtime that is not run for
+                // a tenth of it counts as not driven.
+                let text = text(&error);
+                let is_young = text.contains("has just started") || text.contains("nobody drives");
+                assert!(is_young || error.kind() == ErrorKind::Timeout, "{text}");
                 assert!(!error.may_have_executed());
                 assert_eq!(value(&server, short.key()), None);
             }

@@ -98,7 +98,7 @@ fn a_cluster_that_is_down_is_unreachable() {
     for open in openers() {
         let store = open(&format!("redis+cluster://{NOBODY}"));
         // Its first try to find the nodes fails in no time, but for a machine with much work.
-        let short = claim_within(&own_key(), Duration::from_secs(2));
+        let short = claim_within(&own_key(), Duration::from_secs(6));
         let error = store.acquire(&short, TTL).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable);
         assert!(!error.may_have_executed());

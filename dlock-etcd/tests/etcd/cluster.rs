@@ -50,7 +50,10 @@ fn released_at_last(store: &EtcdDatastore, lease: &Lease) {
                 is_first &= !error.may_have_executed();
                 None
             }
-            released if is_first => Some(ours(released)),
+            released if is_first => {
+                ours(released);
+                Some(())
+            }
             released => released.ok().map(drop),
         }
     });

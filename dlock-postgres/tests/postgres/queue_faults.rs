@@ -187,7 +187,7 @@ fn waiters_without_a_connection_that_listens_keep_their_places_by_their_claims()
         });
         until("it waits", || waiting(&server) == 1);
         let token = server.sql("SELECT owner FROM dlock.waiters");
-        // It does not seem dead, but for a moment if the machine stalls. A waiter that makes no such
+        // It does not seem dead, but for a moment if the machine stalls. A waiter without such
         // claims would seem so from the third second to its next look, after twenty.
         let started = Instant::now();
         let seen = std::iter::from_fn(|| {

@@ -28,8 +28,8 @@ fn store(fault: Fault) -> Subject {
 /// How often a case may be run again if the machine paused during it.
 const TRIES: u32 = 6;
 
-/// Runs the case and checks how it fails. As for the saboteurs of the blocking suite, it is run again
-/// if this process paused meanwhile.
+/// Runs the case and checks how it fails. As for the saboteurs of the blocking suite, it is run
+/// again if this process paused meanwhile.
 fn assert_caught(case: impl Fn() -> Verdict, says: &str) {
     for _ in 0..TRIES {
         let (caught, paused) = pauses::during(|| is_caught(&case, says));

@@ -231,7 +231,7 @@ mod tests {
         let (a, lock_a) = open("a");
         let (b, lock_b) = open("b");
         let holding = a.acquire(&lock_a, &Wait::none()).unwrap();
-        assert!(b.acquire(&lock_b, &Wait::within(ms(500))).is_err());
+        assert!(b.acquire(&lock_b, &Wait::within(ms(4000))).is_err());
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| b.acquire(&lock_b, &Wait::forever()).unwrap().release());
             // Until its place is on record.
@@ -276,7 +276,7 @@ mod tests {
             let recorder =
                 Recorder::create(folder.path(), actor, "memory", memory.clone()).unwrap();
             // Long enough that a busy machine does not let the lease end before it is renewed.
-            let options = LockOptions::builder().ttl(ms(3000));
+            let options = LockOptions::builder().ttl(ms(9000));
             let lock = Lock::with_options(recorder.store(), "x", options).unwrap();
             (recorder, lock)
         };

@@ -151,6 +151,8 @@ impl Layer for Distant {
     fn characteristics(&self, _: &dyn Datastore) -> Characteristics {
         let most = Duration::from_secs(86_400);
         let characteristics = Characteristics::default()
+            // More than a machine stalls, for those who acquire.
+            .with_call_timeout(SECOND * 60)
             .with_batch(256)
             .with_ttl(self.ttl_min, most);
         match self.confirm_after {

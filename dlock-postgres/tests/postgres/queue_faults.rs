@@ -219,7 +219,7 @@ fn with_role(connections: u32) -> PostgresServer {
 /// The only waiter, which has no connection that listens, keeps its place and gets the lock.
 fn keeps_its_place_by_its_claims(server: &PostgresServer, guard: LockGuard) {
     let token = server.sql("SELECT owner FROM dlock.waiters");
-    // It does not seem dead, but for a moment if the machine stalls. A waiter that makes no such
+    // It does not seem dead, but for a moment if the machine stalls. A waiter without such
     // claims would seem so from the third second to its next look, after twenty.
     let started = Instant::now();
     let seen = std::iter::from_fn(|| {

@@ -19,7 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::support::Server;
 
 /// Long enough for a machine with more work than cores. A runtime counts as not driven after a
-/// tenth of it, so that may stall too.
+/// tenth of it, which a stall must not last.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 /// Long enough for a request to be on its way, and for its runtime to count as driven: that is
 /// checked after each tenth of a call.

@@ -172,5 +172,7 @@ mod tests {
         let other = OwnerToken::from_hex("00000000000000000000000000000b00").unwrap();
         let text = value(other, 0, "");
         assert!(text > high);
+        let lower = OwnerToken::from_hex("00000000000000000000000000000afe").unwrap();
+        assert!(value(lower, u64::MAX, "zzz") < low);
     }
 }

@@ -67,6 +67,17 @@ fn rows(messages: &[Vec<u8>]) -> Vec<Row> {
 }
 
 #[test]
+fn a_script_is_sent_as_it_is_written() {
+    let mut request = BytesMut::new();
+    push_script(&mut request, "LISTEN dlock_p; SELECT 1").unwrap();
+    assert_eq!(request, message(b'Q', b"LISTEN dlock_p; SELECT 1\0"));
+    assert!(
+        push_script(&mut request, "a\0b").is_err(),
+        "PostgreSQL has no NUL in a text"
+    );
+}
+
+#[test]
 fn rows_are_read_and_what_says_nothing_is_passed_over() {
     let passed = [
         (b'3', &b""[..]),

@@ -108,3 +108,16 @@ fn reports_of_watches_that_are_over_and_claims_of_strangers_change_nothing() {
     state.deleted(1, 120, NOW);
     assert_eq!(woken(&mut state), 1);
 }
+
+#[test]
+fn a_waiter_that_comes_to_a_watch_which_may_have_missed_something_looks_at_once() {
+    let (mut state, waiters) = state(2);
+    refused(&mut state, waiters[0].0, 1, KEY);
+    state.created(1, 99, NOW);
+    assert_eq!(woken(&mut state), 0);
+    assert!(state.claims(waiters[1].0, later(1)));
+    state.waits_behind(waiters[1].0, KEY.into(), 99, NOW);
+    assert_eq!(woken(&mut state), 1, "before its claim has ended");
+    state.answered(waiters[1].0, false, NOW);
+    assert_eq!(woken(&mut state), 0, "once is enough");
+}

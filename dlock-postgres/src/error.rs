@@ -182,6 +182,55 @@ mod tests {
     }
 
     #[test]
+    fn each_code_that_means_something_has_its_kind() {
+        use ErrorKind::{Refused, Timeout, Unreachable, Unsupported};
+        for (codes, kind, maybe) in [
+            (&["55P03", "57014"][..], Timeout, false),
+            (
+                &["25006", "42501", "57P03", "28000", "40001", "53100"],
+                Refused,
+                false,
+            ),
+            (&["3F000", "42883", "42P01", "3D000"], Unsupported, false),
+            (
+                &["57P01", "57P02", "57P05", "25P04", "08006", "58030"],
+                Unreachable,
+                true,
+            ),
+        ] {
+            for code in codes {
+                let error = error("ERROR", code);
+                let found = (error.kind(), error.may_have_executed());
+                assert_eq!(found, (kind, maybe), "{code}");
+            }
+        }
+        let error = ServerError::new("ERROR", "25006", "text");
+        assert_eq!((error.code(), error.kind()), ("25006", Refused));
+    }
+
+    #[test]
+    fn only_an_error_of_a_connection_that_goes_on_is_an_answer() {
+        assert!(is_answer(&error("ERROR", "55P03")));
+        assert!(!is_answer(&error("FATAL", "57P01")));
+        assert!(!is_answer(&error("ERROR", "25006")), "a standby");
+        assert!(!is_answer(&stale()) && !is_answer(&unexpected()));
+    }
+
+    #[test]
+    fn a_call_that_came_too_late_did_nothing_and_one_with_an_unexpected_answer_may_have() {
+        let late = stale();
+        assert_eq!(
+            (late.kind(), late.may_have_executed()),
+            (ErrorKind::Stale, false)
+        );
+        let answer = unexpected();
+        assert_eq!(
+            (answer.kind(), answer.may_have_executed()),
+            (ErrorKind::Protocol, true)
+        );
+    }
+
+    #[test]
     fn control_characters_in_a_servers_text_are_escaped_and_a_long_one_is_cut() {
         let text = format!("busy\u{1b}[2J{}", "x".repeat(5000));
         let error = ServerError::new("ERROR", "XX\u{7}00000", &text);
@@ -197,5 +246,7 @@ mod tests {
     fn an_error_without_the_schema_says_what_to_run() {
         assert!(error("ERROR", "3F000").to_string().contains("migrate"));
         assert!(error("ERROR", "42501").to_string().contains("GRANT USAGE"));
+        let text = error("ERROR", "22012").to_string();
+        assert!(text.contains("text (SQLSTATE 22012)"), "{text}");
     }
 }

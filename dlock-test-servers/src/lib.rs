@@ -21,8 +21,8 @@
 //!
 //! A set of a primary, replicas and sentinels is a value too: see [`SentinelSet`].
 //!
-//! An [`EtcdServer`] is a cluster of one, and an [`EtcdCluster`] has three nodes that can be killed,
-//! stopped, and cut off from each other.
+//! An [`EtcdServer`] is a cluster of one, and an [`EtcdCluster`] has three nodes that can be
+//! killed, stopped, and cut off from each other.
 //!
 //! A [`PostgresServer`] can have a standby, sessions that keep a transaction open, and a
 //! [`PostgresPooler`] before it. It refuses to run as root: then the user `postgres` runs it, or

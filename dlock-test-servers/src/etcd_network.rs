@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
-/// The field of a request in which a node says who it is.
+/// The field of a request in which a node names itself.
 const FROM: &str = "X-Server-From: ";
 /// The most bytes before the body of a request.
 const MAX_HEAD: usize = 16 * 1024;

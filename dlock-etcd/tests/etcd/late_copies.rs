@@ -71,7 +71,7 @@ fn late_copies_of_an_abandoned_claim_that_arrive_in_another_order_take_nothing()
             (gate.under_way() == left).then_some(())
         });
     }
-    assert_eq!(read(&server, &key), None, "the key is held for nobody");
+    assert_eq!(read(&server, &key), None, "nothing would release it");
 }
 
 #[test]

@@ -32,10 +32,15 @@ pub(super) fn run(shared: &Shared, run: u64) {
         if served.is_ok() || !pause(shared, run, try_again) {
             break;
         }
-        try_again = TRY_AGAIN_LATER.min(try_again * 2);
+        try_again = after_another(try_again);
     }
     // The leaver ends too.
     shared.changed.notify_all();
+}
+
+/// The pause after one more try that failed.
+fn after_another(pause: Duration) -> Duration {
+    TRY_AGAIN_LATER.min(pause * 2)
 }
 
 /// Serves the waiters over one connection until the run is over.

@@ -48,3 +48,12 @@ fn the_thread_makes_no_heartbeats_until_there_is_a_waiter() {
     assert!(has_waiters);
     sleep_without_waiters(shared, 1);
 }
+
+#[test]
+fn each_try_that_fails_doubles_the_pause_up_to_the_longest() {
+    let mut pause = TRY_AGAIN;
+    for millis in [400, 800, 1600, 3200, 5000, 5000] {
+        pause = after_another(pause);
+        assert_eq!(pause, Duration::from_millis(millis));
+    }
+}

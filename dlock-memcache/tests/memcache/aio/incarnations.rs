@@ -98,8 +98,8 @@ fn a_server_that_has_just_started_grants_once_it_is_old_enough() {
             // On a busy machine the server may be old enough by now.
             if uptime() < 4 {
                 let error = answer.unwrap_err();
-                // Its time may also end while the server is asked, and a runtime that is not run for
-                // a tenth of it counts as not driven.
+                // Its time may also end while the server is asked, and a runtime that is not run
+                // for a tenth of it counts as not driven.
                 let text = text(&error);
                 let is_young = text.contains("has just started") || text.contains("nobody drives");
                 assert!(is_young || error.kind() == ErrorKind::Timeout, "{text}");

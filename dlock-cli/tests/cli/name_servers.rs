@@ -71,8 +71,9 @@ fn a_signal_ends_a_wait_at_once_though_no_name_server_answers() {
         ("tries", &["job"]),
     ] {
         // The machine may be busy, so take the fastest of several runs.
-        let fastest = (0..5).map(|run| {
+        let fastest = (0..5).filter_map(|run| {
             let (place, host) = (Place::new(), format!("{case}-{run}"));
+            let spawned = Instant::now();
             let child = server.dlock(&place, &host, arguments);
             await_handler(&child, Signal::TERM);
             server.await_question(&host);
@@ -80,11 +81,16 @@ fn a_signal_ends_a_wait_at_once_though_no_name_server_answers() {
             kill_child(&child, Signal::TERM);
             let output = ended(child);
             let took = start.elapsed();
-            assert_eq!(code(&output), 128 + 15, "{}", stderr(&output));
             assert!(!place.path("ran").exists());
-            took
+            // One try ends by itself, a second after its start.
+            let was_over = case == "tries" && start - spawned > Duration::from_millis(900);
+            if was_over && code(&output) == 69 {
+                return None;
+            }
+            assert_eq!(code(&output), 128 + 15, "{}", stderr(&output));
+            Some(took)
         });
-        let fastest = fastest.min().unwrap();
+        let fastest = fastest.min().expect("one signal comes in time");
         assert!(fastest < Duration::from_secs(1), "{fastest:?}");
     }
 }

@@ -191,8 +191,9 @@ fn a_signal_ends_a_wait_at_once_though_the_server_hangs() {
         let server = RedisServer::start();
         server.pause();
         // The machine may be busy, so take the fastest of several runs.
-        let fastest = (0..5).map(|_| {
+        let fastest = (0..5).filter_map(|_| {
             let place = Place::new();
+            let spawned = Instant::now();
             let child =
                 spawn(run(&server.url(), arguments, "touch ran").current_dir(place.path("")));
             await_handler(&child, rustix::process::Signal::TERM);
@@ -200,11 +201,17 @@ fn a_signal_ends_a_wait_at_once_though_the_server_hangs() {
             let start = Instant::now();
             crate::support::kill_child(&child, rustix::process::Signal::TERM);
             let output = ended(child);
-            assert_eq!(code(&output), 128 + 15, "{job}: {}", stderr(&output));
+            let took = start.elapsed();
             assert!(!place.path("ran").exists());
-            start.elapsed()
+            // One try ends by itself, a second after its start.
+            let was_over = job == "the one try" && start - spawned > Duration::from_millis(900);
+            if was_over && code(&output) == 69 {
+                return None;
+            }
+            assert_eq!(code(&output), 128 + 15, "{job}: {}", stderr(&output));
+            Some(took)
         });
-        let fastest = fastest.min().unwrap();
+        let fastest = fastest.min().expect("one signal comes in time");
         assert!(
             fastest < Duration::from_secs(1),
             "{job} ended after {fastest:?}"

@@ -309,7 +309,7 @@ fn a_thousand_leases_of_a_second_are_all_kept_for_a_second() {
     let store = store(server);
     let ttl = Duration::from_secs(1);
     let look = |key: &str, since: Instant, stood_still: Duration| {
-        // As late as possible, with a moment for the answer. By the time that the server stood
+        // As late as possible, with a moment for the answer. By the time for which the server stood
         // still before, it may keep the key too short.
         let late = Duration::from_millis(970).saturating_sub(stood_still);
         thread::sleep(late.saturating_sub(since.elapsed()));

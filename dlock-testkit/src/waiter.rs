@@ -36,6 +36,12 @@ impl Waiter {
                 match guard.release() {
                     // It was served, but the machine was too slow to renew a short lease.
                     Ok(()) | Err(ReleaseError::Lost) => Ok(served),
+                    // Or the release came to its end before it was answered, as its lease will.
+                    Err(ReleaseError::Unknown(error) | ReleaseError::NotReleased(error))
+                        if error.is_transient() =>
+                    {
+                        Ok(served)
+                    }
                     Err(error) => Err(format!("its release failed: {error:?}")),
                 }
             }

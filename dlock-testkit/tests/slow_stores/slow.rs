@@ -88,7 +88,9 @@ impl Layer for Slow {
     fn characteristics(&self, store: &dyn Datastore) -> Characteristics {
         let memory = store.characteristics();
         let (least, most) = (memory.ttl_min.max(self.ttl_min), memory.ttl_max);
-        memory.with_ttl(least, most)
+        // Longer than a machine stalls, which a slow call is likely to meet.
+        let patient = memory.with_call_timeout(Duration::from_secs(10));
+        patient.with_ttl(least, most)
     }
 
     fn abandon(&self, store: &dyn Datastore, claim: &Claim) -> Result<(), DatastoreError> {

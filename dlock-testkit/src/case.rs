@@ -8,6 +8,7 @@ use std::time::Duration;
 use dlock_core::{Characteristics, Clock, Signal, Time, drift};
 
 use crate::Subject;
+use crate::pauses;
 
 /// The promise that a case tests. A failure begins with its name.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +132,7 @@ pub(crate) enum Sample {
     /// The machine or the store was too slow, so the sample proves nothing.
     TooSlow,
     /// The promise looks broken, as it also does if the machine stalls at the wrong moment. It is
-    /// broken if it looks so several times in a row.
+    /// broken unless this process paused meanwhile, and if it looks so several times in a row.
     Doubtful(String),
 }
 
@@ -182,13 +183,19 @@ impl<'s> Case<'s> {
 
     /// Takes samples until one can be judged.
     pub(crate) fn sampled(&self, what: &str, mut sample: impl FnMut() -> Sample) {
+        self.sampled_with_pauses(what, || pauses::during(&mut sample));
+    }
+
+    /// The same. `sample` returns also whether this process paused meanwhile.
+    fn sampled_with_pauses(&self, what: &str, mut sample: impl FnMut() -> (Sample, bool)) {
         let mut doubts = 0;
         for _ in 0..SAMPLES {
             match sample() {
-                Sample::Judged => return,
-                Sample::TooSlow => self.stretch(),
-                Sample::Doubtful(what) => {
+                (Sample::Judged, _) => return,
+                (Sample::TooSlow, _) => self.stretch(),
+                (Sample::Doubtful(what), has_paused) => {
                     doubts += 1;
+                    check!(self, has_paused, "{what}");
                     check!(self, doubts < DOUBTS, "{what} ({DOUBTS} times in a row)");
                 }
             }
@@ -292,32 +299,41 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_that_looks_broken_once_is_sampled_again_and_three_times_it_is_broken() {
+    fn a_promise_that_looks_broken_is_sampled_again_only_after_a_pause_and_twice_at_most() {
         let subject = Subject::from(MemoryDatastore::new());
         let case = Case::new(&subject, Law::Waiting);
         let doubtful = || Sample::Doubtful("out of turn".to_owned());
         let mut samples = 0;
-        case.sampled("anything", || {
+        case.sampled_with_pauses("anything", || {
             samples += 1;
-            match samples {
+            let sample = match samples {
                 1 => doubtful(),
                 2 => Sample::TooSlow,
                 3 => doubtful(),
                 _ => Sample::Judged,
-            }
+            };
+            (sample, true)
         });
         assert_eq!(samples, 4);
-        samples = 0;
-        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            case.sampled("anything", || {
-                samples += 1;
-                doubtful()
-            });
-        }));
-        let message = failed.unwrap_err().downcast::<String>().unwrap();
-        let what = "lock (waiting): out of turn (3 times in a row)";
-        assert!(message.starts_with(what), "{message}");
-        assert_eq!(samples, DOUBTS);
+        for (has_paused, most, says) in [
+            (
+                true,
+                DOUBTS,
+                "lock (waiting): out of turn (3 times in a row)",
+            ),
+            (false, 1, "lock (waiting): out of turn"),
+        ] {
+            samples = 0;
+            let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                case.sampled_with_pauses("anything", || {
+                    samples += 1;
+                    (doubtful(), has_paused)
+                });
+            }));
+            let message = failed.unwrap_err().downcast::<String>().unwrap();
+            assert_eq!(*message, says);
+            assert_eq!(samples, most);
+        }
     }
 
     #[test]

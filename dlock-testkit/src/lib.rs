@@ -96,6 +96,7 @@ pub mod laws;
 mod leaks;
 mod locks;
 mod model_key;
+mod pauses;
 mod random_run;
 mod recorder;
 mod step;

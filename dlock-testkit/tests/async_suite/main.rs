@@ -12,6 +12,6 @@
 mod broken_locks;
 mod broken_stores;
 mod caught;
-#[path = "../saboteurs/pauses.rs"]
+#[path = "../../src/pauses.rs"]
 mod pauses;
 mod suspending;

@@ -6,6 +6,7 @@
 
 mod backing;
 mod flaw;
+#[path = "../../src/pauses.rs"]
 mod pauses;
 mod queue;
 mod rows;

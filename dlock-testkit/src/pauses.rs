@@ -9,7 +9,7 @@ const TICK: Duration = Duration::from_millis(5);
 const LATE: Duration = Duration::from_millis(25);
 
 /// Runs `f`. Returns also whether a thread that sleeps again and again meanwhile was ever late.
-pub(super) fn during<R>(f: impl FnOnce() -> R) -> (R, bool) {
+pub(crate) fn during<R>(f: impl FnOnce() -> R) -> (R, bool) {
     let (stop, is_late) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut last = Instant::now();
     let result = thread::scope(|scope| {

@@ -271,3 +271,33 @@ fn waiters_whose_connection_that_listens_cannot_be_replaced_keep_their_places_by
         first.join().unwrap().release().unwrap();
     });
 }
+
+#[test]
+fn a_process_that_waits_makes_a_heartbeat_a_second_however_many_of_its_threads_wait() {
+    let settings = [("track_functions", "all")];
+    let server = with_schema(PostgresServer::start_with(&settings));
+    let guard = lock(&server).try_acquire().unwrap();
+    let lock = lock(&server);
+    thread::scope(|scope| {
+        let waits = || lock.acquire_within(LONG).map(drop);
+        let waiters = [(); 3].map(|()| scope.spawn(waits));
+        until("all wait, and one connection listens", || {
+            waiting(&server) == 3 && server.sql(LISTENING) == "1"
+        });
+        let made = || -> u64 {
+            let calls = "SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions \
+                         WHERE schemaname = 'dlock' AND funcname = 'heartbeat'";
+            server.sql(calls).parse().unwrap()
+        };
+        let (start, before) = (Instant::now(), made());
+        until("some heartbeats", || made() >= before + 4);
+        // The server counts them up to a second late.
+        let most = start.elapsed().as_secs() + 3;
+        let made = made() - before;
+        assert!(made <= most, "{made} in {most} seconds at most");
+        guard.release().unwrap();
+        for waiter in waiters {
+            waiter.join().unwrap().unwrap();
+        }
+    });
+}

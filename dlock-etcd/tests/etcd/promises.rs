@@ -3,7 +3,7 @@
 use dlock_core::{Clock, Datastore, ErrorKind, FencingToken, Inspect, ReleaseOutcome};
 use dlock_test_servers::EtcdServer;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{
     CALL, LONG, again, ask, base64, call, claim, claim_within, eventually, extended, fence,
@@ -240,4 +240,20 @@ fn a_time_that_etcd_cannot_keep_is_refused_before_anything_is_sent() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
     assert_eq!(store.characteristics().call_timeout, CALL);
+}
+
+#[test]
+fn a_repeated_claim_holds_the_key_for_as_long_as_it_says() {
+    const SHORT: Duration = Duration::from_secs(5);
+    let (store, other) = (store(server()), store(server()));
+    for (first, second) in [(LONG, SHORT), (SHORT, LONG)] {
+        let claim = claim(&key("repeated"));
+        granted(store.acquire(&claim, first));
+        let sent = Instant::now();
+        let grant = granted(store.acquire(&again(&claim), second));
+        let holder = Inspect::holder(&other, claim.key()).unwrap().unwrap();
+        // Rounded up, since etcd cuts what is left to whole seconds.
+        let left = holder.expires_in().unwrap();
+        assert!(left + sent.elapsed() >= grant.ttl, "{left:?} {grant:?}");
+    }
 }

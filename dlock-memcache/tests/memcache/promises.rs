@@ -226,10 +226,10 @@ fn a_late_copy_of_an_older_extend_changes_nothing() {
         store.extend(&call(&longer, 5), Duration::from_secs(5)),
         store.extend(&call(&longer, 0), Duration::from_secs(5)),
     ] {
-        let told = extended(late).ttl;
+        let said = extended(late).ttl;
         assert!(
-            told <= LONG && told > LONG - Duration::from_secs(60),
-            "{told:?}"
+            said <= LONG && said > LONG - Duration::from_secs(60),
+            "{said:?}"
         );
     }
     let left = held(store.acquire(&claim(&key), LONG))
@@ -317,7 +317,7 @@ fn a_thousand_leases_of_a_second_are_all_kept_for_a_second() {
         // A read that came too late proves nothing.
         since.elapsed() < ttl - stood_still.min(ttl) && !there
     };
-    let (told, hear) = std::sync::mpsc::channel::<(String, Instant, Duration)>();
+    let (looked, hear) = std::sync::mpsc::channel::<(String, Instant, Duration)>();
     let (gone, seen) = thread::scope(|scope| {
         let looks = scope.spawn(move || {
             hear.into_iter()
@@ -337,10 +337,10 @@ fn a_thousand_leases_of_a_second_are_all_kept_for_a_second() {
                 longest = (round, now);
             }
             last = now;
-            told.send((key, now, longest.0)).unwrap();
+            looked.send((key, now, longest.0)).unwrap();
             thread::sleep(pause);
         }
-        drop(told);
+        drop(looked);
         looks.join().unwrap()
     });
     assert_eq!((gone, seen), (0, 1000), "gone too early, looked at");

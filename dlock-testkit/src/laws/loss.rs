@@ -54,18 +54,18 @@ pub fn a_held_lock_is_renewed(subject: &Subject) -> Verdict {
 pub fn a_lost_lock_is_reported_once(subject: &Subject) -> Verdict {
     let case = Case::new(subject, Law::Loss);
     let store = Store::new(subject.first());
-    let told = Arc::new(AtomicU32::new(0));
-    let tell = |told: &Arc<AtomicU32>| {
-        let told = Arc::clone(told);
+    let notified = Arc::new(AtomicU32::new(0));
+    let counts_in = |notified: &Arc<AtomicU32>| {
+        let notified = Arc::clone(notified);
         move || {
-            told.fetch_add(1, Ordering::SeqCst);
+            notified.fetch_add(1, Ordering::SeqCst);
         }
     };
     let lock = case.lock(&store, "lost", |options| {
         options.ttl(case.short()).renew(false)
     });
     let guard = case.acquired(&lock, "nobody held the lock");
-    guard.on_lost(tell(&told));
+    guard.on_lost(counts_in(&notified));
     let present = case.client(lock.key());
     case.sleep_until(now().saturating_add(case.short() + case.tail(case.short())));
     let lease = present
@@ -77,9 +77,9 @@ pub fn a_lost_lock_is_reported_once(subject: &Subject) -> Verdict {
         "a guard is valid though somebody else was granted its key"
     );
     // A callback that is registered late is called too.
-    guard.on_lost(tell(&told));
+    guard.on_lost(counts_in(&notified));
     let give_up = now().saturating_add(PATIENCE);
-    while told.load(Ordering::SeqCst) < 2 && now() < give_up {
+    while notified.load(Ordering::SeqCst) < 2 && now() < give_up {
         thread::sleep(Duration::from_millis(5));
     }
     let answer = guard.release();
@@ -96,14 +96,17 @@ pub fn a_lost_lock_is_reported_once(subject: &Subject) -> Verdict {
     // After a release no callback is called.
     let guard = case.acquired(&lock, "nobody held the lock");
     let other = Arc::new(AtomicU32::new(0));
-    guard.on_lost(tell(&other));
+    guard.on_lost(counts_in(&other));
     let released = guard.release().is_ok();
     case.sleep_until(now().saturating_add(case.short() + case.tail(case.short())));
-    let (told, other) = (told.load(Ordering::SeqCst), other.load(Ordering::SeqCst));
+    let (notified, other) = (
+        notified.load(Ordering::SeqCst),
+        other.load(Ordering::SeqCst),
+    );
     check!(
         case,
-        told == 2,
-        "two asked to be notified of a loss, and were notified {told} times"
+        notified == 2,
+        "two asked to be notified of a loss, and were notified {notified} times"
     );
     check!(
         case,

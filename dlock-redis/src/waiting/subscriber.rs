@@ -14,21 +14,37 @@ use crate::connection::Subscription;
 const LISTEN: Duration = Duration::from_secs(1);
 /// The most that opening the connection may take.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
-/// The pause before another try; each that failed doubles it, up to the second.
+/// The pause before another try if the last one received nothing; each of these doubles it, up to
+/// the second.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 const TRY_AGAIN_LATER: Duration = Duration::from_secs(5);
 
+/// How listening to a subscription ended.
+struct Ended {
+    /// Whether anything was received.
+    received: bool,
+    /// The subscription, if it is not known to be broken.
+    silent: Option<Subscription>,
+}
+
 pub(super) fn run(shared: &Shared, run: u64) {
     let mut try_again = TRY_AGAIN;
+    // Closed only when another one is open: between the two a release would find that this process
+    // receives nothing, and pass over its waiters.
+    let mut silent = None;
     while shared.state().runs(run) {
         match open(shared) {
             Ok(Some(subscription)) => {
+                drop(silent.take());
                 shared.state().subscribed(run, Clock::BOOTTIME.now());
                 shared.subscription_changed();
-                if listen(shared, run, subscription) {
-                    try_again = TRY_AGAIN;
-                }
+                let ended = listen(shared, run, subscription);
+                silent = ended.silent;
                 set_subscription(shared, run, SubscriptionState::Lost);
+                if ended.received {
+                    try_again = TRY_AGAIN;
+                    continue;
+                }
             }
             // Heartbeats still serve the waiters that are here.
             Ok(None) => return set_subscription(shared, run, SubscriptionState::Refused),
@@ -44,10 +60,13 @@ fn open(shared: &Shared) -> Result<Option<Subscription>, DatastoreError> {
     connection.subscribe(&shared.process)
 }
 
-/// Listens until the connection breaks or the run is over. Returns whether anything was received.
-fn listen(shared: &Shared, run: u64, mut subscription: Subscription) -> bool {
+/// Listens until the connection breaks or goes silent, or the run is over.
+fn listen(shared: &Shared, run: u64, mut subscription: Subscription) -> Ended {
     let mut received = false;
-    while let Ok(message) = subscription.next(LISTEN) {
+    let silent = loop {
+        let Ok(message) = subscription.next(LISTEN) else {
+            break None;
+        };
         let now = Clock::BOOTTIME.now();
         received |= message.is_some();
         let goes_on = shared.with_state(|state| {
@@ -59,10 +78,10 @@ fn listen(shared: &Shared, run: u64, mut subscription: Subscription) -> bool {
             state.runs(run) && !state.is_subscription_lost(now)
         });
         if !goes_on {
-            break;
+            break Some(subscription);
         }
-    }
-    received
+    };
+    Ended { received, silent }
 }
 
 fn set_subscription(shared: &Shared, run: u64, subscription: SubscriptionState) {

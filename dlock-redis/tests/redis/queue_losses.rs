@@ -129,6 +129,42 @@ fn a_subscription_that_is_cut_comes_back() {
 }
 
 #[test]
+fn a_silent_subscription_is_replaced_before_it_is_closed() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.address());
+    let guard = lock(&server).try_acquire().unwrap();
+    // As 'id=4 addr=…'.
+    let listeners = || {
+        let clients = server.command(["CLIENT", "LIST", "TYPE", "PUBSUB"]).text();
+        let clients = clients.unwrap();
+        let id = |client: &str| client.split(' ').next().unwrap().to_owned();
+        clients.lines().map(id).collect::<Vec<_>>()
+    };
+    thread::scope(|scope| {
+        let waiting_thread =
+            scope.spawn(|| Lock::new(store_behind(&proxy), "import").acquire_within(LONG * 2));
+        until("it listens", || subscriptions(&server) == 1);
+        let Reply::List(channels) = server.command(["PUBSUB", "CHANNELS"]) else {
+            panic!("a list of channels")
+        };
+        let channel = channels[0].text().unwrap();
+        let first = listeners();
+        let calls = evalshas(&server);
+        until("a heartbeat has passed", || evalshas(&server) > calls);
+        // From now on until the next heartbeat the server sends this alone.
+        proxy.replies_once(Fault::Lose);
+        server.command(["PUBLISH", &channel, "ping"]);
+        until("it listens anew", || {
+            let listeners = listeners();
+            assert!(!listeners.is_empty(), "a release would pass it over");
+            !listeners.contains(&first[0])
+        });
+        guard.release().unwrap();
+        waiting_thread.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
 fn a_server_that_restarts_empty_while_a_hundred_wait_serves_them_all() {
     let mut server = RedisServer::start();
     let url = server.url();

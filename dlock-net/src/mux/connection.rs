@@ -89,8 +89,8 @@ impl Until {
 /// When a request is written.
 #[derive(Clone, Copy)]
 enum When {
-    /// At once if it is alone. Not where replies come together: their tasks send together, and the
-    /// driver writes all of it at once.
+    /// At once if it is alone. Not where replies come together: their tasks send together, and what
+    /// they send is written together, by the driver or once it is worth a write.
     Best,
     /// At once.
     Now,
@@ -231,8 +231,10 @@ impl<W: Send + 'static, R: Replies> Connection<W, R> {
                 queue.last_outlives_runtime();
                 self.write_here(queue, Queue::unhanded)
             }
-            When::Best if is_calm => self.write_here(queue, Queue::alone),
-            When::Best => true,
+            When::Best => self.write_here(queue, |queue| {
+                let alone = is_calm.then(|| queue.alone()).flatten();
+                alone.or_else(|| queue.worth_a_write())
+            }),
         };
         let driver = match flushed && !queue.has_bytes() {
             true => None,

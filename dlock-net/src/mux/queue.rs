@@ -16,6 +16,10 @@ const LEAST_PART: Duration = Duration::from_millis(1);
 /// The least time that a server has beyond the end of a call before it counts as silent.
 const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Pending requests are worth a write if they are half of all under way, so that the server works on
+/// one half while the tasks send the other, and if they are four, which make up for the write.
+const WORTH_A_WRITE: usize = 4;
+
 /// The most bytes, and the most requests, for which a queue at rest keeps memory. Thousands of
 /// calls at once need more, for a moment.
 const KEPT_BYTES: usize = 64 * 1024;
@@ -175,8 +179,15 @@ impl<E, R> Queue<E, R> {
         (is_written && self.has_bytes()).then_some(&self.out)
     }
 
-    /// The socket has taken `count` bytes of what is [`alone`](Self::alone) or
-    /// [`unhanded`](Self::unhanded).
+    /// The same, if they are worth a write before the driver comes.
+    pub(super) fn worth_a_write(&self) -> Option<&[u8]> {
+        let pending = self.slots.len() - self.handed;
+        let is_worth = pending >= WORTH_A_WRITE && 2 * pending >= self.slots.len();
+        self.unhanded().filter(|_| is_worth)
+    }
+
+    /// The socket has taken `count` bytes of what is [`alone`](Self::alone),
+    /// [`unhanded`](Self::unhanded) or [`worth_a_write`](Self::worth_a_write).
     pub(super) fn wrote_pending(&mut self, count: usize) {
         self.out.drain(..count);
         self.rest = self.out.len();

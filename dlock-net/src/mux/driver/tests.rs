@@ -1,4 +1,4 @@
-//! What is left of a connection when its runtime ends.
+//! What is written without the driver, and what is left of a connection when its runtime ends.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -73,6 +73,12 @@ fn connected(runtime: &Runtime) -> (Arc<Connection<(), Bytes>>, TcpStream) {
     (connection, server)
 }
 
+fn send(connection: &Arc<Connection<(), Bytes>>) -> Receiver<Bytes> {
+    connection
+        .send(Until::End(deadline_in(LONG)), false, write)
+        .unwrap()
+}
+
 fn send_now(connection: &Arc<Connection<(), Bytes>>) -> Receiver<Bytes> {
     connection
         .send_now(Until::End(deadline_in(LONG)), false, write)
@@ -87,6 +93,17 @@ impl Keeps<(), Bytes> for NoKeeper {
 
 fn write((): &mut (), bytes: &mut Vec<u8>, _: Sending) {
     bytes.push(b'x');
+}
+
+#[test]
+fn what_is_worth_a_write_does_not_wait_for_the_driver() {
+    // Nobody drives it.
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    let (connection, mut server) = connected(&runtime);
+    // The first is alone, and the other four are more than half.
+    let _answers: Vec<_> = (0..5).map(|_| send(&connection)).collect();
+    server.set_read_timeout(Some(LONG)).unwrap();
+    server.read_exact(&mut [0; 5]).unwrap();
 }
 
 /// A program whose `main` returns with several guards in scope: the server has answered one

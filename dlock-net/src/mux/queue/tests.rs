@@ -152,6 +152,26 @@ fn pending_requests_are_written_here_unless_the_driver_has_something_to_write() 
 }
 
 #[test]
+fn half_of_the_requests_and_no_fewer_than_four_are_worth_a_write() {
+    let mut queue = Queue::default();
+    let _first: Vec<_> = (0..3).map(|_| push(&mut queue, 0, 2)).collect();
+    assert!(queue.worth_a_write().is_none(), "three of three");
+    let _fourth = push(&mut queue, 0, 2);
+    assert_eq!(queue.worth_a_write().unwrap().len(), 8, "four of four");
+
+    let _fifth = push(&mut queue, 0, 2);
+    queue.wrote_pending(10);
+    let _more: Vec<_> = (0..4).map(|_| push(&mut queue, 0, 2)).collect();
+    assert!(queue.worth_a_write().is_none(), "four of nine");
+    let _tenth = push(&mut queue, 0, 2);
+    assert_eq!(queue.worth_a_write().unwrap().len(), 10, "five of ten");
+
+    queue.wrote_pending(9);
+    let _many: Vec<_> = (0..20).map(|_| push(&mut queue, 0, 2)).collect();
+    assert!(queue.worth_a_write().is_none(), "the rest is before them");
+}
+
+#[test]
 fn a_request_that_is_alone_is_written_at_once_and_its_rest_later() {
     let mut queue = Queue::default();
     let mut first = push(&mut queue, 0, 4);

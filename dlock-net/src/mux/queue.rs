@@ -16,8 +16,8 @@ const LEAST_PART: Duration = Duration::from_millis(1);
 /// The least time that a server has beyond the end of a call before it counts as silent.
 const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Pending requests are worth a write if they are half of all under way, so that the server works on
-/// one half while the tasks send the other, and if they are four, which make up for the write.
+/// Pending requests are worth a write if they are half of all under way, so that the server works
+/// on one half while the tasks send the other, and if they are four, which make up for the write.
 const WORTH_A_WRITE: usize = 4;
 
 /// The most bytes, and the most requests, for which a queue at rest keeps memory. Thousands of

@@ -17,27 +17,14 @@ use std::time::Duration;
 use dlock_core::aio::AsyncDatastore;
 use dlock_core::{AcquireOutcome, Claim, DatastoreError, Extension, Lease, ReleaseOutcome};
 use dlock_etcd::EtcdDatastore;
+use dlock_net::testing::{current_thread, runtimes};
 use dlock_test_servers::EtcdServer;
 use dlock_test_servers::faults::Proxy;
-use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{LONG, call, claim, granted, key, ours, server, store_at};
 
 /// Longer than a busy machine needs for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Both kinds of runtime.
-fn runtimes() -> [Runtime; 2] {
-    let many = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    [current_thread(), many.unwrap()]
-}
-
-fn current_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
 
 async fn claims(store: &EtcdDatastore, claim: &Claim) -> Result<AcquireOutcome, DatastoreError> {
     AsyncDatastore::acquire(store, claim, LONG).await

@@ -19,26 +19,13 @@ use std::time::Duration;
 use dlock_core::aio::AsyncDatastore;
 use dlock_core::{AcquireOutcome, Claim, DatastoreError, Extension, Grant, Lease, ReleaseOutcome};
 use dlock_memcache::MemcacheDatastore;
+use dlock_net::testing::{current_thread, runtimes};
 use dlock_test_servers::faults::Proxy;
-use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{self, *};
 
 /// Longer than a busy machine needs for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Both kinds of runtime.
-fn runtimes() -> [Runtime; 2] {
-    let many = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    [current_thread(), many.unwrap()]
-}
-
-fn current_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
 
 async fn claims(
     store: &MemcacheDatastore,

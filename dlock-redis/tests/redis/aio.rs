@@ -15,25 +15,12 @@ use std::time::Duration;
 
 use dlock_core::aio::AsyncDatastore;
 use dlock_core::{AcquireOutcome, Claim, DatastoreError, Lease, ReleaseOutcome};
+use dlock_net::testing::{current_thread, runtimes};
 use dlock_redis::RedisDatastore;
 use dlock_test_servers::RedisServer;
 use dlock_test_servers::faults::Proxy;
-use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{self, *};
-
-/// Both kinds of runtime.
-fn runtimes() -> [Runtime; 2] {
-    let many = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    [current_thread(), many.unwrap()]
-}
-
-fn current_thread() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
 
 async fn claims(store: &RedisDatastore, claim: &Claim) -> Result<AcquireOutcome, DatastoreError> {
     AsyncDatastore::acquire(store, claim, TTL).await

@@ -1,70 +1,40 @@
 //! Programs whose `main` returns while guards are in scope.
 
-use std::process::{self, Command, Stdio};
-use std::{env, thread};
+use std::thread;
 
 use dlock_core::LockOptions;
 use dlock_core::aio::{Lock, Store};
+use dlock_net::testing::EndingProgram;
 use dlock_test_servers::faults::Fault;
 
 use super::*;
 use crate::queue::{lock, waiting};
 
-/// What a child process gets: the server's URL, the kind of runtime, the number of guards.
-const URL: &str = "DLOCK_TEST_ENDS_URL";
-const KIND: &str = "DLOCK_TEST_ENDS_KIND";
-const GUARDS: &str = "DLOCK_TEST_ENDS_GUARDS";
-
 /// How often each program runs.
 const RUNS: usize = 100;
 
-/// The body of a program's `async fn main`.
-async fn main(url: &str, guards: usize) {
-    let store = Store::new(RedisDatastore::open(url).unwrap());
-    let options = LockOptions::builder().ttl(Duration::from_secs(3600));
-    let mut held = Vec::new();
-    for number in 0..guards {
-        let id = format!("import-{number}");
-        let lock = Lock::with_options(&store, id, options.clone()).unwrap();
-        held.push(lock.acquire().await.unwrap());
-    }
-    // The guards are in scope here.
-}
-
 #[test]
 fn a_program_that_ends_with_guards_in_scope_leaves_no_key() {
-    if let Ok(url) = env::var(URL) {
-        let kind: usize = env::var(KIND).unwrap().parse().unwrap();
-        let guards = env::var(GUARDS).unwrap().parse().unwrap();
-        let runtime = runtimes().into_iter().nth(kind).unwrap();
-        runtime.block_on(main(&url, guards));
-        // What the return of a real `main` does: its runtime is dropped, and the process exits.
-        drop(runtime);
-        process::exit(0);
-    }
+    let program = EndingProgram::of(
+        module_path!(),
+        "a_program_that_ends_with_guards_in_scope_leaves_no_key",
+        |url| RedisDatastore::open(url).unwrap(),
+    );
     let server = RedisServer::start();
-    let run = |kind: &str, guards: &str| {
-        let module = module_path!().split_once("::").unwrap().1;
-        let name = format!("{module}::a_program_that_ends_with_guards_in_scope_leaves_no_key");
-        let mut child = Command::new(env::current_exe().unwrap());
-        let child = child.args(["--exact", &name]).env(URL, server.url());
-        let child = child.env(KIND, kind).env(GUARDS, guards);
-        let status = child.stdout(Stdio::null()).status().unwrap();
-        assert!(status.success(), "{status}");
-    };
     // The server reads what a program wrote before it reads that the program is gone.
     let is_gone = || {
         let clients = format!("{:?}", server.command(["CLIENT", "LIST"]));
         clients.matches("id=").count() == 1
     };
-    for (kind, guards) in [("0", "1"), ("1", "1"), ("0", "3"), ("1", "3")] {
+    for (kind, guards) in [(0, 1), (1, 1), (0, 3), (1, 3)] {
+        let ids: Vec<_> = (0..guards).map(|it| format!("import-{it}")).collect();
         let mut left = 0;
         for run_number in 0..RUNS {
             if run_number % 4 == 0 {
                 // The server forgets the scripts, as after a restart.
                 server.command(["SCRIPT", "FLUSH"]);
             }
-            run(kind, guards);
+            program.run(&server.url(), kind, &ids);
             support::until("the program is gone", is_gone);
             let is_left = server.keys().iter().any(|key| !key.ends_with(":fence"));
             left += usize::from(is_left);

@@ -43,7 +43,7 @@ impl EndingProgram {
             let kind: usize = of_parent(KIND).parse().expect("a number");
             let runtime = runtimes().into_iter().nth(kind);
             let runtime = runtime.expect("one of the kinds");
-            runtime.block_on(main(&Store::new(open(&url)), &of_parent(IDS)));
+            runtime.block_on(main(|| open(&url), &of_parent(IDS)));
             // What the return of a real `main` does: its runtime is dropped, and the process exits.
             drop(runtime);
             process::exit(ENDED);
@@ -74,12 +74,13 @@ impl EndingProgram {
 }
 
 /// The body of the program's `async fn main`.
-async fn main(store: &Store, ids: &str) {
+async fn main<D: AsyncDatastore + 'static>(open: impl FnOnce() -> D, ids: &str) {
+    let store = Store::new(open());
     let options = LockOptions::builder().ttl(Duration::from_secs(3600));
     let mut held = Vec::new();
     for id in ids.split(',') {
-        let lock = Lock::with_options(store, id, options.clone()).expect("valid options");
+        let lock = Lock::with_options(&store, id, options.clone()).expect("valid options");
         held.push(lock.acquire().await.expect("a free lock"));
     }
-    // The guards are in scope here.
+    // The guards and the store are in scope here.
 }

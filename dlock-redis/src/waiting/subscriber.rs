@@ -14,8 +14,7 @@ use crate::connection::Subscription;
 const LISTEN: Duration = Duration::from_secs(1);
 /// The most that opening the connection may take.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
-/// The pause before another try if the last one received nothing; each of these doubles it, up to
-/// the second.
+/// The pause before another try; each that failed doubles it, up to the second.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 const TRY_AGAIN_LATER: Duration = Duration::from_secs(5);
 
@@ -29,7 +28,7 @@ struct Ended {
 
 pub(super) fn run(shared: &Shared, run: u64) {
     let mut try_again = TRY_AGAIN;
-    // Closed only when another one is open: between the two a release would find that this process
+    // Closed when another one is open: between the two a release would find that this process
     // receives nothing, and pass over its waiters.
     let mut silent = None;
     while shared.state().runs(run) {
@@ -43,12 +42,18 @@ pub(super) fn run(shared: &Shared, run: u64) {
                 set_subscription(shared, run, SubscriptionState::Lost);
                 if ended.received {
                     try_again = TRY_AGAIN;
+                }
+                if silent.is_some() {
                     continue;
                 }
             }
             // Heartbeats still serve the waiters that are here.
             Ok(None) => return set_subscription(shared, run, SubscriptionState::Refused),
-            Err(_) => set_subscription(shared, run, SubscriptionState::Lost),
+            Err(_) => {
+                // The server may have no room for another one.
+                silent = None;
+                set_subscription(shared, run, SubscriptionState::Lost);
+            }
         }
         pause(shared, run, try_again);
         try_again = TRY_AGAIN_LATER.min(try_again * 2);

@@ -75,7 +75,7 @@ fn connected(runtime: &Runtime) -> (Arc<Connection<(), Bytes>>, TcpStream) {
 
 fn send(connection: &Arc<Connection<(), Bytes>>) -> Receiver<Bytes> {
     connection
-        .send(Until::End(deadline_in(LONG)), false, write)
+        .send(Until::End(deadline_in(LONG * 100)), false, write)
         .unwrap()
 }
 

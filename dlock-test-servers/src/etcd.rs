@@ -427,12 +427,8 @@ fn launch(arguments: &[OsString], folder: &Path, ready: impl FnMut() -> bool) ->
         binary: &process::binary("DLOCK_ETCD", "etcd"),
         install: "apt-get install etcd-server",
         arguments,
-        environment: vec![
-            // It refuses other processors than those that its makers test.
-            ("ETCD_UNSUPPORTED_ARCH", go_processor().into()),
-            // By default it collects garbage for a fifth of its time.
-            ("GOGC", "400".into()),
-        ],
+        // It refuses other processors than those that its makers test.
+        environment: vec![("ETCD_UNSUPPORTED_ARCH", go_processor().into())],
         folder,
         user: None,
         ending: Ending::Kill,

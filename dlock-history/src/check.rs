@@ -25,8 +25,10 @@ pub(super) fn check(history: &History, rules: &Rules) -> Report {
     for (store, events) in stores {
         let found = report.violations.len();
         check_store(store, &events, rules, &mut report);
+        let is_fault = |event: &&Event| matches!(event.what, What::Fault { .. });
+        let faults: Vec<_> = events.into_iter().filter(is_fault).collect();
         for violation in &mut report.violations[found..] {
-            show_faults(violation, &events);
+            show_faults(violation, &faults);
         }
     }
     report
@@ -74,18 +76,16 @@ fn check_store(store: &Arc<str>, events: &[&Event], rules: &Rules, report: &mut 
 }
 
 /// Adds the faults that came shortly before.
-fn show_faults(violation: &mut Violation, events: &[&Event]) {
+fn show_faults(violation: &mut Violation, faults: &[&Event]) {
     let Some(first) = violation.events.iter().map(|event| event.before).min() else {
         return;
     };
     let last = violation.events.iter().map(|event| event.after).max();
     let from = first.saturating_sub(BACKGROUND);
-    let near = events.iter().filter(|event| {
-        matches!(event.what, What::Fault { .. })
-            && event.after >= from
-            && last.is_some_and(|last| event.before <= last)
-    });
-    violation.events.extend(near.map(|event| (*event).clone()));
+    let near = faults
+        .iter()
+        .filter(|fault| fault.after >= from && last.is_some_and(|last| fault.before <= last));
+    violation.events.extend(near.map(|fault| (*fault).clone()));
     violation.events.sort_by_key(|event| event.before);
     violation.events.dedup();
 }

@@ -2,6 +2,7 @@
 //! processes that crash.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dlock_core::Time;
@@ -59,26 +60,37 @@ impl Recorder {
     }
 }
 
+/// The events of each actor, in their order.
+fn by_actor<'a>(events: &[&'a Event]) -> BTreeMap<&'a Arc<str>, Vec<&'a Event>> {
+    let mut of_actors: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for event in events {
+        of_actors.entry(&event.actor).or_default().push(*event);
+    }
+    of_actors
+}
+
 /// No job runs on when it may not.
 pub(super) fn outlived(events: &[&Event], report: &mut Report) {
+    let of_actors = by_actor(events);
     for doomed in events {
         let What::Doomed { by, why } = &doomed.what else {
             continue;
         };
+        let events = &of_actors[&doomed.actor];
         let late: Vec<&Event> = events
             .iter()
             .copied()
             .filter(|event| {
                 let runs = matches!(event.what, What::Extended { .. } | What::Wrote { .. });
-                runs && event.actor == doomed.actor && event.before > *by
+                runs && event.before > *by
             })
             .collect();
         if late.len() < RUNS_ON {
             continue;
         }
-        let granted = events.iter().find(|event| {
-            event.actor == doomed.actor && matches!(event.what, What::Granted { .. })
-        });
+        let granted = events
+            .iter()
+            .find(|event| matches!(event.what, What::Granted { .. }));
         let last = late[late.len() - 1];
         let text = format!(
             "a job ran for {:?} after it had to be over ({why})",
@@ -97,17 +109,15 @@ pub(super) fn outlived(events: &[&Event], report: &mut Report) {
 
 /// No command does what its page excludes.
 pub(super) fn commands(events: &[&Event], report: &mut Report) {
+    let of_actors = by_actor(events);
     for event in events {
         let What::Amiss { text } = &event.what else {
             continue;
         };
-        let shown: Vec<&Event> = events
+        let shown: Vec<&Event> = of_actors[&event.actor]
             .iter()
             .copied()
-            .filter(|other| {
-                let steps = matches!(other.what, What::Extended { .. } | What::Wrote { .. });
-                other.actor == event.actor && !steps
-            })
+            .filter(|other| !matches!(other.what, What::Extended { .. } | What::Wrote { .. }))
             .collect();
         let text = text.replace('_', " ");
         report

@@ -228,8 +228,13 @@ pub fn other_process(subject: impl Fn() -> Subject) {
     let Ok(prefix) = std::env::var(PREFIX) else {
         return;
     };
-    let subject = subject().seen_by_other(std::env::var(PLACE).ok(), prefix);
+    let subject = subject().seen_by_other(place_of_parent(), prefix);
     crate::child_commands::serve(&subject, &mut say);
+}
+
+/// The place of the store, in a process that a case has started, if the store has one.
+pub(crate) fn place_of_parent() -> Option<String> {
+    std::env::var(PLACE).ok()
 }
 
 /// Answers the process that started this one.

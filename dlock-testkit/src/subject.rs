@@ -10,6 +10,7 @@ use dlock_core::Datastore;
 #[cfg(feature = "tokio")]
 use dlock_core::aio::AsyncDatastore;
 
+use crate::child_process;
 #[cfg(feature = "tokio")]
 use crate::executor::{__AsyncCalls, AsyncHandle, Executor, Real};
 use crate::form::Handle;
@@ -251,7 +252,8 @@ impl Subject {
         module: &str,
         reopen: Option<__Reopen>,
     ) -> Self {
-        build().into().of_module(module, reopen)
+        let subject = Self::of_parent(reopen.as_ref()).unwrap_or_else(|| build().into());
+        subject.of_module(module, reopen)
     }
 
     /// Called by the expansion of `async_conformance!`.
@@ -264,12 +266,23 @@ impl Subject {
         reopen: Option<__Reopen>,
         runtime: &tokio::runtime::Handle,
     ) -> Self {
-        let subject = {
+        let subject = Self::of_parent(reopen.as_ref()).unwrap_or_else(|| {
             let _context = runtime.enter();
             build().__into_subject()
-        };
+        });
         let subject = subject.of_module(module, reopen);
         subject.__on(runtime.clone())
+    }
+
+    /// In a process that a case has started: the store of that case, which is not built once more,
+    /// since that may start a server.
+    fn of_parent(reopen: Option<&__Reopen>) -> Option<Self> {
+        let (__Reopen(reopen), place) = (reopen?.clone(), child_process::place_of_parent()?);
+        let subject = Self::opened_by({
+            let place = place.clone();
+            Arc::new(move |form| reopen(form, &place))
+        });
+        Some(subject.at(place))
     }
 
     /// Has async locks used on this runtime.

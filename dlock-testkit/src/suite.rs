@@ -307,7 +307,8 @@ pub const LAWS: &[Promise] = __for_each_law!(__table! {});
 /// [`Subject`] or, for a store that lives in its value, just the store. `reopen = …` says how
 /// another process opens the store at the subject's [place](Subject::at). It is required for a
 /// store that declares a [`Reach`](dlock_core::Reach) beyond the process. For such processes the
-/// test binary starts itself with the module's `other_process`, which is otherwise ignored.
+/// test binary starts itself with the module's `other_process`, which is otherwise ignored. There
+/// the second argument is not called if the subject has a place.
 ///
 /// See the [crate's page](crate) for an example.
 #[macro_export]

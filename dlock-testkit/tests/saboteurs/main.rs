@@ -25,7 +25,15 @@ use flaw::Flaw;
 use store::Reference;
 
 conformance!(in_memory, || subject(None));
-conformance!(in_a_folder, || shared(None), reopen = opened);
+conformance!(in_a_folder, built_once, reopen = opened);
+
+/// The processes that a case starts do not build the subject again, with a server that nobody uses,
+/// say: they open the store that is there.
+fn built_once() -> Subject {
+    let of_parent = std::env::var_os("DLOCK_TESTKIT_PLACE");
+    assert_eq!(of_parent, None, "built again in another process");
+    shared(None)
+}
 
 /// A store in memory.
 fn subject(flaw: Option<Flaw>) -> Subject {

@@ -205,11 +205,12 @@ impl Shared {
         let left = self
             .pool
             .call_urgent(deadline, |link, _| at_once(queue::leave(link, &places)));
-        self.state().left(&places);
         if left.is_err() {
             let [place] = places;
             drop(self.with_state(|state| state.leaves_later(place, None)));
             self.changed.notify_all();
+        } else {
+            self.state().left(&places);
         }
     }
 }

@@ -84,11 +84,11 @@ fn carry_out(shared: &Shared, run: u64, work: Work) {
 
 fn leave(shared: &Shared, places: Vec<Arc<str>>) {
     let left = call(shared, |link| at_once(queue::leave(link, &places)));
-    shared.state().left(&places);
-    if left.is_err_and(|error| error.is_transient()) {
-        let now = Clock::BOOTTIME.now();
-        shared.with_state(|state| state.leave_failed(places, now));
-    }
+    let now = Clock::BOOTTIME.now();
+    shared.with_state(|state| match left {
+        Err(error) if error.is_transient() => state.leave_failed(places, now),
+        _ => state.left(&places),
+    });
 }
 
 fn grant(shared: &Shared, run: u64) {

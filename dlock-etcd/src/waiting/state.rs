@@ -343,15 +343,18 @@ impl State {
         }
     }
 
-    /// Places could not be deleted. They are tried again a little later.
-    pub(super) fn leave_failed(&mut self, leaves: Vec<Arc<str>>, now: Time) {
+    /// Places could not be deleted. They are tried again a little later, or by a claim that is given
+    /// up before.
+    pub(super) fn leave_failed(&mut self, mut leaves: Vec<Arc<str>>, now: Time) {
         self.due.leave = now.saturating_add(HEARTBEAT_EVERY);
         let room = LEAVES_KEPT.saturating_sub(self.leaves.len());
+        // The others end with the lease.
+        self.left(&leaves.split_off(room.min(leaves.len())));
         let leave = |place| Leave {
             place,
             leaving: None,
         };
-        self.leaves.extend(leaves.into_iter().take(room).map(leave));
+        self.leaves.extend(leaves.into_iter().map(leave));
     }
 
     pub(super) fn lease_granted(&mut self, run: u64, lease: i64, now: Time) {

@@ -33,6 +33,17 @@ fn places_that_could_not_be_deleted_are_tried_again() {
 }
 
 #[test]
+fn a_claim_that_is_given_up_deletes_its_place_itself_if_the_thread_could_not() {
+    let (shared, claim) = with_waiter();
+    let (owner, now) = (claim.owner(), Clock::BOOTTIME.now());
+    let place = shared.state().leave(owner, now).unwrap();
+    drop(shared.state().leaves_later(Arc::clone(&place), None));
+    let work = wait(&shared, RUN).unwrap();
+    carry_out(&shared, RUN, work);
+    assert_eq!(shared.state().gives_up(owner, now), Some(place));
+}
+
+#[test]
 fn a_grant_that_fails_is_noted_so_that_waiters_wait_for_it_no_longer() {
     let (shared, _) = with_waiter();
     shared.state().lease = Lease::Unknown;

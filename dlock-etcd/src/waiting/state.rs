@@ -343,8 +343,8 @@ impl State {
         }
     }
 
-    /// Places could not be deleted. They are tried again a little later, or by a claim that is given
-    /// up before.
+    /// Places could not be deleted. They are tried again a little later, or before by claims that
+    /// are given up.
     pub(super) fn leave_failed(&mut self, mut leaves: Vec<Arc<str>>, now: Time) {
         self.due.leave = now.saturating_add(HEARTBEAT_EVERY);
         let room = LEAVES_KEPT.saturating_sub(self.leaves.len());

@@ -78,7 +78,7 @@ impl fmt::Display for Law {
 const SAMPLES: u32 = 20;
 /// How many samples must show a broken promise where the machine may be at fault.
 const DOUBTS: u32 = 3;
-/// After how many samples that came too late short leases are made twice as long.
+/// After how many samples that came too late short times are made twice as long.
 const SAMPLES_OF_ONE_LENGTH: u32 = 4;
 /// How often a call is timed. The least time is the store's, the rest comes from this machine.
 const TIMED_CALLS: usize = 3;
@@ -236,11 +236,15 @@ impl<'s> Case<'s> {
     /// end.
     pub(crate) fn short(&self) -> Duration {
         let calls = self.latency() * CALLS_IN_A_SHORT_LEASE;
-        let stretched = 1 << (self.too_slow.load(Ordering::Relaxed) / SAMPLES_OF_ONE_LENGTH);
-        self.live(calls.max(Duration::from_millis(400)) * stretched)
+        self.live(self.stretched(calls.max(Duration::from_millis(400))))
     }
 
-    /// Makes short leases longer when several have been too short.
+    /// A short time, or more than that if several samples have come too late.
+    pub(crate) fn stretched(&self, time: Duration) -> Duration {
+        time * (1 << (self.too_slow.load(Ordering::Relaxed) / SAMPLES_OF_ONE_LENGTH))
+    }
+
+    /// Makes short times longer when several have been too short.
     fn stretch(&self) {
         self.too_slow.fetch_add(1, Ordering::Relaxed);
     }

@@ -16,70 +16,57 @@ use crate::support::{
     take,
 };
 
-#[test]
-fn a_waiter_whose_connections_break_is_served() {
-    let server = server();
+/// A waiter is served although its connections break, as `breaks` says, before the lock is released.
+/// `meanwhile` happens before it can connect again.
+fn is_served(
+    server: &EtcdServer,
+    name: &str,
+    breaks: impl FnOnce(&Proxy),
+    meanwhile: impl FnOnce(&Proxy),
+) {
     let proxy = Proxy::to(server.address());
-    let (direct, waits) = (
-        store(server),
-        store_at(&format!("etcd://{}", proxy.address())),
-    );
-    let key = key("broken");
+    let waits = store_at(&format!("etcd://{}", proxy.address()));
+    let (direct, key) = (store(server), key(name));
     let lease = take(&direct, &key, LONG);
     let (waiter, watch, signal) = refused(&waits, &key);
-    proxy.refuse();
-    proxy.cut();
+    breaks(&proxy);
     ours(direct.release(&lease));
+    meanwhile(&proxy);
     proxy.heal();
     let lease = granted_when_woken(&waits, &waiter, &signal);
     drop(watch);
     ours(waits.release(&call(&lease, 1)));
 }
 
+fn cut_off(proxy: &Proxy) {
+    proxy.refuse();
+    proxy.cut();
+}
+
+#[test]
+fn a_waiter_whose_connections_break_is_served() {
+    is_served(server(), "broken", cut_off, |_| ());
+}
+
 #[test]
 fn a_waiter_whose_connection_has_gone_silent_is_served() {
-    let server = server();
-    let proxy = Proxy::to(server.address());
-    let (direct, waits) = (
-        store(server),
-        store_at(&format!("etcd://{}", proxy.address())),
-    );
-    let key = key("silent");
-    let lease = take(&direct, &key, LONG);
-    let (waiter, watch, signal) = refused(&waits, &key);
     // Its watch is among the connections whose answers are lost from now on.
-    proxy.replies(Fault::Lose);
-    ours(direct.release(&lease));
-    thread::sleep(Duration::from_secs(1));
-    proxy.cut();
-    proxy.heal();
-    let lease = granted_when_woken(&waits, &waiter, &signal);
-    drop(watch);
-    ours(waits.release(&call(&lease, 1)));
+    let silence = |proxy: &Proxy| proxy.replies(Fault::Lose);
+    is_served(server(), "silent", silence, |proxy| {
+        thread::sleep(Duration::from_secs(1));
+        proxy.cut();
+    });
 }
 
 #[test]
 fn a_waiter_whose_history_was_compacted_meanwhile_is_served() {
     let server = EtcdServer::start();
-    let proxy = Proxy::to(server.address());
-    let (direct, waits) = (
-        store(&server),
-        store_at(&format!("etcd://{}", proxy.address())),
-    );
-    let key = key("compacted");
-    let lease = take(&direct, &key, LONG);
-    let (waiter, watch, signal) = refused(&waits, &key);
-    proxy.refuse();
-    proxy.cut();
-    ours(direct.release(&lease));
-    let status = ask(&server, "/v3/maintenance/status", &json!({}));
-    let body = json!({"revision": status["header"]["revision"], "physical": true});
-    let answer = ask(&server, "/v3/kv/compaction", &body);
-    assert_eq!(answer["error"], Value::Null, "{answer}");
-    proxy.heal();
-    let lease = granted_when_woken(&waits, &waiter, &signal);
-    drop(watch);
-    ours(waits.release(&call(&lease, 1)));
+    is_served(&server, "compacted", cut_off, |_| {
+        let status = ask(&server, "/v3/maintenance/status", &json!({}));
+        let body = json!({"revision": status["header"]["revision"], "physical": true});
+        let answer = ask(&server, "/v3/kv/compaction", &body);
+        assert_eq!(answer["error"], Value::Null, "{answer}");
+    });
 }
 
 #[test]

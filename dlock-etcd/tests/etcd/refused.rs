@@ -1,6 +1,6 @@
 //! What is left of a request that the server refuses.
 
-use dlock_core::{Datastore, ErrorKind};
+use dlock_core::{Datastore, ErrorKind, Lease};
 use dlock_test_servers::EtcdServer;
 use serde_json::{Value, json};
 
@@ -26,24 +26,37 @@ fn is_full() -> (u16, Value) {
     error(429, "etcdserver: mvcc: database space exceeded", 8)
 }
 
-#[test]
-fn an_extend_without_the_right_to_write_leaves_no_lease() {
+/// Extends that are refused leave no lease but the one that holds the key.
+#[track_caller]
+fn refused_extends_leave_no_lease(store: &impl Datastore, server: &EtcdServer, lease: &Lease) {
+    for sequence in 1..5 {
+        let error = store.extend(&call(lease, sequence), LONG).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert_eq!(leases(server).len(), 1);
+    }
+}
+
+/// The same where the server answers so instead of moving the key.
+fn extends_that_are_answered_so_leave_no_lease((status, answer): (u16, Value)) {
     let server = EtcdServer::start();
-    let gate = Gate::to(&server, |request| match extends(request) {
-        true => {
-            let (status, answer) = error(403, "etcdserver: permission denied", 7);
-            Fate::Answered(status, answer)
-        }
+    let gate = Gate::to(&server, move |request| match extends(request) {
+        true => Fate::Answered(status, answer.clone()),
         false => Fate::Passes,
     });
     let store = store_at(&gate.url());
-    let lease = take(&store, &key("rights"), LONG);
-    for sequence in 1..5 {
-        let error = store.extend(&call(&lease, sequence), LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-        assert_eq!(leases(&server).len(), 1);
-    }
+    let lease = take(&store, &key("refused"), LONG);
+    refused_extends_leave_no_lease(&store, &server, &lease);
     ours(store.release(&call(&lease, 9)));
+}
+
+#[test]
+fn an_extend_without_the_right_to_write_leaves_no_lease() {
+    extends_that_are_answered_so_leave_no_lease(error(403, "etcdserver: permission denied", 7));
+}
+
+#[test]
+fn an_extend_that_was_refused_for_lack_of_space_leaves_no_lease() {
+    extends_that_are_answered_so_leave_no_lease(is_full());
 }
 
 /// The server finds out that it is full when it has written.
@@ -75,27 +88,6 @@ fn an_extend_that_is_refused_for_lack_of_space_after_it_was_carried_out_keeps_th
     ours(store.release(&call(&lease, 3)));
 }
 
-/// The same, where it was to move no key.
-#[test]
-fn an_extend_that_was_refused_for_lack_of_space_leaves_no_lease() {
-    let server = EtcdServer::start();
-    let gate = Gate::to(&server, |request| match extends(request) {
-        true => {
-            let (status, answer) = is_full();
-            Fate::Answered(status, answer)
-        }
-        false => Fate::Passes,
-    });
-    let store = store_at(&gate.url());
-    let lease = take(&store, &key("full"), LONG);
-    for sequence in 1..5 {
-        let error = store.extend(&call(&lease, sequence), LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-        assert_eq!(leases(&server).len(), 1);
-    }
-    ours(store.release(&call(&lease, 9)));
-}
-
 #[test]
 fn a_lease_that_is_refused_for_lack_of_space_after_it_was_granted_is_not_left() {
     let server = EtcdServer::start();
@@ -115,11 +107,7 @@ fn a_lease_that_is_refused_for_lack_of_space_after_it_was_granted_is_not_left() 
     let (store, direct, key) = (store_at(&gate.url()), store(&server), key("granted"));
     let lease = take(&store, &key, LONG);
     refuses.set(true);
-    for sequence in 1..5 {
-        let error = store.extend(&call(&lease, sequence), LONG).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-        assert_eq!(leases(&server).len(), 1);
-    }
+    refused_extends_leave_no_lease(&store, &server, &lease);
     ours(direct.release(&call(&lease, 9)));
     let error = store.acquire(&claim(&key), LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dlock_testkit::{LAWS, Subject};
+use dlock_testkit::{LAWS, Subject, Verdict, laws};
 use slow::{Slow, SlowStore};
 
 /// The cases mostly wait.
@@ -64,4 +64,13 @@ fn a_store_that_takes_150_ms_a_call_passes() {
 #[test]
 fn a_store_that_keeps_leases_for_at_least_ten_seconds_passes() {
     passes(Slow::for_ten_seconds_at_least);
+}
+
+/// Such as one on a machine that others keep busy for a while. A case whose short times would all
+/// be over before an answer came makes them longer.
+#[test]
+fn a_store_that_becomes_slow_after_it_was_measured_shows_that_a_wait_ends() {
+    let store = Slow::by_after(Duration::from_millis(60), 6);
+    let verdict = laws::waiting::a_wait_ends_by_its_deadline(&subject(store));
+    assert!(matches!(verdict, Verdict::Kept), "{verdict:?}");
 }

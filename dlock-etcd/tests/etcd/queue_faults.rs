@@ -16,8 +16,8 @@ use crate::support::{
     take,
 };
 
-/// A waiter is served although its connections break, as `breaks` says, before the lock is released.
-/// `meanwhile` happens before it can connect again.
+/// A waiter is served although its connections break, as `breaks` says, before the lock is
+/// released. `meanwhile` happens before it can connect again.
 fn is_served(
     server: &EtcdServer,
     name: &str,

@@ -277,12 +277,8 @@ impl Subject {
     /// In a process that a case has started: the store of that case, which is not built once more,
     /// since that may start a server.
     fn of_parent(reopen: Option<&__Reopen>) -> Option<Self> {
-        let (__Reopen(reopen), place) = (reopen?.clone(), child_process::place_of_parent()?);
-        let subject = Self::opened_by({
-            let place = place.clone();
-            Arc::new(move |form| reopen(form, &place))
-        });
-        Some(subject.at(place))
+        let (__Reopen(reopen), place) = (reopen?, child_process::place_of_parent()?);
+        Some(Self::opened_by(opened_at(reopen, &place)).at(place))
     }
 
     /// Has async locks used on this runtime.
@@ -390,11 +386,8 @@ impl Subject {
     /// The same store as opened by another process, at the place and with the prefix that it
     /// received.
     pub(crate) fn seen_by_other(mut self, place: Option<String>, prefix: String) -> Self {
-        if let (Some(place), Some(reopen)) = (place, self.reopen.clone()) {
-            self.open = Arc::new({
-                let place = place.clone();
-                move |form| reopen(form, &place)
-            });
+        if let (Some(place), Some(reopen)) = (place, &self.reopen) {
+            self.open = opened_at(reopen, &place);
             self.place = Some(place);
         }
         self.prefix = prefix;
@@ -491,6 +484,11 @@ impl __Reopen {
     ) -> Self {
         __Reopen(Arc::new(move |form, place| form.opened(|| reopen(place))))
     }
+}
+
+fn opened_at(reopen: &Reopen, place: &str) -> Open {
+    let (reopen, place) = (Arc::clone(reopen), place.to_owned());
+    Arc::new(move |form| reopen(form, &place))
 }
 
 fn reopener<D: Datastore + 'static>(reopen: impl Fn(&str) -> D + Send + Sync + 'static) -> Reopen {

@@ -308,7 +308,7 @@ pub const LAWS: &[Promise] = __for_each_law!(__table! {});
 /// another process opens the store at the subject's [place](Subject::at). It is required for a
 /// store that declares a [`Reach`](dlock_core::Reach) beyond the process. For such processes the
 /// test binary starts itself with the module's `other_process`, which is otherwise ignored. There
-/// the second argument is not called if the subject has a place.
+/// `reopen` is called in place of the second argument, if the subject has a place.
 ///
 /// See the [crate's page](crate) for an example.
 #[macro_export]

@@ -33,14 +33,21 @@ fn places_that_could_not_be_deleted_are_tried_again() {
 }
 
 #[test]
-fn a_claim_that_is_given_up_deletes_its_place_itself_if_the_thread_could_not() {
+fn a_claim_that_is_given_up_deletes_its_place_itself_if_others_could_not() {
+    let now = Clock::BOOTTIME.now();
+    // The thread that left the queue.
     let (shared, claim) = with_waiter();
-    let (owner, now) = (claim.owner(), Clock::BOOTTIME.now());
-    let place = shared.state().leave(owner, now).unwrap();
+    let place = shared.state().place(claim.owner());
+    shared.leave(&claim, HEARTBEAT_EVERY);
+    assert_eq!(shared.state().gives_up(claim.owner(), now), place);
+
+    // The heartbeat thread.
+    let (shared, claim) = with_waiter();
+    let place = shared.state().leave(claim.owner(), now).unwrap();
     drop(shared.state().leaves_later(Arc::clone(&place), None));
     let work = wait(&shared, RUN).unwrap();
     carry_out(&shared, RUN, work);
-    assert_eq!(shared.state().gives_up(owner, now), Some(place));
+    assert_eq!(shared.state().gives_up(claim.owner(), now), Some(place));
 }
 
 #[test]

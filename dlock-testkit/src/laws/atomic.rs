@@ -254,7 +254,7 @@ impl Start for Meeting {
         let mut turns = 0_u32;
         while self.come.load(Ordering::SeqCst) < both {
             turns += 1;
-            if turns.is_multiple_of(1 << 10) {
+            if turns.is_multiple_of(1 << 14) {
                 if self.is_over.load(Ordering::SeqCst) {
                     return false;
                 }

@@ -66,10 +66,11 @@ fn a_store_that_keeps_leases_for_at_least_ten_seconds_passes() {
     passes(Slow::for_ten_seconds_at_least);
 }
 
-/// Such as one on a machine that others keep busy for a while. A case whose short times would all
-/// be over before an answer came makes them longer.
+/// As on a machine that others keep busy for a while: the case makes its short waits longer until
+/// one of them is answered.
 #[test]
 fn a_store_that_becomes_slow_after_it_was_measured_shows_that_a_wait_ends() {
+    // The holder's claim, and the five calls with which the case measures the store.
     let store = Slow::by_after(Duration::from_millis(60), 6);
     let verdict = laws::waiting::a_wait_ends_by_its_deadline(&subject(store));
     assert_eq!(verdict, Verdict::Kept);
